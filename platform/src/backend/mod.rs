@@ -1,0 +1,254 @@
+//! Waiting for many descriptors at once: one contract, one implementation a kernel facility.
+//!
+//! The implementation is chosen at compile time and reached by static dispatch through
+//! [`System`]. `--cfg lingerd_backend="poll"` in RUSTFLAGS overrides the choice. A backend knows
+//! descriptors, tokens and time-outs; it must not know what a descriptor is waited for.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+cfg_if::cfg_if! {
+    if #[cfg(lingerd_backend = "poll")] {
+        mod poll;
+        pub use poll::Poll as System;
+    } else if #[cfg(any(lingerd_backend = "epoll", target_os = "linux", target_os = "android"))] {
+        mod epoll;
+        pub use self::epoll::Epoll as System;
+    } else if #[cfg(unix)] {
+        mod poll;
+        pub use poll::Poll as System;
+    } else {
+        compile_error!("lingerd needs a POSIX system: it has no backend for this one");
+    }
+}
+
+/// What the caller of [`Backend::add`] wants back when that descriptor is ready.
+///
+/// A backend returns it bit for bit and never looks inside. The caller puts a generation into it,
+/// so that an event which outlived its registration can be told from one for the descriptor's
+/// next user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Token(pub u64);
+
+/// What to wait for on a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Bytes, a connection to accept, the end of the stream, or an error.
+    Read,
+    /// Room to write, the end of a connect(2) that was in progress, or an error.
+    Write,
+}
+
+/// The contract between lingerd and the kernel's event facility.
+///
+/// **Level-triggered in effect.** A descriptor that is ready when [`wait`](Self::wait) is called,
+/// or becomes ready while it waits, is reported, and is reported again by every later `wait` for
+/// as long as it stays ready: whoever leaves bytes unread loses nothing. End of stream and errors
+/// count as ready, whatever the interest; which of them it was, the next read or write tells.
+///
+/// **Rearm.** Some kernels (event ports) forget a descriptor when they have reported it. After a
+/// token came out of `wait`, and before the next `wait`, the caller calls [`rearm`](Self::rearm)
+/// for each descriptor that it still wants to hear of. Where the kernel needs none it is a no-op;
+/// a caller that forgets it is wrong on every backend, even if only some show it.
+///
+/// **Tokens.** `wait` returns the token of the registration that was in force when the kernel
+/// saw the event. When a descriptor is removed while an event for it is already in the list that
+/// `wait` returned, that token still stands in the list; the caller tells by its generation that
+/// it is stale, and drops it. A `wait` that starts after [`remove`](Self::remove) never returns
+/// the removed token.
+///
+/// **Remove before close.** A registration belongs to the open file description, not to the
+/// number (epoll(7), "Will closing a file descriptor cause it to be removed from all epoll
+/// interest lists?"), and a sender may hold a copy of a handed-over descriptor for a moment.
+/// Closing without `remove` could therefore go on reporting a descriptor that nobody can name any
+/// more. The caller removes first, always.
+///
+/// **Time-outs** are rounded up to what the kernel can tell apart, never down: a `wait` for
+/// 100 µs that returned at once would make the caller spin until the deadline. `None` waits for
+/// ever. A time-out longer than the kernel's greatest is cut to that one; the caller comes back.
+///
+/// **Interruption** by a signal (EINTR) is not an error: `wait` returns early, perhaps with no
+/// token at all. The caller computes its time-out anew in any case.
+///
+/// **Order and number.** Tokens come in no particular order, each at most once a `wait`. A
+/// backend may cap how many it returns at once; the others come with the next call, and no
+/// descriptor is starved for ever by others that are ready all the time.
+pub trait Backend: Sized {
+    /// The kernel facility's name, as `lingerd -V` prints it.
+    const NAME: &'static str;
+
+    /// Opens the facility. Its descriptor, if it has one, is close-on-exec.
+    ///
+    /// # Errors
+    /// What the kernel says: a descriptor or memory limit, or a facility that is not there.
+    fn new() -> io::Result<Self>;
+
+    /// Starts to report `fd` as `token`.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if `fd` is registered; what the kernel says of a table that is full
+    /// (ENOSPC, ENOMEM). The descriptor is then not registered.
+    fn add(&mut self, fd: BorrowedFd<'_>, token: Token, interest: Interest) -> io::Result<()>;
+
+    /// Asks to hear of `fd` again, after its token came out of `wait`.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add) where the kernel has to be asked; never where it has not.
+    fn rearm(&mut self, fd: BorrowedFd<'_>, token: Token, interest: Interest) -> io::Result<()> {
+        let _ = (fd, token, interest);
+        Ok(())
+    }
+
+    /// Stops to report `fd`. Must come before it is closed.
+    ///
+    /// # Errors
+    /// `NotFound` if `fd` is not registered.
+    fn remove(&mut self, fd: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Waits until a descriptor is ready or `timeout` is over, and fills `ready` (which it clears
+    /// first) with the tokens of those that are. Allocates nothing once `ready` has grown to the
+    /// most that it returns at once.
+    ///
+    /// # Errors
+    /// Only what makes waiting impossible for good (EBADF, EINVAL, EFAULT); never EINTR.
+    fn wait(&mut self, ready: &mut Vec<Token>, timeout: Option<Duration>) -> io::Result<()>;
+}
+
+/// `timeout` as the milliseconds that poll(2) and epoll_wait(2) take, rounded up; -1 is for ever.
+fn millis(timeout: Option<Duration>) -> libc::c_int {
+    match timeout {
+        None => -1,
+        Some(timeout) => timeout.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(libc::c_int::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    const SOON: Option<Duration> = Some(Duration::from_millis(1));
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    fn wait(backend: &mut System, timeout: Option<Duration>) -> Vec<Token> {
+        let mut ready = Vec::new();
+        backend.wait(&mut ready, timeout).unwrap();
+        ready
+    }
+
+    #[test]
+    fn timeouts_are_rounded_up_and_capped() {
+        assert_eq!(millis(None), -1);
+        assert_eq!(millis(Some(Duration::ZERO)), 0);
+        assert_eq!(millis(Some(Duration::from_nanos(1))), 1);
+        assert_eq!(millis(Some(Duration::from_millis(7))), 7);
+        assert_eq!(millis(Some(Duration::from_micros(7_001))), 8);
+        assert_eq!(millis(Some(Duration::MAX)), libc::c_int::MAX);
+    }
+
+    #[test]
+    fn what_stays_ready_is_reported_again() {
+        let (mut client, mut server) = pair();
+        let mut backend = System::new().unwrap();
+        backend.add(server.as_fd(), Token(7), Interest::Read).unwrap();
+        assert_eq!(wait(&mut backend, SOON), []);
+        client.write_all(b"ab").unwrap();
+        for _ in 0..3 {
+            assert_eq!(wait(&mut backend, None), [Token(7)]);
+            backend.rearm(server.as_fd(), Token(7), Interest::Read).unwrap();
+        }
+        assert_eq!(server.read(&mut [0; 2]).unwrap(), 2);
+        assert_eq!(wait(&mut backend, SOON), []);
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(wait(&mut backend, None), [Token(7)], "end of stream counts as ready");
+    }
+
+    #[test]
+    fn write_interest_reports_room() {
+        let (_client, server) = pair();
+        let mut backend = System::new().unwrap();
+        backend.add(server.as_fd(), Token(1), Interest::Write).unwrap();
+        assert_eq!(wait(&mut backend, None), [Token(1)]);
+    }
+
+    #[test]
+    fn a_reset_is_reported_whatever_the_interest() {
+        let (client, server) = pair();
+        let mut backend = System::new().unwrap();
+        backend.add(server.as_fd(), Token(1), Interest::Read).unwrap();
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        assert_eq!(wait(&mut backend, None), [Token(1)]);
+    }
+
+    #[test]
+    fn removed_is_silent_even_where_a_copy_lives_on() {
+        let (mut client, server) = pair();
+        let copy = server.try_clone().unwrap();
+        let mut backend = System::new().unwrap();
+        backend.add(server.as_fd(), Token(1), Interest::Read).unwrap();
+        client.write_all(b"x").unwrap();
+        assert_eq!(wait(&mut backend, None), [Token(1)]);
+        backend.remove(server.as_fd()).unwrap();
+        drop(server);
+        assert_eq!(wait(&mut backend, SOON), []);
+        drop(copy);
+    }
+
+    #[test]
+    fn the_next_user_of_a_number_has_its_own_token() {
+        let (mut client, server) = pair();
+        let (_client2, server2) = pair();
+        let mut backend = System::new().unwrap();
+        backend.add(server.as_fd(), Token(1), Interest::Read).unwrap();
+        backend.add(server2.as_fd(), Token(2), Interest::Read).unwrap();
+        backend.remove(server2.as_fd()).unwrap();
+        backend.add(server2.as_fd(), Token(3), Interest::Write).unwrap();
+        client.write_all(b"x").unwrap();
+        let mut ready = wait(&mut backend, None);
+        if ready.len() < 2 {
+            ready.extend(wait(&mut backend, None));
+        }
+        ready.sort();
+        ready.dedup();
+        assert_eq!(ready, [Token(1), Token(3)]);
+    }
+
+    #[test]
+    fn misuse_is_an_error() {
+        let (_client, server) = pair();
+        let mut backend = System::new().unwrap();
+        let missing = backend.remove(server.as_fd()).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        backend.add(server.as_fd(), Token(1), Interest::Read).unwrap();
+        let twice = backend.add(server.as_fd(), Token(1), Interest::Read).unwrap_err();
+        assert_eq!(twice.kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn more_ready_than_one_batch_are_all_reported() {
+        let pairs: Vec<_> = (0..600).map(|_| std::os::unix::net::UnixStream::pair().unwrap()).collect();
+        let mut backend = System::new().unwrap();
+        for (n, (mut a, b)) in pairs.iter().map(|(a, b)| (a, b)).enumerate() {
+            backend.add(b.as_fd(), Token(n as u64), Interest::Read).unwrap();
+            a.write_all(b"x").unwrap();
+        }
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..20 {
+            for token in wait(&mut backend, SOON) {
+                let server = &pairs[token.0 as usize].1;
+                backend.rearm(server.as_fd(), token, Interest::Read).unwrap();
+                seen.insert(token);
+            }
+        }
+        assert_eq!(seen.len(), pairs.len());
+    }
+}

@@ -1,0 +1,216 @@
+//! Descriptors passed over a Unix stream socket: unix(7), cmsg(3), SCM_RIGHTS.
+//!
+//! Knows the control message and its traps; must not know what the descriptors are.
+
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// The most descriptors in one message: Linux's SCM_MAX_FD, the least of all systems.
+pub const MAX_DESCRIPTORS: usize = 253;
+
+/// Room for one control message with [`MAX_DESCRIPTORS`]: its header and data, each padded by at
+/// most 16 bytes on any system.
+const CONTROL_BYTES: usize = mem::size_of::<libc::cmsghdr>() + MAX_DESCRIPTORS * mem::size_of::<RawFd>() + 32;
+
+/// A buffer for control messages, aligned as cmsg(3) wants it.
+#[repr(C)]
+union Control {
+    _align: libc::cmsghdr,
+    bytes: [MaybeUninit<u8>; CONTROL_BYTES],
+}
+
+/// What one [`receive`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// One byte; whatever descriptors came with it were appended to the caller's list.
+    Byte {
+        /// The byte itself.
+        byte: u8,
+        /// MSG_CTRUNC: the kernel had to drop descriptors that the sender had sent along, because
+        /// this process was at its descriptor limit or the message held more than
+        /// [`MAX_DESCRIPTORS`].
+        truncated: bool,
+    },
+    /// The sender has closed.
+    End,
+}
+
+/// Reads one byte from `link`, never blocking, and appends the descriptors that came with it to
+/// `descriptors`. All of them are close-on-exec.
+///
+/// One byte at a time on purpose: a read never runs past a byte that carries descriptors, but it
+/// may glue the bytes before it to it, and then nobody can say which byte they belong to.
+///
+/// # Errors
+/// `WouldBlock` when nothing is there; else what recvmsg(2) says. No descriptor is lost on error.
+pub fn receive(link: &impl AsFd, descriptors: &mut Vec<OwnedFd>) -> io::Result<Received> {
+    // Reserved before the kernel is asked: from there on nothing may fail.
+    descriptors.reserve(MAX_DESCRIPTORS);
+    let mut byte = 0u8;
+    let mut iov = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    let mut control = Control { bytes: [MaybeUninit::uninit(); CONTROL_BYTES] };
+    // SAFETY: msghdr is plain data, for which all zeroes (null pointers, no lengths) is a value.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = CONTROL_BYTES as _;
+
+    // SAFETY: recvmsg(2) writes at most iov_len bytes to iov_base and msg_controllen bytes to
+    // msg_control; both outlive the call, and it keeps no pointer.
+    let got = unsafe { libc::recvmsg(link.as_fd().as_raw_fd(), &raw mut message, RECEIVE_FLAGS) };
+    if got == -1 {
+        return Err(io::Error::last_os_error());
+    }
+
+    // SAFETY: recvmsg(2) has set msg_control and msg_controllen to what it wrote, which is what
+    // CMSG_FIRSTHDR wants, cmsg(3).
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !header.is_null() {
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return null or a whole header inside the buffer.
+        let cmsg = unsafe { header.read_unaligned() };
+        if cmsg.cmsg_level == libc::SOL_SOCKET && cmsg.cmsg_type == libc::SCM_RIGHTS {
+            // SAFETY: CMSG_LEN is arithmetic only.
+            let head = unsafe { libc::CMSG_LEN(0) } as usize;
+            // SAFETY: CMSG_DATA adds the header's padded size, inside the buffer, cmsg(3).
+            let data = unsafe { libc::CMSG_DATA(header) }.cast::<RawFd>();
+            let count = (cmsg.cmsg_len as usize).saturating_sub(head) / mem::size_of::<RawFd>();
+            // Every one is taken, however many the length admits: one that is overlooked leaks.
+            for n in 0..count {
+                // SAFETY: cmsg_len covers `count` descriptors at CMSG_DATA, which cmsg(3) says may
+                // be unaligned.
+                let fd = unsafe { data.add(n).read_unaligned() };
+                // SAFETY: unix(7): each is a new descriptor of this process, and nobody else
+                // knows of it.
+                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+                set_cloexec(&fd);
+                descriptors.push(fd);
+            }
+        }
+        // SAFETY: `header` is a header of `message`, which is what CMSG_NXTHDR wants, cmsg(3).
+        header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
+    }
+    if got == 0 {
+        return Ok(Received::End);
+    }
+    Ok(Received::Byte { byte, truncated: message.msg_flags & libc::MSG_CTRUNC != 0 })
+}
+
+/// Sends `bytes` over `link` with `descriptors` (at most [`MAX_DESCRIPTORS`]) in one control
+/// message, never blocking and never raising SIGPIPE. The caller's descriptors stay open.
+///
+/// # Errors
+/// What sendmsg(2) says. `WouldBlock` and ETOOMANYREFS mean that the receiver is slow, and that
+/// the link is sound. `InvalidInput` for too many descriptors.
+pub fn send(link: &impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    if descriptors.len() > MAX_DESCRIPTORS {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{} descriptors in one message; {MAX_DESCRIPTORS} are the most", descriptors.len()),
+        ));
+    }
+    let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut control = Control { bytes: [const { MaybeUninit::zeroed() }; CONTROL_BYTES] };
+    // SAFETY: msghdr is plain data, for which all zeroes (null pointers, no lengths) is a value.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    if !descriptors.is_empty() {
+        let size = mem::size_of_val(descriptors) as libc::c_uint;
+        message.msg_control = (&raw mut control).cast();
+        // SAFETY: CMSG_SPACE is arithmetic only; CONTROL_BYTES is at least as much.
+        message.msg_controllen = unsafe { libc::CMSG_SPACE(size) } as _;
+        // SAFETY: msg_control is a zeroed, aligned buffer of at least msg_controllen bytes, so
+        // CMSG_FIRSTHDR returns its first header, not null, and CMSG_DATA has room for `size`
+        // bytes, cmsg(3). BorrowedFd has the layout of a RawFd.
+        unsafe {
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(size) as _;
+            descriptors.as_ptr().cast::<u8>().copy_to_nonoverlapping(libc::CMSG_DATA(header), size as usize);
+        }
+    }
+    // SAFETY: sendmsg(2) reads iov and msg_control, which outlive the call, and keeps no pointer.
+    let sent = unsafe { libc::sendmsg(link.as_fd().as_raw_fd(), &raw const message, SEND_FLAGS) };
+    if sent == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(sent as usize)
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(any(target_os = "macos", target_os = "ios", target_os = "solaris"))] {
+        // Neither flag exists: receive() sets FD_CLOEXEC itself, and std has SIGPIPE ignored.
+        const RECEIVE_FLAGS: libc::c_int = libc::MSG_DONTWAIT;
+        const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT;
+
+        fn set_cloexec(fd: &OwnedFd) {
+            // SAFETY: F_SETFD takes an int and touches no memory, fcntl(2). It cannot fail on an
+            // open descriptor.
+            unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    } else {
+        const RECEIVE_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+        const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+
+        /// MSG_CMSG_CLOEXEC has done it.
+        fn set_cloexec(_: &OwnedFd) {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn descriptors_arrive_with_their_byte_and_no_other() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let file = File::open("/dev/null").unwrap();
+        send(&a, b"xy", &[]).unwrap();
+        send(&a, b"L", &[file.as_fd(); 3]).unwrap();
+        let mut got = Vec::new();
+        for byte in *b"xy" {
+            assert_eq!(receive(&b, &mut got).unwrap(), Received::Byte { byte, truncated: false });
+            assert!(got.is_empty());
+        }
+        assert_eq!(receive(&b, &mut got).unwrap(), Received::Byte { byte: b'L', truncated: false });
+        assert_eq!(got.len(), 3);
+        assert_eq!(receive(&b, &mut got).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(a);
+        assert_eq!(receive(&b, &mut got).unwrap(), Received::End);
+    }
+
+    #[test]
+    fn a_full_message_arrives_whole_and_close_on_exec() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let file = File::open("/dev/null").unwrap();
+        send(&a, b"L", &[file.as_fd(); MAX_DESCRIPTORS]).unwrap();
+        let mut got = Vec::new();
+        assert_eq!(receive(&b, &mut got).unwrap(), Received::Byte { byte: b'L', truncated: false });
+        assert_eq!(got.len(), MAX_DESCRIPTORS);
+        for fd in &got {
+            // SAFETY: F_GETFD takes no argument and touches no memory, fcntl(2).
+            let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFD) };
+            assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC);
+        }
+    }
+
+    #[test]
+    fn one_more_than_a_message_holds_is_refused() {
+        let (a, _b) = UnixStream::pair().unwrap();
+        let file = File::open("/dev/null").unwrap();
+        let refused = send(&a, b"L", &[file.as_fd(); MAX_DESCRIPTORS + 1]).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_vanished_receiver_is_an_error_and_no_signal() {
+        let (a, b) = UnixStream::pair().unwrap();
+        drop(b);
+        assert_eq!(send(&a, b"L", &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+}

@@ -1,0 +1,178 @@
+//! What a lingering close asks of a TCP socket: tcp(7), ioctl and recv flags of each system.
+//!
+//! Never sets O_NONBLOCK: the flag belongs to the open file description, which the sender's copy
+//! shares. Knows one socket at a time; must not know why it is asked.
+
+use std::io;
+use std::mem;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+/// The most bytes that one [`discard`] takes.
+pub const DISCARD_BYTES: usize = 256 * 1024;
+
+/// Whether `fd` is a TCP socket, in whatever state. A file, a pipe, a terminal, a UDP, Unix or
+/// raw socket is none.
+///
+/// Asked by way of TCP_NODELAY, which every system's TCP answers and nothing else does: SO_PROTOCOL
+/// would say the same but is missing on macOS and NetBSD.
+pub fn is_tcp(fd: &impl AsFd) -> bool {
+    let mut value: libc::c_int = 0;
+    let mut size = mem::size_of_val(&value) as libc::socklen_t;
+    // SAFETY: getsockopt(2) writes at most `size` bytes to `value`; both outlive the call.
+    unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NODELAY,
+            (&raw mut value).cast(),
+            &raw mut size,
+        ) == 0
+    }
+}
+
+/// Makes a later close(2) neither block nor abort, whatever SO_LINGER the socket came with:
+/// socket(7) lets close block for l_linger seconds, and zero seconds would reset the connection.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn close_in_background(socket: &TcpStream) -> io::Result<()> {
+    socket2::SockRef::from(socket).set_linger(None::<Duration>)
+}
+
+/// Reads and throws away at most [`DISCARD_BYTES`], never blocking. `Ok(0)` is the end of the
+/// stream.
+///
+/// # Errors
+/// `WouldBlock` when nothing is there; ENOTCONN (`NotConnected`) when the socket never was
+/// connected; ECONNRESET, ETIMEDOUT and their like when the connection is gone.
+pub fn discard(socket: &TcpStream) -> io::Result<usize> {
+    loop {
+        let got = discard_once(socket);
+        if got >= 0 {
+            return Ok(got as usize);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn discard_once(socket: &TcpStream) -> isize {
+    // SAFETY: tcp(7): with MSG_TRUNC the bytes are discarded and not copied, "the buffer need not
+    // be valid"; since Linux 2.4.
+    unsafe {
+        libc::recv(
+            socket.as_raw_fd(),
+            std::ptr::null_mut(),
+            DISCARD_BYTES,
+            libc::MSG_TRUNC | libc::MSG_DONTWAIT,
+        )
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn discard_once(socket: &TcpStream) -> isize {
+    use std::mem::MaybeUninit;
+    // Nobody reads it, so it may live on the stack without being written first; what does not fit
+    // waits for the next call.
+    let mut scratch = [MaybeUninit::<u8>::uninit(); 64 * 1024];
+    // SAFETY: recv(2) writes at most `len` bytes to the buffer, which outlives the call.
+    unsafe {
+        libc::recv(
+            socket.as_raw_fd(),
+            scratch.as_mut_ptr().cast(),
+            scratch.len().min(DISCARD_BYTES),
+            libc::MSG_DONTWAIT,
+        )
+    }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(any(target_os = "linux", target_os = "android"))] {
+        /// tcp(7), SIOCOUTQ (the same number as TIOCOUTQ): "the amount of unsent data in the socket
+        /// send queue" in its words; in fact all that is not yet acknowledged, the FIN included.
+        const UNACKNOWLEDGED: Option<libc::c_ulong> = Some(libc::TIOCOUTQ as libc::c_ulong);
+    } else if #[cfg(target_os = "freebsd")] {
+        /// FIONWRITE of <sys/filio.h>, "get # bytes (yet) to write": `_IOR('f', 119, int)`.
+        const UNACKNOWLEDGED: Option<libc::c_ulong> = Some(0x4004_6677);
+    } else if #[cfg(target_os = "netbsd")] {
+        /// FIONWRITE of <sys/filio.h>, "bytes to be written": `_IOR('f', 121, int)`.
+        const UNACKNOWLEDGED: Option<libc::c_ulong> = Some(0x4004_6679);
+    } else {
+        const UNACKNOWLEDGED: Option<libc::c_ulong> = None;
+    }
+}
+
+/// How many bytes the peer has not acknowledged yet (Linux counts the FIN as one), or `None` where
+/// the system cannot tell.
+pub fn unacknowledged(socket: &TcpStream) -> Option<u32> {
+    let request = UNACKNOWLEDGED?;
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one int to its argument, tcp(7) or ioctl(2) of the system.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), request as _, &raw mut bytes) };
+    (result == 0).then_some(bytes.max(0) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{Shutdown, TcpListener, UdpSocket};
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn only_tcp_is_tcp() {
+        let (client, server) = pair();
+        assert!(is_tcp(&client) && is_tcp(&server));
+        assert!(is_tcp(&TcpListener::bind("[::1]:0").unwrap()));
+        assert!(!is_tcp(&UdpSocket::bind("127.0.0.1:0").unwrap()));
+        assert!(!is_tcp(&std::os::unix::net::UnixStream::pair().unwrap().0));
+        assert!(!is_tcp(&std::fs::File::open("/dev/null").unwrap()));
+    }
+
+    #[test]
+    fn discards_until_the_end() {
+        let (mut client, server) = pair();
+        assert_eq!(discard(&server).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        client.write_all(b"late bytes").unwrap();
+        assert_eq!(discard(&server).unwrap(), 10);
+        client.shutdown(Shutdown::Write).unwrap();
+        loop {
+            match discard(&server) {
+                Ok(n) => break assert_eq!(n, 0),
+                Err(e) => assert_eq!(e.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+    }
+
+    #[test]
+    fn a_reset_socket_differs_from_one_never_connected() {
+        let (client, server) = pair();
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        assert_eq!(discard(&server).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(discard(&server).unwrap(), 0, "the error is told once, then it is the end");
+
+        let fresh = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        assert_eq!(discard(&fresh.into()).unwrap_err().kind(), io::ErrorKind::NotConnected);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn counts_what_is_in_flight() {
+        let (client, mut server) = pair();
+        server.set_nonblocking(true).unwrap();
+        while server.write(&[0; 65536]).is_ok() {}
+        assert!(unacknowledged(&server).unwrap() > 0);
+        drop(client);
+    }
+}

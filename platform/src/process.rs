@@ -163,6 +163,9 @@ pub fn umask(mask: u32) -> u32 {
     before
 }
 
+/// open(2): fail where the last part of the path is a symbolic link.
+pub const O_NOFOLLOW: i32 = libc::O_NOFOLLOW;
+
 /// Locks `file` as a whole and without waiting; `Ok(false)` when another process has it. The lock
 /// lives as long as any copy of the descriptor, also across fork(2).
 ///

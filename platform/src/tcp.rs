@@ -117,6 +117,33 @@ pub fn unacknowledged(socket: &TcpStream) -> Option<u32> {
     (result == 0).then_some(bytes.max(0) as u32)
 }
 
+/// How long ago the last acknowledgement arrived, or `None` where the system cannot tell. It may
+/// have acknowledged nothing new (the answer to a zero-window probe): an upper bound of progress.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn last_acknowledgement(socket: &TcpStream) -> Option<Duration> {
+    // SAFETY: tcp_info is plain numbers, for which zeroes are a value.
+    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+    let mut size = mem::size_of_val(&info) as libc::socklen_t;
+    // SAFETY: getsockopt(2) writes at most `size` bytes to `info`, a tcp_info as tcp(7) says of
+    // TCP_INFO (an older kernel writes less); both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut size,
+        )
+    };
+    (result == 0).then(|| Duration::from_millis(info.tcpi_last_ack_recv.into()))
+}
+
+/// How long ago the last acknowledgement arrived, or `None` where the system cannot tell.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub fn last_acknowledgement(_: &TcpStream) -> Option<Duration> {
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,557 @@
+//! The daemon: the loop that moves sockets from the hand-off through the table to their end.
+//!
+//! It decides who is served next and how much of it (budgets, room for descriptors), and nothing
+//! about lingering itself: that is [`crate::linger`]'s.
+
+use crate::control::Control;
+use crate::handoff::{HandOff, Message, Sender};
+use crate::linger::{Action, Event, Linger, Reason, Rules, Time};
+use crate::logger;
+use crate::stats::{Counters, Snapshot};
+use crate::table::{Entry, Table};
+use anyhow::{Context, Result, bail};
+use lingerd_platform::backend::{Backend, Interest, Token};
+use lingerd_platform::signals::Signals;
+use lingerd_platform::{fdpass, tcp};
+use log::{debug, info, warn};
+use slotmap::{Key, KeyData};
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// Reads of one connection in one turn, each of at most [`tcp::DISCARD_BYTES`].
+const READ_BUDGET: usize = 4;
+/// Messages of one sender in one turn.
+const MESSAGE_BUDGET: usize = 64;
+/// Senders let in in one turn.
+const ACCEPT_BUDGET: usize = 64;
+/// How often the counters are logged while there is work.
+const SUMMARY_EVERY: Duration = Duration::from_secs(3600);
+/// How long to leave the door shut after accept(2) failed for want of something.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+
+/// What a token names. The kind is in the two top bits of the lower half, which no key of a table
+/// that fits into a process's descriptors ever uses; the generation is in the upper half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Connection(Entry),
+    Sender(Sender),
+    Other(u64),
+}
+
+const KIND: u32 = 30;
+const LISTENER: u64 = 0;
+const CONTROL: u64 = 1;
+const STOP: u64 = 2;
+const REPORT: u64 = 3;
+const RELOAD: u64 = 4;
+
+impl Source {
+    fn token(self) -> Token {
+        Token(match self {
+            Source::Connection(entry) => entry.to_bits(),
+            Source::Sender(sender) => sender.data().as_ffi() | 1 << KIND,
+            Source::Other(n) => n | 2 << KIND,
+        })
+    }
+
+    fn of(Token(bits): Token) -> Source {
+        let key = bits & !(3 << KIND);
+        match bits >> KIND & 3 {
+            0 => Source::Connection(Entry::from_bits(key)),
+            1 => Source::Sender(KeyData::from_ffi(key).into()),
+            _ => Source::Other(key),
+        }
+    }
+}
+
+/// The token that [`HandOff::bind`] takes.
+pub fn listener_token() -> Token {
+    Source::Other(LISTENER).token()
+}
+
+fn sender_token(sender: Sender) -> Token {
+    Source::Sender(sender).token()
+}
+
+/// How the process's descriptors are shared out.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// What is left for sockets and senders.
+    descriptors: usize,
+    /// Kept free at all times for what one message may bring.
+    message: usize,
+    /// -n
+    wanted: Option<usize>,
+}
+
+impl Room {
+    /// For the daemon's own use beyond what is open at start: a log, a control client, the system
+    /// library's own.
+    const OWN: usize = 8;
+    /// Below this many for sockets and senders it makes no sense to start.
+    const LEAST: usize = 16;
+
+    /// Shares out `limit` descriptors, of which those numbered below the next free one are taken.
+    ///
+    /// # Errors
+    /// When the limit is too low to serve anybody.
+    pub fn new(limit: u64, wanted: Option<usize>) -> Result<Self> {
+        let next_free = File::open("/dev/null").context("/dev/null")?.as_raw_fd() as usize; // never negative
+        Self::share(usize::try_from(limit).unwrap_or(usize::MAX), next_free, wanted)
+    }
+
+    fn share(limit: usize, taken: usize, wanted: Option<usize>) -> Result<Self> {
+        let descriptors = limit.saturating_sub(taken + Self::OWN);
+        if descriptors < Self::LEAST {
+            bail!(
+                "the limit of {limit} open descriptors is too low: at least {} are needed; raise it (ulimit -n)",
+                taken + Self::OWN + Self::LEAST
+            );
+        }
+        let message = fdpass::MAX_DESCRIPTORS.min(descriptors / 2);
+        Ok(Room { descriptors: descriptors - message, message, wanted })
+    }
+
+    /// How many connections may linger beside so many senders.
+    fn connections(&self, senders: usize) -> usize {
+        let left = self.descriptors.saturating_sub(senders);
+        self.wanted.map_or(left, |wanted| wanted.min(left))
+    }
+
+    /// How many senders may connect.
+    fn senders(&self) -> usize {
+        self.descriptors / 2
+    }
+}
+
+/// See the module's head.
+pub struct Daemon<B: Backend> {
+    backend: B,
+    handoff: Option<HandOff>,
+    control: Control,
+    signals: Signals,
+    rules: Rules,
+    room: Room,
+    table: Table,
+    counters: Counters,
+    started: Instant,
+    /// `started` is [`Time`] 0. The turn's time, read once after each wait.
+    now: Time,
+    /// When to let senders in again.
+    accept_at: Option<Time>,
+    /// When to log the counters: an hour after the first work since they were last logged.
+    summary_at: Option<Time>,
+    /// Received descriptors on their way to the table; kept for its memory.
+    descriptors: Vec<OwnedFd>,
+}
+
+impl<B: Backend> Daemon<B> {
+    /// Puts the parts together and registers them.
+    ///
+    /// # Errors
+    /// What the backend says.
+    pub fn new(
+        handoff: HandOff,
+        control: Control,
+        signals: Signals,
+        rules: Rules,
+        room: Room,
+    ) -> Result<Self> {
+        let mut backend = B::new().with_context(|| format!("cannot open {}", B::NAME))?;
+        let mut handoff = handoff;
+        let register = |backend: &mut B| -> io::Result<()> {
+            backend.add(control.as_fd(), Source::Other(CONTROL).token(), Interest::Read)?;
+            backend.add(signals.stop.as_fd(), Source::Other(STOP).token(), Interest::Read)?;
+            backend.add(signals.report.as_fd(), Source::Other(REPORT).token(), Interest::Read)?;
+            backend.add(signals.reload.as_fd(), Source::Other(RELOAD).token(), Interest::Read)
+        };
+        register(&mut backend).and_then(|()| handoff.open(&mut backend)).with_context(|| B::NAME)?;
+        if let Some(wanted) = room.wanted.filter(|&wanted| wanted > room.connections(0)) {
+            warn!(
+                "-n {wanted} is more than the descriptor limit allows: at most {} connections will linger",
+                room.connections(0)
+            );
+        }
+        if room.message < fdpass::MAX_DESCRIPTORS {
+            warn!(
+                "the descriptor limit is low: a message with more than {} sockets may be cut short; raise it",
+                room.message
+            );
+        }
+        Ok(Daemon {
+            backend,
+            handoff: Some(handoff),
+            control,
+            signals,
+            rules,
+            room,
+            table: Table::default(),
+            counters: Counters::default(),
+            started: Instant::now(),
+            now: Time::from_millis(0),
+            accept_at: None,
+            summary_at: None,
+            descriptors: Vec::with_capacity(fdpass::MAX_DESCRIPTORS),
+        })
+    }
+
+    /// Serves until it is told to stop and its lingers have ended, or until it is told twice.
+    ///
+    /// # Errors
+    /// When the backend can no longer wait.
+    pub fn run(mut self) -> Result<()> {
+        info!("serving ({}); up to {} connections linger at once", B::NAME, self.room.connections(0));
+        let mut ready = Vec::new();
+        while self.handoff.is_some() || !self.table.is_empty() {
+            self.backend
+                .wait(&mut ready, self.timeout())
+                .with_context(|| format!("cannot wait ({})", B::NAME))?;
+            self.now = self.clock();
+            // Those who end make room for those who come.
+            for &token in &ready {
+                if let Source::Connection(entry) = Source::of(token) {
+                    self.step(entry, Event::Readable);
+                }
+            }
+            self.expire();
+            for &token in &ready {
+                self.serve(Source::of(token)).with_context(|| B::NAME)?;
+            }
+            self.reopen_door();
+            if self.summary_at.is_some_and(|time| time <= self.now) {
+                self.summary("summary");
+            }
+        }
+        self.summary("stopped");
+        Ok(())
+    }
+
+    fn clock(&self) -> Time {
+        Time::from_millis(self.started.elapsed().as_millis().try_into().unwrap_or(u64::MAX))
+    }
+
+    /// Until the next thing that is due, or for ever.
+    fn timeout(&self) -> Option<Duration> {
+        let deadline = self.table.nearest().map(|(_, time)| time);
+        let next = [deadline, self.accept_at, self.summary_at].into_iter().flatten().min()?;
+        // The clock's milliseconds are cut off, so that this is never too short.
+        Some(next - self.clock())
+    }
+
+    fn serve(&mut self, source: Source) -> io::Result<()> {
+        let token = source.token();
+        match source {
+            Source::Connection(_) => return Ok(()), // served before
+            Source::Sender(sender) => {
+                self.receive(sender, MESSAGE_BUDGET);
+                if let Some(handoff) = &self.handoff {
+                    handoff.rearm_sender(&mut self.backend, sender, token)?;
+                }
+                return Ok(());
+            }
+            Source::Other(LISTENER) => {
+                self.accept();
+                if let Some(handoff) = &self.handoff {
+                    handoff.rearm(&mut self.backend)?;
+                }
+                return Ok(());
+            }
+            Source::Other(CONTROL) => self.control.answer(|| self.snapshot()),
+            Source::Other(STOP) => {
+                for _ in 0..self.signals.stop.take() {
+                    self.stop();
+                }
+            }
+            Source::Other(REPORT) => {
+                if self.signals.report.take() > 0 {
+                    self.summary("counters");
+                }
+            }
+            Source::Other(_) => {
+                if self.signals.reload.take() > 0 {
+                    logger::reopen();
+                    info!("log reopened; there is no configuration to reload");
+                }
+            }
+        }
+        let fd = match source {
+            Source::Other(CONTROL) => self.control.as_fd(),
+            Source::Other(STOP) => self.signals.stop.as_fd(),
+            Source::Other(REPORT) => self.signals.report.as_fd(),
+            _ => self.signals.reload.as_fd(),
+        };
+        self.backend.rearm(fd, token, Interest::Read)
+    }
+
+    /// Lets waiting senders in.
+    fn accept(&mut self) {
+        for _ in 0..ACCEPT_BUDGET {
+            let Some(handoff) = &mut self.handoff else { return };
+            if handoff.senders() >= self.room.senders() {
+                warn!(
+                    "{} senders: more have to wait, the descriptor limit is too low for them",
+                    handoff.senders()
+                );
+                return handoff.pause(&mut self.backend);
+            }
+            match handoff.accept(&mut self.backend, sender_token) {
+                Ok(_) => self.make_room(0),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                // The one who waited has gone again.
+                Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                Err(e) => {
+                    warn!("cannot let a sender in: {e}; trying again in a second");
+                    handoff.pause(&mut self.backend);
+                    self.accept_at = Some(self.now + ACCEPT_AGAIN);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Opens the door again that [`accept`](Self::accept) shut, when its reason has gone.
+    fn reopen_door(&mut self) {
+        let Some(handoff) = &mut self.handoff else { return };
+        if handoff.is_accepting()
+            || handoff.senders() >= self.room.senders()
+            || self.accept_at.is_some_and(|time| time > self.now)
+        {
+            return;
+        }
+        self.accept_at = match handoff.open(&mut self.backend) {
+            Ok(()) => None,
+            Err(_) => Some(self.now + ACCEPT_AGAIN),
+        };
+    }
+
+    /// Reads at most `budget` messages of `sender`. Returns whether it has said all it had to say.
+    fn receive(&mut self, sender: Sender, budget: usize) -> bool {
+        for _ in 0..budget {
+            let Some(handoff) = &mut self.handoff else { return true };
+            let message = handoff.receive(sender, &mut self.descriptors);
+            match message {
+                Message::Nothing => return true,
+                Message::Gone => {
+                    handoff.dismiss(&mut self.backend, sender);
+                    return true;
+                }
+                Message::Malformed(what) => {
+                    handoff.dismiss(&mut self.backend, sender);
+                    self.counters.protocol_errors += 1;
+                    self.counters.rejected += self.descriptors.len() as u64;
+                    self.descriptors.clear();
+                    warn!("a sender sent {what}; hung up on it");
+                    return true;
+                }
+                Message::Sockets { truncated } => {
+                    if truncated {
+                        self.counters.protocol_errors += 1;
+                        warn!(
+                            "a message with more sockets than the descriptor limit has room for: \
+                             {} of them arrived, the system closed the others; raise the limit",
+                            self.descriptors.len()
+                        );
+                    }
+                    // Taken out for the time of the loop, as both it and `self` are needed.
+                    let mut descriptors = std::mem::take(&mut self.descriptors);
+                    for descriptor in descriptors.drain(..) {
+                        self.admit(descriptor);
+                    }
+                    self.descriptors = descriptors;
+                }
+            }
+        }
+        false
+    }
+
+    /// Takes one descriptor over.
+    fn admit(&mut self, descriptor: OwnedFd) {
+        self.summary_at.get_or_insert(self.now + SUMMARY_EVERY);
+        if !tcp::is_tcp(&descriptor) {
+            return self.reject("no TCP socket");
+        }
+        let socket = TcpStream::from(descriptor);
+        if let Err(e) = tcp::close_in_background(&socket) {
+            return self.reject(&format!("cannot clear SO_LINGER: {e}"));
+        }
+        // The client's end of stream is often there already: then nothing else need be done, as
+        // close(2) sends our FIN. A listener, or a socket that was never connected, shows here
+        // too, before anything is done to what its sender may still use.
+        let event = match tcp::discard(&socket) {
+            Err(e) if e.kind() == ErrorKind::NotConnected => return self.reject("not connected"),
+            read => outcome(read, &mut self.counters),
+        };
+        if !matches!(event, Event::End | Event::Failed) {
+            // A connect(2) in progress has nobody at the other end yet.
+            if socket.peer_addr().is_err_and(|e| e.kind() == ErrorKind::NotConnected) {
+                return self.reject("not connected");
+            }
+            // The sender should have done it. When it fails the connection has just gone, and the
+            // next read says so.
+            let _ = socket.shutdown(Shutdown::Write);
+        }
+        let mut linger = Linger::new(self.now, &self.rules);
+        match drive(&socket, &mut linger, event, self.now, &self.rules, &mut self.counters) {
+            Action::Close(reason) => self.end(socket, linger, reason),
+            _ => {
+                self.make_room(1);
+                let entry = self.table.insert(socket, linger);
+                let lingering = self.table.len() as u64;
+                let Some(socket) = self.table.socket(entry) else { return }; // inserted a line above
+                let added =
+                    self.backend.add(socket.as_fd(), Source::Connection(entry).token(), Interest::Read);
+                self.counters.peak = self.counters.peak.max(lingering);
+                if let Err(e) = added {
+                    // The kernel has no memory for it. It stays: its deadlines read and close it.
+                    warn!("cannot wait for a connection: {e}");
+                }
+            }
+        }
+    }
+
+    fn reject(&mut self, why: &str) {
+        self.counters.rejected += 1;
+        debug!("refused a descriptor: {why}");
+    }
+
+    /// Ends connections until `more` can linger.
+    fn make_room(&mut self, more: usize) {
+        let senders = self.handoff.as_ref().map_or(0, HandOff::senders);
+        let capacity = self.room.connections(senders);
+        while self.table.len() + more > capacity {
+            match self.table.nearest() {
+                Some((entry, _)) => self.close(entry, Reason::Evicted),
+                None => return,
+            }
+        }
+    }
+
+    /// Ends those whose time has come.
+    fn expire(&mut self) {
+        while let Some((entry, time)) = self.table.nearest() {
+            if time > self.now {
+                return;
+            }
+            self.step(entry, Event::Due);
+        }
+    }
+
+    /// Feeds `event` to one connection and does what it says. An entry that has gone is a stale
+    /// event, and nothing happens.
+    fn step(&mut self, entry: Entry, event: Event) {
+        let (now, rules, counters) = (self.now, &self.rules, &mut self.counters);
+        let action =
+            self.table.update(entry, |socket, linger| drive(socket, linger, event, now, rules, counters));
+        match action {
+            Some(Action::Close(reason)) => self.close(entry, reason),
+            Some(_) if event == Event::Readable => {
+                let Some(socket) = self.table.socket(entry) else { return };
+                if let Err(e) =
+                    self.backend.rearm(socket.as_fd(), Source::Connection(entry).token(), Interest::Read)
+                {
+                    warn!("cannot wait for a connection: {e}"); // its deadlines read and close it
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn close(&mut self, entry: Entry, reason: Reason) {
+        if let Some((socket, linger)) = self.table.remove(entry) {
+            // Fails only for the one that could not be added.
+            let _ = self.backend.remove(socket.as_fd());
+            self.end(socket, linger, reason);
+        }
+    }
+
+    /// Counts a connection and closes it.
+    fn end(&mut self, socket: TcpStream, linger: Linger, reason: Reason) {
+        self.counters.ended(reason);
+        if log::log_enabled!(log::Level::Debug) {
+            let peer = socket.peer_addr().map_or_else(|_| "client".to_owned(), |peer| peer.to_string());
+            debug!(
+                "{peer}: {} after {:.3} s",
+                reason.name(),
+                (self.now - linger.since(&self.rules)).as_secs_f64()
+            );
+        }
+        drop(socket);
+    }
+
+    /// The first time: takes no more hand-offs, but what was handed over before is lingered on.
+    /// The second time: ends everything.
+    fn stop(&mut self) {
+        let Some(handoff) = &mut self.handoff else {
+            info!("told to stop at once: {} connections are cut off", self.table.len());
+            while let Some((entry, _)) = self.table.nearest() {
+                self.close(entry, Reason::Stopped);
+            }
+            return;
+        };
+        for sender in handoff.shut(&mut self.backend, sender_token) {
+            // A sender that can still talk to a daemon that stops must not be able to keep it.
+            for _ in 0..MESSAGE_BUDGET {
+                if self.receive(sender, MESSAGE_BUDGET) {
+                    break;
+                }
+            }
+            if let Some(handoff) = &mut self.handoff {
+                handoff.dismiss(&mut self.backend, sender);
+            }
+        }
+        self.handoff = None;
+        info!("told to stop: {} connections are still lingering", self.table.len());
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let senders = self.handoff.as_ref().map_or(0, HandOff::senders);
+        self.counters.snapshot(self.table.len() as u64, senders as u64, self.started.elapsed().as_secs())
+    }
+
+    fn summary(&mut self, what: &str) {
+        self.summary_at = None;
+        info!("{what}: {}", self.snapshot());
+    }
+}
+
+/// Lets the state machine have its way with one socket, within this turn's budget, until it wants
+/// to wait or to close.
+fn drive(
+    socket: &TcpStream,
+    linger: &mut Linger,
+    mut event: Event,
+    now: Time,
+    rules: &Rules,
+    counters: &mut Counters,
+) -> Action {
+    let mut budget = READ_BUDGET;
+    loop {
+        event = match linger.on(event, now, rules) {
+            // The rest is still there in the next turn, and the backend says so.
+            Action::Read if budget == 0 => Event::Quiet,
+            Action::Read => {
+                budget -= 1;
+                outcome(tcp::discard(socket), counters)
+            }
+            Action::Ask => Event::Unacknowledged(tcp::unacknowledged(socket)),
+            Action::AskWhen => Event::Acknowledged(tcp::last_acknowledgement(socket)),
+            action => return action,
+        }
+    }
+}
+
+/// What one read means to the state machine.
+fn outcome(read: io::Result<usize>, counters: &mut Counters) -> Event {
+    match read {
+        Ok(0) => Event::End,
+        Ok(bytes) => {
+            counters.bytes_discarded += bytes as u64;
+            Event::Received
+        }
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Event::Quiet,
+        Err(_) => Event::Failed,
+    }
+}

@@ -1,0 +1,175 @@
+//! The hand-off socket: senders, and the messages in which they hand sockets over.
+//!
+//! Version 1 of the protocol: the byte `L` with 1 to 253 sockets in SCM_RIGHTS, no reply. Must not
+//! know what becomes of a socket; it does not even look whether it is one.
+
+use crate::endpoint::{Access, Endpoint};
+use anyhow::Result;
+use lingerd_platform::backend::{Backend, Interest, Token};
+use lingerd_platform::fdpass::{self, Received};
+use lingerd_platform::process;
+use slotmap::SlotMap;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+/// The byte of the one message there is.
+const LINGER: u8 = b'L';
+
+slotmap::new_key_type! {
+    /// Names one sender for good.
+    pub struct Sender;
+}
+
+/// What a sender has said.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Sockets, appended to the caller's list. `truncated`: the kernel dropped some of those that
+    /// were sent, for want of room in this process.
+    Sockets {
+        /// See above.
+        truncated: bool,
+    },
+    /// Nothing more for now.
+    Nothing,
+    /// The sender has closed, or its connection is gone.
+    Gone,
+    /// What was said is not of this protocol; whatever descriptors came along are in the caller's
+    /// list.
+    Malformed(&'static str),
+}
+
+/// See the module's head.
+pub struct HandOff {
+    endpoint: Endpoint,
+    token: Token,
+    senders: SlotMap<Sender, UnixStream>,
+    /// Whether the endpoint is registered with the backend.
+    accepting: bool,
+}
+
+impl HandOff {
+    /// Listens at `path`; [`open`](Self::open) makes `backend` report it as `token`.
+    ///
+    /// # Errors
+    /// As [`Endpoint::bind`].
+    pub fn bind(path: &Path, access: Access, token: Token) -> Result<Self> {
+        let endpoint = Endpoint::bind(path, access)?;
+        Ok(HandOff { endpoint, token, senders: SlotMap::with_key(), accepting: false })
+    }
+
+    /// How many senders are connected.
+    pub fn senders(&self) -> usize {
+        self.senders.len()
+    }
+
+    /// Whether new senders are let in; see [`pause`](Self::pause).
+    pub fn is_accepting(&self) -> bool {
+        self.accepting
+    }
+
+    /// Lets senders in (again).
+    ///
+    /// # Errors
+    /// As [`Backend::add`].
+    pub fn open(&mut self, backend: &mut impl Backend) -> io::Result<()> {
+        if !self.accepting {
+            backend.add(self.endpoint.as_fd(), self.token, Interest::Read)?;
+            self.accepting = true;
+        }
+        Ok(())
+    }
+
+    /// Leaves new senders waiting in the kernel's queue, where they lose nothing, until
+    /// [`open`](Self::open): back-pressure while descriptors are short.
+    pub fn pause(&mut self, backend: &mut impl Backend) {
+        if self.accepting {
+            // It is registered, so that this cannot fail; if it did, accepting on would be harmless.
+            self.accepting = backend.remove(self.endpoint.as_fd()).is_err();
+        }
+    }
+
+    /// Asks the backend for the next sender, after one was reported.
+    ///
+    /// # Errors
+    /// As [`Backend::rearm`].
+    pub fn rearm(&self, backend: &mut impl Backend) -> io::Result<()> {
+        if self.accepting {
+            backend.rearm(self.endpoint.as_fd(), self.token, Interest::Read)?;
+        }
+        Ok(())
+    }
+
+    /// Lets one sender in.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nobody waits; else what accept(2) or the backend say (EMFILE, ENFILE).
+    pub fn accept(
+        &mut self,
+        backend: &mut impl Backend,
+        token: impl Fn(Sender) -> Token,
+    ) -> io::Result<Sender> {
+        let link = self.endpoint.accept()?;
+        let sender = self.senders.insert(link);
+        if let Err(e) = backend.add(self.senders[sender].as_fd(), token(sender), Interest::Read) {
+            self.senders.remove(sender);
+            return Err(e);
+        }
+        Ok(sender)
+    }
+
+    /// Reads one message of `sender`. At most [`fdpass::MAX_DESCRIPTORS`] descriptors come with
+    /// it: the caller has made room for them.
+    pub fn receive(&mut self, sender: Sender, descriptors: &mut Vec<OwnedFd>) -> Message {
+        let Some(link) = self.senders.get(sender) else {
+            return Message::Nothing; // a stale event
+        };
+        let before = descriptors.len();
+        match fdpass::receive(link, descriptors) {
+            Ok(Received::Byte { byte: LINGER, truncated }) if truncated || descriptors.len() > before => {
+                Message::Sockets { truncated }
+            }
+            Ok(Received::Byte { byte: LINGER, .. }) => Message::Malformed("'L' without a descriptor"),
+            Ok(Received::Byte { .. }) => Message::Malformed("an unknown byte"),
+            Ok(Received::End) => Message::Gone,
+            Err(e) => match e.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Message::Nothing,
+                _ => Message::Gone,
+            },
+        }
+    }
+
+    /// Asks the backend for more of `sender`, after it was reported.
+    ///
+    /// # Errors
+    /// As [`Backend::rearm`].
+    pub fn rearm_sender(&self, backend: &mut impl Backend, sender: Sender, token: Token) -> io::Result<()> {
+        match self.senders.get(sender) {
+            Some(link) => backend.rearm(link.as_fd(), token, Interest::Read),
+            None => Ok(()),
+        }
+    }
+
+    /// Hangs up on `sender`.
+    pub fn dismiss(&mut self, backend: &mut impl Backend, sender: Sender) {
+        if let Some(link) = self.senders.remove(sender) {
+            let _ = backend.remove(link.as_fd()); // it is registered; and it closes now in any case
+        }
+    }
+
+    /// Lets nobody else in and nothing more be said, and returns those whose messages are still
+    /// to be read: what a sender has handed over, and closed, nobody else will linger on.
+    pub fn shut(&mut self, backend: &mut impl Backend, token: impl Fn(Sender) -> Token) -> Vec<Sender> {
+        self.pause(backend);
+        self.endpoint.shut();
+        while self.accept(backend, &token).is_ok() {}
+        if process::SHUTDOWN_KEEPS_QUEUE {
+            for link in self.senders.values() {
+                let _ = link.shutdown(Shutdown::Read); // fails only if it is gone already
+            }
+        }
+        self.senders.keys().collect()
+    }
+}

@@ -1,0 +1,563 @@
+//! The rules of lingering: one connection's state machine, sans-IO.
+//!
+//! It is fed what happened and answers what to do next. It has no socket, no clock and no
+//! allocation, and must not know of descriptors, backends or counters: every rule lives here, and
+//! is tested as a table.
+//!
+//! The rules are those of RFC 9112 section 9.6 (half-close, go on reading until the peer closes,
+//! or until it is reasonably certain that it has received the response), with one addition: what
+//! the peer's TCP acknowledges is progress just as the bytes it sends. How much is still
+//! unacknowledged is asked only when a deadline is due, so that an idle connection costs nothing;
+//! where the kernel can tell, progress is then dated back to the last acknowledgement.
+
+use std::ops::{Add, Sub};
+use std::time::Duration;
+
+/// A point in time, in milliseconds since some fixed moment of a monotonic clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time(u64);
+
+impl Time {
+    /// Later than anything that happens.
+    pub const NEVER: Time = Time(u64::MAX);
+
+    /// The point `ms` milliseconds after the fixed moment.
+    pub const fn from_millis(ms: u64) -> Self {
+        Time(ms)
+    }
+}
+
+impl Add<Duration> for Time {
+    type Output = Time;
+
+    fn add(self, duration: Duration) -> Time {
+        Time(self.0.saturating_add(duration.as_millis().try_into().unwrap_or(u64::MAX)))
+    }
+}
+
+impl Sub<Duration> for Time {
+    type Output = Time;
+
+    fn sub(self, duration: Duration) -> Time {
+        Time(self.0.saturating_sub(duration.as_millis().try_into().unwrap_or(u64::MAX)))
+    }
+}
+
+impl Sub for Time {
+    type Output = Duration;
+
+    /// Nothing, not a panic, if `earlier` is later.
+    fn sub(self, earlier: Time) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// How long a connection may linger. Whole milliseconds, at least one each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// -t: without a byte received or newly acknowledged.
+    pub idle: Duration,
+    /// -T: after everything was acknowledged, while the client keeps sending.
+    pub max: Duration,
+    /// -D: after the hand-off, whatever happens.
+    pub limit: Duration,
+}
+
+impl Rules {
+    /// The step in which a connection whose progress was dated back is looked at again: it ends at
+    /// most so much later than -t after its last acknowledgement.
+    fn look_again(&self) -> Duration {
+        (self.idle / 8).max(Duration::from_millis(1))
+    }
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Rules { idle: Duration::from_secs(5), max: Duration::from_secs(30), limit: Duration::from_secs(300) }
+    }
+}
+
+/// Why a connection ended. The names are those of the counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The client closed: end of stream read.
+    Closed,
+    /// The client reset it, or it was already gone at hand-off.
+    Reset,
+    /// Nothing received and nothing newly acknowledged for [`Rules::idle`].
+    Idle,
+    /// Everything acknowledged, the client keeps sending: [`Rules::max`] after that.
+    Max,
+    /// [`Rules::limit`] after hand-off, whatever happens.
+    Limit,
+    /// The table is full, and this one had had the most of its linger.
+    Evicted,
+    /// The daemon was told to stop twice.
+    Stopped,
+}
+
+impl Reason {
+    /// All of them, in the order of DESIGN's table and of the counters.
+    pub const ALL: [Reason; 7] = [
+        Reason::Closed,
+        Reason::Reset,
+        Reason::Idle,
+        Reason::Max,
+        Reason::Limit,
+        Reason::Evicted,
+        Reason::Stopped,
+    ];
+
+    /// The counter's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Reason::Closed => "closed",
+            Reason::Reset => "reset",
+            Reason::Idle => "idle",
+            Reason::Max => "max",
+            Reason::Limit => "limit",
+            Reason::Evicted => "evicted",
+            Reason::Stopped => "stopped",
+        }
+    }
+}
+
+/// What happened to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The socket is readable, says the backend.
+    Readable,
+    /// A deadline is due, says the table.
+    Due,
+    /// Bytes were read and thrown away (at least one).
+    Received,
+    /// There is nothing more to read now, or this turn's budget is spent.
+    Quiet,
+    /// End of stream: the client has closed its side.
+    End,
+    /// Reading failed: the connection is gone.
+    Failed,
+    /// So many bytes are not yet acknowledged; `None` where the system cannot tell.
+    Unacknowledged(Option<u32>),
+    /// The last acknowledgement came so long ago; `None` where the system cannot tell.
+    Acknowledged(Option<Duration>),
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Read and throw away, then feed [`Event::Received`], [`Event::Quiet`], [`Event::End`] or
+    /// [`Event::Failed`].
+    Read,
+    /// Ask the kernel how much is unacknowledged, then feed [`Event::Unacknowledged`].
+    Ask,
+    /// Ask the kernel when the last acknowledgement came, then feed [`Event::Acknowledged`].
+    AskWhen,
+    /// Wait until the socket is readable or the time has come, whichever is first.
+    Wait(Time),
+    /// Close the connection and count it.
+    Close(Reason),
+}
+
+/// One lingering connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Linger {
+    /// When it has been without progress for too long.
+    idle: Time,
+    /// When to look again whether it has, once progress was dated back; else [`Time::NEVER`].
+    check: Time,
+    /// When a client that keeps sending has had enough; [`Time::NEVER`] until all is acknowledged.
+    max: Time,
+    /// When it ends, whatever happens.
+    limit: Time,
+    /// From when on to ask what is unacknowledged; [`Time::NEVER`] once nothing is.
+    ask: Time,
+    /// What was unacknowledged when last asked; `u32::MAX` before that.
+    unacknowledged: u32,
+}
+
+impl Linger {
+    /// A connection handed over at `now`. Read once and feed it the outcome next: the client's end
+    /// of stream is often there already.
+    pub fn new(now: Time, rules: &Rules) -> Self {
+        Linger {
+            idle: now + rules.idle,
+            check: Time::NEVER,
+            max: Time::NEVER,
+            limit: now + rules.limit,
+            ask: now, // the first answer is the mark that progress is measured from
+            unacknowledged: u32::MAX,
+        }
+    }
+
+    /// How many deadlines a connection has.
+    pub const DEADLINES: usize = 4;
+
+    /// Its deadlines, [`Time::NEVER`] for one that does not apply; the earliest of them is what
+    /// [`Action::Wait`] says. Each is set to a fixed time after the moment of its setting, so that
+    /// connections in the order of their last setting are in the order of their deadlines.
+    pub fn deadlines(&self) -> [Time; Self::DEADLINES] {
+        // Progress that was dated back leaves `idle` at a time out of that order: `check` steps in.
+        let idle = if self.check == Time::NEVER { self.idle } else { Time::NEVER };
+        [idle, self.check, self.max, self.limit]
+    }
+
+    /// When it was handed over.
+    pub fn since(&self, rules: &Rules) -> Time {
+        self.limit - rules.limit
+    }
+
+    /// Takes in what happened at `now` and says what to do next.
+    ///
+    /// What the client did comes before what the clock says: at a deadline the socket is read
+    /// once more, and an end of stream found there makes the connection `closed`, not `idle`.
+    /// `now` may jump by any step; one that goes back moves no deadline back.
+    pub fn on(&mut self, event: Event, now: Time, rules: &Rules) -> Action {
+        match event {
+            Event::Readable | Event::Due => Action::Read,
+            Event::Received => {
+                self.progress(now, rules);
+                Action::Read
+            }
+            Event::End => Action::Close(Reason::Closed),
+            Event::Failed => Action::Close(Reason::Reset),
+            // Idle is never said without having asked; once all is acknowledged there is nothing
+            // left to ask.
+            Event::Quiet if self.ask != Time::NEVER && now >= self.ask.min(self.idle) => Action::Ask,
+            Event::Quiet => self.verdict(now, rules),
+            Event::Unacknowledged(bytes) => {
+                let left = bytes.unwrap_or(0);
+                let progress = left < self.unacknowledged && self.unacknowledged != u32::MAX;
+                self.unacknowledged = left;
+                if left == 0 {
+                    self.ask = Time::NEVER;
+                    self.max = now + rules.max;
+                } else {
+                    self.ask = now + rules.idle;
+                }
+                if progress { Action::AskWhen } else { self.verdict(now, rules) }
+            }
+            Event::Acknowledged(None) => {
+                self.progress(now, rules);
+                self.verdict(now, rules)
+            }
+            Event::Acknowledged(Some(ago)) => {
+                let idle = now - ago + rules.idle;
+                if idle > self.idle {
+                    self.idle = idle;
+                    self.check = now + rules.look_again();
+                }
+                self.verdict(now, rules)
+            }
+        }
+    }
+
+    fn progress(&mut self, now: Time, rules: &Rules) {
+        let idle = now + rules.idle;
+        if idle > self.idle {
+            self.idle = idle;
+            self.check = Time::NEVER;
+        }
+    }
+
+    /// The deadline that fell first gives the reason; of two at the same time the sterner one.
+    fn verdict(&mut self, now: Time, rules: &Rules) -> Action {
+        let (first, reason) =
+            [(self.limit, Reason::Limit), (self.max, Reason::Max), (self.idle, Reason::Idle)]
+                .into_iter()
+                .min_by_key(|&(time, _)| time)
+                .expect("an array of three has a least"); // min_by_key keeps the first of equals
+        if now >= first {
+            return Action::Close(reason);
+        }
+        if now >= self.check {
+            self.check = now + rules.look_again();
+        }
+        Action::Wait(self.deadlines().into_iter().min().unwrap_or(first))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules {
+        idle: Duration::from_millis(5_000),
+        max: Duration::from_millis(30_000),
+        limit: Duration::from_millis(300_000),
+    };
+
+    fn at(ms: u64) -> Time {
+        Time::from_millis(ms)
+    }
+
+    /// What one visit to a connection finds: bytes, end, error, what is unacknowledged and when
+    /// the last acknowledgement came.
+    #[derive(Clone, Copy)]
+    struct World {
+        reads: &'static [Event],
+        left: Option<u32>,
+        ago: Option<Duration>,
+    }
+
+    const SILENT: World = World { reads: &[], left: Some(0), ago: None };
+
+    fn in_flight(left: u32) -> World {
+        World { left: Some(left), ..SILENT }
+    }
+
+    fn reads(reads: &'static [Event]) -> World {
+        World { reads, ..SILENT }
+    }
+
+    /// Visits a connection as the daemon does and returns the verdict.
+    fn visit(linger: &mut Linger, event: Event, now: u64, world: World) -> Action {
+        let mut reads = world.reads.iter();
+        let mut event = event;
+        for _ in 0..100 {
+            event = match linger.on(event, at(now), &RULES) {
+                Action::Read => *reads.next().unwrap_or(&Event::Quiet),
+                Action::Ask => Event::Unacknowledged(world.left),
+                Action::AskWhen => Event::Acknowledged(world.ago),
+                verdict => return verdict,
+            };
+        }
+        panic!("no verdict in 100 steps");
+    }
+
+    fn handed_over(now: u64, world: World) -> (Linger, Action) {
+        let mut linger = Linger::new(at(now), &RULES);
+        let action = visit(&mut linger, Event::Readable, now, world);
+        (linger, action)
+    }
+
+    /// Lets a connection live with the visits that it asks for itself, up to `end`.
+    fn live(world: impl Fn(u64) -> World, arrivals: &[u64], end: u64) -> (u64, Action) {
+        let (mut linger, mut action) = handed_over(0, world(0));
+        let mut arrivals = arrivals.iter().copied().peekable();
+        let mut last = 0;
+        loop {
+            let Action::Wait(Time(due)) = action else { return (last, action) };
+            assert!(due > last, "a wait until {due} at {last} would spin");
+            let now = match arrivals.peek() {
+                Some(&arrival) if arrival <= due => {
+                    arrivals.next();
+                    action = visit(
+                        &mut linger,
+                        Event::Readable,
+                        arrival,
+                        World { reads: &[Event::Received], ..world(arrival) },
+                    );
+                    arrival
+                }
+                _ => {
+                    action = visit(&mut linger, Event::Due, due, world(due));
+                    due
+                }
+            };
+            last = now;
+            if now >= end {
+                return (now, action);
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_client_did_decides_first() {
+        use Event::{End, Failed, Received};
+        for (found, reason) in [
+            (&[End][..], Reason::Closed),
+            (&[Received, Received, End], Reason::Closed),
+            (&[Failed], Reason::Reset),
+            (&[Received, Failed], Reason::Reset),
+        ] {
+            // At hand-off, at a plain event, and at a moment when every deadline is long over.
+            assert_eq!(handed_over(7, reads(found)).1, Action::Close(reason), "{found:?}");
+            for (event, now) in [(Event::Readable, 8), (Event::Due, 8), (Event::Due, 10_000_000)] {
+                let (mut linger, action) = handed_over(7, SILENT);
+                assert_eq!(action, Action::Wait(at(5_007)));
+                assert_eq!(visit(&mut linger, event, now, reads(found)), Action::Close(reason), "{found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn silence_is_idle_to_the_millisecond() {
+        let (mut linger, _) = handed_over(0, SILENT);
+        assert_eq!(visit(&mut linger, Event::Due, 4_999, SILENT), Action::Wait(at(5_000)));
+        assert_eq!(visit(&mut linger, Event::Due, 5_000, SILENT), Action::Close(Reason::Idle));
+    }
+
+    #[test]
+    fn bytes_received_are_progress() {
+        assert_eq!(live(|_| SILENT, &[3_000, 7_999], 1_000_000), (12_999, Action::Close(Reason::Idle)));
+    }
+
+    #[test]
+    fn bytes_at_the_deadline_come_before_it() {
+        let (mut linger, _) = handed_over(0, SILENT);
+        let action = visit(&mut linger, Event::Due, 5_000, reads(&[Event::Received]));
+        assert_eq!(action, Action::Wait(at(10_000)));
+    }
+
+    #[test]
+    fn acknowledgements_are_progress_without_a_byte() {
+        // 100 bytes in flight, one fewer each second, all of them gone after 100 s.
+        let slow = |now: u64| in_flight(100u64.saturating_sub(now / 1_000) as u32);
+        let (ended, action) = live(slow, &[], 1_000_000);
+        assert_eq!(action, Action::Close(Reason::Idle));
+        assert!((105_000..=110_000).contains(&ended), "{ended}");
+    }
+
+    #[test]
+    fn a_dated_acknowledgement_counts_from_when_it_came() {
+        // All was acknowledged 100 ms after hand-off; asked at the idle deadline, 4.9 s later.
+        let acknowledged = |now: u64| World {
+            left: Some(if now < 100 { 1 } else { 0 }),
+            ago: Some(Duration::from_millis(now.saturating_sub(100))),
+            ..SILENT
+        };
+        let (ended, action) = live(acknowledged, &[], 1_000_000);
+        assert_eq!(action, Action::Close(Reason::Idle));
+        assert!((5_100..=5_100 + 625).contains(&ended), "{ended}");
+    }
+
+    #[test]
+    fn bytes_after_a_dated_acknowledgement_count_in_full() {
+        let acknowledged = |now: u64| World {
+            left: Some(if now < 100 { 1 } else { 0 }),
+            ago: Some(Duration::from_millis(now.saturating_sub(100))),
+            ..SILENT
+        };
+        let (ended, action) = live(acknowledged, &[5_050], 1_000_000);
+        assert_eq!((ended, action), (10_050, Action::Close(Reason::Idle)));
+    }
+
+    #[test]
+    fn what_stalls_unacknowledged_is_idle() {
+        assert_eq!(live(|_| in_flight(1_000), &[], 1_000_000), (5_000, Action::Close(Reason::Idle)));
+    }
+
+    #[test]
+    fn idle_is_never_said_without_having_asked() {
+        // Asked at 6 s because of a byte at 3 s; what is acknowledged after that still counts at 8 s.
+        let world = |now: u64| in_flight(if now < 7_000 { 10 } else { 5 });
+        let (mut linger, _) = handed_over(0, world(0));
+        let byte = World { reads: &[Event::Received], ..world(3_000) };
+        assert_eq!(visit(&mut linger, Event::Readable, 3_000, byte), Action::Wait(at(8_000)));
+        assert_eq!(visit(&mut linger, Event::Readable, 6_000, world(6_000)), Action::Wait(at(8_000)));
+        assert_eq!(visit(&mut linger, Event::Due, 8_000, world(8_000)), Action::Wait(at(13_000)));
+    }
+
+    #[test]
+    fn a_client_that_keeps_sending_ends_at_max_once_all_is_acknowledged() {
+        let every_second: Vec<u64> = (1..1_000).map(|n| n * 1_000).collect();
+        assert_eq!(live(|_| SILENT, &every_second, 1_000_000), (30_000, Action::Close(Reason::Max)));
+        // All acknowledged at 60 s, noticed when asked next.
+        let late = |now: u64| in_flight(if now < 60_000 { 9 } else { 0 });
+        let (ended, action) = live(late, &every_second, 1_000_000);
+        assert_eq!(action, Action::Close(Reason::Max));
+        assert!((90_000..=95_000).contains(&ended), "{ended}");
+    }
+
+    #[test]
+    fn limit_ends_it_whatever_happens() {
+        let every_second: Vec<u64> = (1..1_000).map(|n| n * 1_000).collect();
+        let endless = |now: u64| in_flight(1_000_000 - now as u32);
+        for arrivals in [&every_second[..], &[]] {
+            assert_eq!(live(endless, arrivals, 1_000_000), (300_000, Action::Close(Reason::Limit)));
+        }
+    }
+
+    #[test]
+    fn where_nothing_can_be_asked_the_plain_timers_hold() {
+        let blind = |_| World { left: None, ..SILENT };
+        let every_second: Vec<u64> = (1..1_000).map(|n| n * 1_000).collect();
+        assert_eq!(live(blind, &[], 1_000_000), (5_000, Action::Close(Reason::Idle)));
+        assert_eq!(live(blind, &every_second, 1_000_000), (30_000, Action::Close(Reason::Max)));
+    }
+
+    #[test]
+    fn of_deadlines_passed_in_one_step_the_first_gives_the_reason() {
+        // The clock jumps a year: idle was due first.
+        let (mut linger, _) = handed_over(0, SILENT);
+        assert_eq!(visit(&mut linger, Event::Due, 31_536_000_000, SILENT), Action::Close(Reason::Idle));
+        // Kept busy until shortly before max, then a jump: max was due first.
+        let (mut linger, _) = handed_over(0, SILENT);
+        visit(&mut linger, Event::Readable, 29_000, reads(&[Event::Received]));
+        assert_eq!(visit(&mut linger, Event::Due, 900_000, SILENT), Action::Close(Reason::Max));
+        // Kept busy, never acknowledged, until shortly before the limit.
+        let (mut linger, _) = handed_over(0, in_flight(9));
+        visit(&mut linger, Event::Readable, 298_000, World { reads: &[Event::Received], ..in_flight(9) });
+        assert_eq!(visit(&mut linger, Event::Due, 900_000, in_flight(9)), Action::Close(Reason::Limit));
+    }
+
+    #[test]
+    fn of_equal_deadlines_the_sterner_gives_the_reason() {
+        for (idle, max, limit, reason) in
+            [(9, 9, 9, Reason::Limit), (9, 9, 10, Reason::Max), (9, 10, 9, Reason::Limit)]
+        {
+            let rules = Rules {
+                idle: Duration::from_millis(idle),
+                max: Duration::from_millis(max),
+                limit: Duration::from_millis(limit),
+            };
+            let mut linger = Linger::new(at(0), &rules);
+            linger.on(Event::Unacknowledged(Some(0)), at(0), &rules);
+            assert_eq!(linger.on(Event::Quiet, at(9), &rules), Action::Close(reason));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_ends_nothing_and_extends_nothing() {
+        let (mut linger, action) = handed_over(100_000, SILENT);
+        assert_eq!(action, Action::Wait(at(105_000)));
+        for now in [99_999, 1, 0] {
+            let byte = reads(&[Event::Received]);
+            assert_eq!(visit(&mut linger, Event::Readable, now, byte), Action::Wait(at(105_000)));
+            assert_eq!(visit(&mut linger, Event::Due, now, SILENT), Action::Wait(at(105_000)));
+        }
+        assert_eq!(visit(&mut linger, Event::Due, 105_000, SILENT), Action::Close(Reason::Idle));
+    }
+
+    #[test]
+    fn the_end_of_time_is_no_overflow() {
+        let mut linger = Linger::new(Time(u64::MAX - 1), &RULES);
+        for event in
+            [Event::Received, Event::Quiet, Event::Unacknowledged(Some(3)), Event::Unacknowledged(Some(1))]
+        {
+            linger.on(event, Time(u64::MAX - 1), &RULES);
+        }
+        linger.on(Event::Acknowledged(Some(Duration::MAX)), at(0), &RULES);
+    }
+
+    /// Whatever happens in whatever order: no panic, no wait that ends before it begins, and an
+    /// end at the latest when the limit is looked at.
+    #[test]
+    fn any_sequence_of_events_keeps_the_promises() {
+        let mut random = fastrand::Rng::with_seed(2001);
+        for _ in 0..2_000 {
+            let mut linger = Linger::new(at(1_000), &RULES);
+            let mut now = 1_000;
+            for _ in 0..200 {
+                let event = match random.u8(..8) {
+                    0 => Event::Readable,
+                    1 => Event::Due,
+                    2 => Event::Received,
+                    3 => Event::Unacknowledged(Some(random.u32(..20))),
+                    4 => Event::Unacknowledged(None),
+                    5 => Event::Acknowledged(Some(Duration::from_millis(random.u64(..9_000)))),
+                    _ => Event::Quiet,
+                };
+                match linger.on(event, at(now), &RULES) {
+                    Action::Wait(until) => assert!(until > at(now), "{until:?} at {now}"),
+                    Action::Close(_) => break,
+                    Action::Read | Action::Ask | Action::AskWhen => {}
+                }
+                now += random.u64(..3_000);
+            }
+            let end = visit(&mut linger, Event::Due, 301_000, in_flight(1));
+            assert!(matches!(end, Action::Close(_)), "{end:?}");
+        }
+    }
+}

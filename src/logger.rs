@@ -1,0 +1,153 @@
+//! Where log messages go: syslog, or standard error in the foreground.
+//!
+//! Logging never holds the daemon up: a message that syslog cannot take now is dropped and
+//! counted, and a syslog daemon that went away is looked for again, at most once a second.
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use std::fmt::Arguments;
+use std::io::{self, ErrorKind, Write};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use syslog::{Facility, LogFormat, LoggerBackend, Severity};
+
+const NAME: &str = "lingerd";
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+enum Logger {
+    Stderr,
+    Syslog(Mutex<Syslog>),
+}
+
+type Connection = syslog::Logger<LoggerBackend, Format>;
+
+struct Syslog {
+    facility: Facility,
+    connection: Option<Connection>,
+    tried: Instant,
+    /// Messages dropped since one last got through.
+    dropped: u64,
+}
+
+/// RFC 3164 as it is spoken locally: the priority, the tag and the message. The time is left to
+/// the syslog daemon, which stamps what comes without.
+#[derive(Clone, Copy)]
+struct Format(Facility);
+
+impl LogFormat<Arguments<'_>> for Format {
+    fn format<W: Write>(&self, w: &mut W, severity: Severity, message: Arguments<'_>) -> syslog::Result<()> {
+        let priority = self.0 as u8 | severity as u8;
+        // One write, as one message is one datagram.
+        write!(w, "<{priority}>{NAME}[{}]: {message}", std::process::id()).map_err(syslog::Error::Write)
+    }
+}
+
+/// Logs to standard error from here on.
+pub fn to_stderr(level: LevelFilter) {
+    start(Logger::Stderr, level);
+}
+
+/// Logs to syslog with `facility` from here on. Returns why syslog cannot be reached now, if so; it
+/// is tried again with later messages.
+pub fn to_syslog(level: LevelFilter, facility: Facility) -> Option<String> {
+    let (connection, trouble) = match connect(facility) {
+        Ok(connection) => (Some(connection), None),
+        Err(e) => (None, Some(e.to_string())),
+    };
+    let tried = Instant::now();
+    start(Logger::Syslog(Mutex::new(Syslog { facility, connection, tried, dropped: 0 })), level);
+    trouble
+}
+
+/// Connects to syslog anew: it may have been restarted.
+pub fn reopen() {
+    if let Some(Logger::Syslog(syslog)) = LOGGER.get() {
+        let mut syslog = syslog.lock().unwrap_or_else(PoisonError::into_inner);
+        syslog.connection = connect(syslog.facility).ok();
+        syslog.tried = Instant::now();
+    }
+}
+
+fn start(logger: Logger, level: LevelFilter) {
+    // Called once, by main; a second call would change nothing.
+    if log::set_logger(LOGGER.get_or_init(|| logger)).is_ok() {
+        log::set_max_level(level);
+    }
+}
+
+fn connect(facility: Facility) -> syslog::Result<Connection> {
+    let connection = syslog::unix(Format(facility))?;
+    match &connection.backend {
+        LoggerBackend::Unix(socket) => socket.set_nonblocking(true)?,
+        LoggerBackend::UnixStream(stream) => stream.get_ref().set_nonblocking(true)?,
+        LoggerBackend::Udp(..) | LoggerBackend::Tcp(_) => {} // never made by syslog::unix
+    }
+    Ok(connection)
+}
+
+impl Syslog {
+    fn log(&mut self, level: Level, message: Arguments<'_>) {
+        if self.connection.is_none() && self.tried.elapsed() >= RETRY_AFTER {
+            self.tried = Instant::now();
+            self.connection = connect(self.facility).ok();
+        }
+        let dropped = self.dropped;
+        if dropped > 0 && self.send(Level::Warn, format_args!("{dropped} log messages could not be sent")) {
+            self.dropped -= dropped;
+        }
+        if !self.send(level, message) {
+            self.dropped += 1;
+        }
+    }
+
+    fn send(&mut self, level: Level, message: Arguments<'_>) -> bool {
+        let Some(connection) = &mut self.connection else {
+            return false;
+        };
+        let sent = match level {
+            Level::Error => connection.err(message),
+            Level::Warn => connection.warning(message),
+            Level::Info => connection.info(message),
+            Level::Debug | Level::Trace => connection.debug(message),
+        };
+        match sent {
+            Ok(()) => true,
+            Err(syslog::Error::Write(e) | syslog::Error::Io(e)) if e.kind() == ErrorKind::WouldBlock => false,
+            Err(_) => {
+                self.connection = None; // restarted, or gone
+                false
+            }
+        }
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        match self {
+            Logger::Stderr => {
+                let level = match record.level() {
+                    Level::Error => "error: ",
+                    Level::Warn => "warning: ",
+                    Level::Info => "",
+                    Level::Debug | Level::Trace => "debug: ",
+                };
+                // One write a line; nobody is left to tell if standard error is gone.
+                let line = format!("{NAME}: {level}{}\n", record.args());
+                let _ = io::stderr().write_all(line.as_bytes());
+            }
+            Logger::Syslog(syslog) => {
+                syslog.lock().unwrap_or_else(PoisonError::into_inner).log(record.level(), *record.args());
+            }
+        }
+    }
+
+    fn flush(&self) {}
+}

@@ -1,0 +1,103 @@
+//! The pid file: locked for as long as the daemon lives, so that what it says is true.
+//!
+//! The lock decides, never the file's being there: a stale file is no obstacle, and a number in it
+//! is trusted only while somebody holds the lock.
+
+use anyhow::{Context, Result, bail};
+use lingerd_platform::process;
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+/// A `lingerd -k` holds the lock for an instant while it looks whether somebody has it.
+const RETRIES: u32 = 5;
+const RETRY_AFTER: Duration = Duration::from_millis(20);
+
+/// A pid file of this process, locked. Dropping it removes the file.
+pub struct PidFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl PidFile {
+    /// Makes or takes over the file at `path`, locks it, and writes this process's id into it.
+    ///
+    /// # Errors
+    /// A live daemon that holds it (the message names it), and whatever the system says.
+    pub fn create(path: &Path) -> Result<Self> {
+        let name = || path.display().to_string();
+        let mut retries = 0;
+        loop {
+            // O_NOFOLLOW: whoever may write to the directory must not choose what root truncates.
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o644)
+                .custom_flags(process::O_NOFOLLOW)
+                .open(path)
+                .with_context(|| format!("{}: cannot open the pid file", name()))?;
+            if !process::try_lock(&file).with_context(|| format!("{}: cannot lock", name()))? {
+                if retries < RETRIES {
+                    retries += 1;
+                    thread::sleep(RETRY_AFTER);
+                    continue;
+                }
+                bail!(
+                    "{}: another lingerd{} is running; stop it with 'lingerd -k -p {0}', or choose another pid file with -p",
+                    name(),
+                    read(&mut file).map_or(String::new(), |pid| format!(" (pid {pid})")),
+                );
+            }
+            // The one who had it may have removed it between our open and our lock.
+            let ours = file.metadata().with_context(name)?;
+            if !fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino()))
+            {
+                continue;
+            }
+            file.set_len(0)
+                .and_then(|()| writeln!(file, "{}", std::process::id()))
+                .with_context(|| format!("{}: cannot write", name()))?;
+            return Ok(PidFile { file, path: path.to_owned() });
+        }
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // Emptied first: where the directory is root's and we no longer are, it cannot be removed.
+        let _ = self.file.set_len(0);
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The id of the daemon that holds the pid file at `path`, or `None` if none does.
+///
+/// # Errors
+/// What the system says, and a file that is held but has no process id in it.
+pub fn running(path: &Path) -> Result<Option<i32>> {
+    let name = || path.display().to_string();
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e).with_context(|| format!("{}: cannot open the pid file", name())),
+    };
+    if process::try_lock(&file).with_context(|| format!("{}: cannot lock", name()))? {
+        return Ok(None);
+    }
+    match read(&mut file) {
+        Some(pid) => Ok(Some(pid)),
+        None => bail!("{}: locked, but without a process id in it", name()),
+    }
+}
+
+fn read(file: &mut File) -> Option<i32> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok().filter(|&pid| pid > 0)
+}

@@ -1,0 +1,253 @@
+//! The counters, and the forms in which a person or a monitor reads them.
+//!
+//! Counts what it is told; must not know who tells it.
+
+use crate::linger::Reason;
+use std::fmt::{self, Write};
+use std::str::FromStr;
+
+/// What the daemon counts while it runs. The other figures (`lingering`, `handed_over`, …) are
+/// derived, so that they can never disagree with these.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    ended: [u64; Reason::ALL.len()],
+    /// The most connections that lingered at once.
+    pub peak: u64,
+    /// Descriptors refused: no connected TCP sockets.
+    pub rejected: u64,
+    /// Messages that are not of the hand-off protocol, and messages cut short by the kernel.
+    pub protocol_errors: u64,
+    /// Bytes read from lingering connections and thrown away.
+    pub bytes_discarded: u64,
+}
+
+impl Counters {
+    /// Counts a connection that ended.
+    pub fn ended(&mut self, reason: Reason) {
+        self.ended[reason as usize] += 1;
+    }
+
+    /// The figures of this moment.
+    pub fn snapshot(&self, lingering: u64, senders: u64, uptime: u64) -> Snapshot {
+        let [closed, reset, idle, max, limit, evicted, stopped] = self.ended;
+        Snapshot([
+            lingering,
+            self.peak,
+            lingering + self.ended.iter().sum::<u64>(),
+            closed,
+            reset,
+            idle,
+            max,
+            limit,
+            evicted,
+            stopped,
+            self.rejected,
+            self.protocol_errors,
+            senders,
+            self.bytes_discarded,
+            uptime,
+        ])
+    }
+}
+
+/// Whether a figure only grows while the daemon lives.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+/// Every figure: its key, its kind, and what it means.
+const FIGURES: [(&str, Kind, &str); 15] = [
+    ("lingering", Kind::Gauge, "Connections lingering now."),
+    ("peak", Kind::Gauge, "Most connections that lingered at once."),
+    ("handed_over", Kind::Counter, "Connections taken over."),
+    ("closed", Kind::Counter, "Ended: the client closed."),
+    ("reset", Kind::Counter, "Ended: the client reset it, or it was gone at hand-off."),
+    ("idle", Kind::Counter, "Ended: no progress for the idle time (-t)."),
+    ("max", Kind::Counter, "Ended: the client kept sending for the longest time (-T)."),
+    ("limit", Kind::Counter, "Ended: the time limit after hand-off (-D)."),
+    ("evicted", Kind::Counter, "Ended: the table was full (-n)."),
+    ("stopped", Kind::Counter, "Ended: the daemon was told to stop at once."),
+    ("rejected", Kind::Counter, "Descriptors refused: no connected TCP sockets."),
+    ("protocol_errors", Kind::Counter, "Malformed or truncated hand-off messages."),
+    ("senders", Kind::Gauge, "Senders connected now."),
+    ("bytes_discarded", Kind::Counter, "Bytes received while lingering, thrown away."),
+    ("uptime", Kind::Gauge, "Seconds since the daemon started."),
+];
+
+/// The figures of one moment, in the order of [`FIGURES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot([u64; FIGURES.len()]);
+
+/// The form in which `lingerd -S` prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// A line a figure: key, space, number. Also what goes over the control socket.
+    #[default]
+    Text,
+    /// One JSON object on one line.
+    Json,
+    /// The text format of Prometheus, version 0.0.4.
+    Prometheus,
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "text" => Ok(Format::Text),
+            "json" => Ok(Format::Json),
+            "prometheus" => Ok(Format::Prometheus),
+            _ => Err(format!("unknown format '{name}'; there are text, json and prometheus")),
+        }
+    }
+}
+
+impl Snapshot {
+    fn figures(&self) -> impl Iterator<Item = (&'static str, Kind, &'static str, u64)> + '_ {
+        FIGURES.iter().zip(self.0).map(|(&(key, kind, help), value)| (key, kind, help, value))
+    }
+
+    /// The figure named `key`.
+    pub fn get(&self, key: &str) -> Option<u64> {
+        self.figures().find(|figure| figure.0 == key).map(|figure| figure.3)
+    }
+
+    /// The figures as text that ends with a newline.
+    pub fn render(&self, format: Format) -> String {
+        let mut out = String::new();
+        match format {
+            Format::Text => {
+                for (key, _, _, value) in self.figures() {
+                    let _ = writeln!(out, "{key} {value}"); // writing to a String cannot fail
+                }
+            }
+            Format::Json => {
+                for (n, (key, _, _, value)) in self.figures().enumerate() {
+                    let _ = write!(out, "{}\"{key}\":{value}", if n == 0 { "{" } else { "," });
+                }
+                out.push_str("}\n");
+            }
+            Format::Prometheus => {
+                for (key, kind, help, value) in self.figures() {
+                    // The suffixes are those of Prometheus' naming rules: _total for a counter,
+                    // the unit for a time.
+                    let (suffix, kind) = match (kind, key) {
+                        (Kind::Counter, _) => ("_total", "counter"),
+                        (Kind::Gauge, "uptime") => ("_seconds", "gauge"),
+                        (Kind::Gauge, _) => ("", "gauge"),
+                    };
+                    let _ = writeln!(
+                        out,
+                        "# HELP lingerd_{key}{suffix} {help}\n# TYPE lingerd_{key}{suffix} {kind}\n\
+                         lingerd_{key}{suffix} {value}"
+                    );
+                }
+            }
+        }
+        out
+    }
+}
+
+/// Reads [`Format::Text`] back. A key that is not known is left out (a newer daemon), one that is
+/// missing is 0 (an older one).
+impl FromStr for Snapshot {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut snapshot = Snapshot([0; FIGURES.len()]);
+        let mut known = 0;
+        for line in text.lines() {
+            let Some((key, value)) = line.split_once(' ') else {
+                return Err(format!("no counter: '{line}'"));
+            };
+            if let Some(n) = FIGURES.iter().position(|figure| figure.0 == key) {
+                snapshot.0[n] = value.parse().map_err(|_| format!("no number: '{line}'"))?;
+                known += 1;
+            }
+        }
+        if known == 0 {
+            return Err("no counters in the answer".to_owned());
+        }
+        Ok(snapshot)
+    }
+}
+
+/// One line for the log.
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, (key, _, _, value)) in self.figures().enumerate() {
+            write!(f, "{}{key}={value}", if n == 0 { "" } else { " " })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some() -> Snapshot {
+        let mut counters = Counters { peak: 9, bytes_discarded: 77, ..Counters::default() };
+        counters.ended(Reason::Closed);
+        counters.ended(Reason::Closed);
+        counters.ended(Reason::Evicted);
+        counters.snapshot(4, 2, 60)
+    }
+
+    #[test]
+    fn handed_over_is_the_sum_of_the_reasons_and_lingering() {
+        let snapshot = some();
+        assert_eq!(snapshot.get("handed_over"), Some(7));
+        assert_eq!((snapshot.get("closed"), snapshot.get("evicted")), (Some(2), Some(1)));
+        assert_eq!((snapshot.get("peak"), snapshot.get("bytes_discarded")), (Some(9), Some(77)));
+        assert_eq!((snapshot.get("senders"), snapshot.get("uptime")), (Some(2), Some(60)));
+    }
+
+    #[test]
+    fn every_reason_counts_under_its_own_name() {
+        for reason in Reason::ALL {
+            let mut counters = Counters::default();
+            counters.ended(reason);
+            let snapshot = counters.snapshot(0, 0, 0);
+            for other in Reason::ALL {
+                assert_eq!(snapshot.get(other.name()), Some(u64::from(other == reason)), "{}", other.name());
+            }
+        }
+    }
+
+    #[test]
+    fn text_is_read_back_and_tolerates_other_versions() {
+        let snapshot = some();
+        assert_eq!(snapshot.render(Format::Text).parse(), Ok(snapshot));
+        let newer = snapshot.render(Format::Text) + "from_the_future 1\n";
+        assert_eq!(newer.parse(), Ok(snapshot));
+        assert!("".parse::<Snapshot>().is_err());
+        assert!("lingering many\n".parse::<Snapshot>().is_err());
+    }
+
+    #[test]
+    fn json_has_the_documented_keys_in_order() {
+        assert_eq!(
+            some().render(Format::Json),
+            "{\"lingering\":4,\"peak\":9,\"handed_over\":7,\"closed\":2,\"reset\":0,\"idle\":0,\"max\":0,\
+             \"limit\":0,\"evicted\":1,\"stopped\":0,\"rejected\":0,\"protocol_errors\":0,\"senders\":2,\
+             \"bytes_discarded\":77,\"uptime\":60}\n"
+        );
+    }
+
+    #[test]
+    fn prometheus_names_follow_its_rules() {
+        let text = some().render(Format::Prometheus);
+        for line in [
+            "lingerd_lingering 4",
+            "lingerd_closed_total 2",
+            "# TYPE lingerd_closed_total counter",
+            "lingerd_uptime_seconds 60",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in:\n{text}");
+        }
+    }
+}

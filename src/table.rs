@@ -1,0 +1,269 @@
+//! The lingering connections: a slab of small entries, and queues ordered by deadline.
+//!
+//! Adding, touching and expiring cost the same whatever the number of connections. There is one
+//! queue for each deadline of [`Linger::deadlines`]; a connection stands in every queue whose
+//! deadline applies to it. Must not know of backends, counters or where a connection came from.
+
+use crate::linger::{Linger, Time};
+use slotmap::{Key, KeyData, SlotMap};
+use std::net::TcpStream;
+
+slotmap::new_key_type! {
+    /// Names one entry for good: a later entry in the same place has another key.
+    pub struct Entry;
+}
+
+impl Entry {
+    /// As a number with the top two bits of the lower half free, see [`crate::daemon`].
+    pub fn to_bits(self) -> u64 {
+        self.data().as_ffi()
+    }
+
+    /// From [`to_bits`](Self::to_bits).
+    pub fn from_bits(bits: u64) -> Self {
+        KeyData::from_ffi(bits).into()
+    }
+}
+
+/// An entry's neighbours in one queue; null at the ends, and where it is not in the queue.
+#[derive(Clone, Copy, Default)]
+struct Links {
+    before: Entry,
+    after: Entry,
+}
+
+struct Connection {
+    socket: TcpStream,
+    linger: Linger,
+    links: [Links; Linger::DEADLINES],
+}
+
+/// First and last of one queue.
+#[derive(Clone, Copy, Default)]
+struct Queue {
+    first: Entry,
+    last: Entry,
+}
+
+/// See the module's head.
+#[derive(Default)]
+pub struct Table {
+    slab: SlotMap<Entry, Connection>,
+    queues: [Queue; Linger::DEADLINES],
+}
+
+impl Table {
+    /// How many connections linger.
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// Whether nobody lingers.
+    pub fn is_empty(&self) -> bool {
+        self.slab.is_empty()
+    }
+
+    /// Adds a connection and names it.
+    pub fn insert(&mut self, socket: TcpStream, linger: Linger) -> Entry {
+        let entry = self.slab.insert(Connection { socket, linger, links: Default::default() });
+        for queue in 0..Linger::DEADLINES {
+            self.link(queue, entry);
+        }
+        entry
+    }
+
+    /// The socket of `entry`, or `None` if that connection has gone.
+    pub fn socket(&self, entry: Entry) -> Option<&TcpStream> {
+        self.slab.get(entry).map(|connection| &connection.socket)
+    }
+
+    /// Lets `change` work on `entry`, and puts it where its deadlines now belong. `None` if that
+    /// connection has gone.
+    pub fn update<R>(
+        &mut self,
+        entry: Entry,
+        change: impl FnOnce(&TcpStream, &mut Linger) -> R,
+    ) -> Option<R> {
+        let connection = self.slab.get_mut(entry)?;
+        let before = connection.linger.deadlines();
+        let result = change(&connection.socket, &mut connection.linger);
+        let after = connection.linger.deadlines();
+        for queue in 0..Linger::DEADLINES {
+            if before[queue] != after[queue] {
+                self.unlink(queue, entry);
+                self.link(queue, entry);
+            }
+        }
+        Some(result)
+    }
+
+    /// Takes `entry` out, or returns `None` if that connection has gone.
+    pub fn remove(&mut self, entry: Entry) -> Option<(TcpStream, Linger)> {
+        if !self.slab.contains_key(entry) {
+            return None;
+        }
+        for queue in 0..Linger::DEADLINES {
+            self.unlink(queue, entry);
+        }
+        self.slab.remove(entry).map(|connection| (connection.socket, connection.linger))
+    }
+
+    /// The connection whose next deadline is the nearest, and that deadline: the one that has had
+    /// the most of its linger.
+    pub fn nearest(&self) -> Option<(Entry, Time)> {
+        (0..Linger::DEADLINES)
+            .filter_map(|queue| {
+                let first = self.queues[queue].first;
+                Some((first, self.slab.get(first)?.linger.deadlines()[queue]))
+            })
+            .min_by_key(|&(_, time)| time)
+    }
+
+    fn deadline(&self, queue: usize, entry: Entry) -> Time {
+        self.slab[entry].linger.deadlines()[queue]
+    }
+
+    /// Puts `entry` into `queue` where its deadline belongs. Deadlines are given out in the order
+    /// of time, so that this is the queue's end; the walk only keeps the order right when a clock
+    /// or a rule is odd.
+    fn link(&mut self, queue: usize, entry: Entry) {
+        let deadline = self.deadline(queue, entry);
+        if deadline == Time::NEVER {
+            return;
+        }
+        let mut before = self.queues[queue].last;
+        while !before.is_null() && self.deadline(queue, before) > deadline {
+            before = self.slab[before].links[queue].before;
+        }
+        let after = match self.slab.get(before) {
+            Some(connection) => connection.links[queue].after,
+            None => self.queues[queue].first,
+        };
+        self.slab[entry].links[queue] = Links { before, after };
+        self.join(queue, before, entry);
+        self.join(queue, entry, after);
+    }
+
+    fn unlink(&mut self, queue: usize, entry: Entry) {
+        let Links { before, after } = self.slab[entry].links[queue];
+        if before.is_null() && self.queues[queue].first != entry {
+            return; // it is not in this queue
+        }
+        self.slab[entry].links[queue] = Links::default();
+        self.join(queue, before, after);
+    }
+
+    /// Makes two entries neighbours; null stands for the queue's end on that side.
+    fn join(&mut self, queue: usize, before: Entry, after: Entry) {
+        match self.slab.get_mut(before) {
+            Some(connection) => connection.links[queue].after = after,
+            None => self.queues[queue].first = after,
+        }
+        match self.slab.get_mut(after) {
+            Some(connection) => connection.links[queue].before = before,
+            None => self.queues[queue].last = before,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linger::{Event, Rules};
+    use std::net::TcpListener;
+
+    const RULES: Rules = Rules {
+        idle: std::time::Duration::from_millis(5_000),
+        max: std::time::Duration::from_millis(30_000),
+        limit: std::time::Duration::from_millis(300_000),
+    };
+
+    fn socket() -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        TcpStream::connect(listener.local_addr().unwrap()).unwrap()
+    }
+
+    fn at(ms: u64) -> Time {
+        Time::from_millis(ms)
+    }
+
+    /// Every queue, from both ends: linked both ways, in order, and with just those that belong.
+    fn check(table: &Table) {
+        for queue in 0..Linger::DEADLINES {
+            let mut seen = Vec::new();
+            let mut before = Entry::null();
+            let mut entry = table.queues[queue].first;
+            while let Some(connection) = table.slab.get(entry) {
+                assert_eq!(connection.links[queue].before, before);
+                seen.push(table.deadline(queue, entry));
+                before = entry;
+                entry = connection.links[queue].after;
+            }
+            assert_eq!(table.queues[queue].last, before);
+            assert!(seen.is_sorted(), "queue {queue}: {seen:?}");
+            let belong =
+                table.slab.keys().filter(|&entry| table.deadline(queue, entry) != Time::NEVER).count();
+            assert_eq!(seen.len(), belong);
+        }
+    }
+
+    #[test]
+    fn the_nearest_deadline_is_found_whatever_was_touched() {
+        let mut table = Table::default();
+        let entries: Vec<_> =
+            (0..4).map(|n| table.insert(socket(), Linger::new(at(n * 100), &RULES))).collect();
+        check(&table);
+        assert_eq!(table.nearest(), Some((entries[0], at(5_000))));
+        table.update(entries[0], |_, linger| linger.on(Event::Received, at(400), &RULES));
+        check(&table);
+        assert_eq!(table.nearest(), Some((entries[1], at(5_100))));
+        table.remove(entries[1]).unwrap();
+        check(&table);
+        assert_eq!(table.nearest(), Some((entries[2], at(5_200))));
+    }
+
+    #[test]
+    fn a_name_outlives_its_entry_and_never_means_another() {
+        let mut table = Table::default();
+        let gone = table.insert(socket(), Linger::new(at(0), &RULES));
+        table.remove(gone).unwrap();
+        let next = table.insert(socket(), Linger::new(at(0), &RULES));
+        assert_ne!(gone, next);
+        assert!(table.socket(gone).is_none() && table.remove(gone).is_none());
+        assert!(table.update(gone, |_, _| ()).is_none());
+        assert_eq!(Entry::from_bits(next.to_bits()), next);
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn any_sequence_of_changes_keeps_every_queue_in_order() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut table = Table::default();
+        let mut entries = Vec::new();
+        let mut now = 1_000;
+        for _ in 0..3_000 {
+            // Mostly forward; a step back must not disturb the order either.
+            now = if random.u8(..20) == 0 { now - 50 } else { now + random.u64(..200) };
+            match random.u8(..4) {
+                0 if entries.len() < 50 => entries.push(table.insert(socket(), Linger::new(at(now), &RULES))),
+                1 if !entries.is_empty() => {
+                    table.remove(entries.swap_remove(random.usize(..entries.len()))).unwrap();
+                }
+                _ if !entries.is_empty() => {
+                    let entry = entries[random.usize(..entries.len())];
+                    let event = match random.u8(..4) {
+                        0 => Event::Received,
+                        1 => Event::Unacknowledged(Some(random.u32(..3))),
+                        2 => Event::Acknowledged(Some(std::time::Duration::from_millis(random.u64(..9_000)))),
+                        _ => Event::Quiet,
+                    };
+                    table.update(entry, |_, linger| linger.on(event, at(now), &RULES)).unwrap();
+                }
+                _ => {}
+            }
+            check(&table);
+            let least = entries.iter().flat_map(|&entry| table.slab[entry].linger.deadlines()).min();
+            assert_eq!(table.nearest().map(|(_, time)| time), least);
+        }
+    }
+}

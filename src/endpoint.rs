@@ -6,10 +6,10 @@
 use anyhow::{Context, Result, bail};
 use lingerd_platform::{peer, process};
 use socket2::{Domain, SockAddr, Socket, Type};
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -59,8 +59,9 @@ impl Endpoint {
                     .with_context(|| format!("{}: cannot remove the stale socket", path.display()))?;
             }
         }
-        // Nobody but the owner gets in between bind(2) and chmod(2).
-        let before = process::umask(0o177);
+        // The mode is there from the first moment, and without chmod(2), which would follow whatever
+        // the owner of the directory might put in the socket's place meanwhile.
+        let before = process::umask(!access.mode & 0o777);
         let bound = UnixListener::bind(path);
         process::umask(before);
         let listener = bound.with_context(|| {
@@ -72,11 +73,9 @@ impl Endpoint {
         let made = fs::symlink_metadata(path).with_context(|| path.display().to_string())?;
         let endpoint = Endpoint { listener, path: path.to_owned(), identity: (made.dev(), made.ino()) };
         if access.uid.is_some() || access.gid.is_some() {
-            chown(path, access.uid, access.gid)
+            lchown(path, access.uid, access.gid)
                 .with_context(|| format!("{}: cannot change its owner or group", path.display()))?;
         }
-        fs::set_permissions(path, Permissions::from_mode(access.mode))
-            .with_context(|| format!("{}: cannot set its mode", path.display()))?;
         endpoint.listener.set_nonblocking(true).with_context(|| path.display().to_string())?;
         Ok(endpoint)
     }

@@ -31,13 +31,14 @@ impl PidFile {
         let name = || path.display().to_string();
         let mut retries = 0;
         loop {
-            // O_NOFOLLOW: whoever may write to the directory must not choose what root truncates.
+            // The directory may be the daemon's user's: who has that must not choose what root
+            // truncates (O_NOFOLLOW, one link). And only who may stop the daemon may lock (0600).
             let mut file = OpenOptions::new()
                 .read(true)
                 .write(true)
                 .create(true)
                 .truncate(false)
-                .mode(0o644)
+                .mode(0o600)
                 .custom_flags(process::O_NOFOLLOW)
                 .open(path)
                 .with_context(|| format!("{}: cannot open the pid file", name()))?;
@@ -55,6 +56,9 @@ impl PidFile {
             }
             // The one who had it may have removed it between our open and our lock.
             let ours = file.metadata().with_context(name)?;
+            if !ours.is_file() || ours.nlink() > 1 {
+                bail!("{}: not a plain file with one name; it was left alone", name());
+            }
             if !fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino()))
             {
                 continue;
@@ -75,11 +79,20 @@ impl Drop for PidFile {
     }
 }
 
-/// The id of the daemon that holds the pid file at `path`, or `None` if none does.
+/// A daemon that is running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Its process id, as its pid file says.
+    pub pid: i32,
+    /// Who owns the pid file, and so answers for what it says.
+    pub owner: u32,
+}
+
+/// The daemon that holds the pid file at `path`, or `None` if none does.
 ///
 /// # Errors
 /// What the system says, and a file that is held but has no process id in it.
-pub fn running(path: &Path) -> Result<Option<i32>> {
+pub fn running(path: &Path) -> Result<Option<Running>> {
     let name = || path.display().to_string();
     let mut file = match File::open(path) {
         Ok(file) => file,
@@ -89,8 +102,9 @@ pub fn running(path: &Path) -> Result<Option<i32>> {
     if process::try_lock(&file).with_context(|| format!("{}: cannot lock", name()))? {
         return Ok(None);
     }
+    let owner = file.metadata().with_context(name)?.uid();
     match read(&mut file) {
-        Some(pid) => Ok(Some(pid)),
+        Some(pid) => Ok(Some(Running { pid, owner })),
         None => bail!("{}: locked, but without a process id in it", name()),
     }
 }

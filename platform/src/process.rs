@@ -116,13 +116,21 @@ pub fn drop_privileges(user: &User, gid: u32) -> io::Result<()> {
     check(unsafe { libc::initgroups(name.as_ptr(), gid as _) })?;
     // SAFETY: setgid(2) takes a number. As root it sets all three ids.
     check(unsafe { libc::setgid(gid) })?;
-    // SAFETY: setuid(2) takes a number. As root it sets all three ids.
-    check(unsafe { libc::setuid(user.uid) })?;
+    become_user(user.uid)?;
     // SAFETY: setuid(2) takes a number.
     if user.uid != 0 && unsafe { libc::setuid(0) } == 0 {
         return Err(io::Error::other("the kernel gave root back after setuid"));
     }
     Ok(())
+}
+
+/// Becomes the user with this id, real, effective and saved; the groups stay.
+///
+/// # Errors
+/// What setuid(2) says: EPERM without privilege.
+pub fn become_user(uid: u32) -> io::Result<()> {
+    // SAFETY: setuid(2) takes a number. As root it sets all three ids.
+    check(unsafe { libc::setuid(uid) }).map(drop)
 }
 
 /// Raises the soft limit of open descriptors to the hard one, and returns what is now in force.

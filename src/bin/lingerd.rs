@@ -7,7 +7,7 @@ use lingerd::daemon::{self, Daemon, Room};
 use lingerd::endpoint::Access;
 use lingerd::handoff::HandOff;
 use lingerd::options::{self, Command, Serve};
-use lingerd::pidfile::{self, PidFile};
+use lingerd::pidfile::{self, PidFile, Running};
 use lingerd::{control, logger};
 use lingerd_platform::backend::System;
 use lingerd_platform::detach::detach;
@@ -72,9 +72,16 @@ fn print(text: &str) -> Result<u8> {
 
 fn stop(pidfile: &Path) -> Result<u8> {
     match pidfile::running(pidfile)? {
-        Some(pid) => {
-            process::kill(pid, signals::STOP)
-                .with_context(|| format!("cannot stop the daemon (pid {pid})"))?;
+        Some(Running { pid, owner }) => {
+            let stop = || {
+                // The directory may be the daemon's user's, who could put a pid file of its own
+                // there: root must not signal for it what it could not signal itself.
+                if process::effective_uid() == 0 && owner != 0 {
+                    process::become_user(owner)?;
+                }
+                process::kill(pid, signals::STOP)
+            };
+            stop().with_context(|| format!("cannot stop the daemon (pid {pid})"))?;
             Ok(0)
         }
         None => {
@@ -186,6 +193,9 @@ fn start(options: &Serve, ids: &Ids) -> Result<(Daemon<System>, Option<PidFile>)
         complain(&format!("warning: syslog cannot be reached, it is tried again later: {trouble}"));
     }
     let room = Room::new(limit, options.capacity)?;
+    if process::effective_uid() == 0 {
+        log::warn!("running as root, which is not needed: -u names a user to run as");
+    }
     log::info!("lingerd {} on {}", env!("CARGO_PKG_VERSION"), options.socket.display());
     let daemon = Daemon::new(handoff, control, signals, options.rules, room)?;
     Ok((daemon, pidfile))

@@ -1,0 +1,844 @@
+/*
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
+ * mod_lingerd: lets lingerd(8) do Apache's lingering close.
+ *
+ * A server that closes a connection on which the client may still send has
+ * to half-close it, and to go on reading until the client closes too; else
+ * the kernel answers the late bytes with a reset, and the reset destroys what
+ * the client has not yet read of the response (RFC 9112 section 9.6).  Where
+ * a process or a thread serves one connection at a time, all of it waits for
+ * a client to which it has nothing left to say.  This module passes the
+ * socket to lingerd instead and the worker is free at once.
+ *
+ *     LoadModule lingerd_module modules/mod_lingerd.so
+ *
+ *     LingerdSocket /var/run/lingerd/lingerd.sock
+ *         Where lingerd listens.  Server-wide, for each child keeps a single
+ *         connection to it; not allowed in <VirtualHost>.  A relative path
+ *         is taken from DefaultRuntimeDir.  The path above is the default.
+ *
+ *     Lingerd On|Off
+ *         Whether connections are handed over.  Server-wide or in a
+ *         <VirtualHost>, where it goes by the address on which the
+ *         connection came in.  On by default: loading the module is enough.
+ *
+ * It can only help: whatever goes wrong with lingerd, the worker lingers by
+ * itself as if the module were not there.
+ *
+ * What the module must not know: how long lingerd waits, for what, and what
+ * becomes of a socket.  Nothing ever comes back.
+ *
+ * It is for the MPMs prefork and worker.  The event MPM lingers by itself
+ * without tying up a thread, so there it stands aside.
+ */
+
+/*
+ * Solaris and illumos declare msg_control and the CMSG macros only for X/Open
+ * networking, and leave much else out unless told that extensions are wanted.
+ * This must come before the first header.
+ */
+#if defined(__sun)
+#ifndef _XPG4_2
+#define _XPG4_2
+#endif
+#ifndef __EXTENSIONS__
+#define __EXTENSIONS__
+#endif
+#endif
+
+/* ==== The sender =========================================================
+ *
+ * Version 1 of the hand-off protocol, and nothing of Apache: this part stands
+ * on its own.  A message is the byte 'L' with a connected TCP socket in
+ * SCM_RIGHTS, on a stream that is connected once and kept; there is no reply.
+ *
+ * No function here ever waits.  They keep errno for the caller, and they do
+ * no locking.  SIGPIPE is kept away where the system can do that for a single
+ * call or socket; elsewhere the caller has to ignore it, as servers do.
+ */
+
+#include <sys/types.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifdef MSG_NOSIGNAL
+#define LINGERD_SEND_FLAGS MSG_NOSIGNAL
+#else
+#define LINGERD_SEND_FLAGS 0
+#endif
+
+/** The link to the daemon: one for a process, used by one thread at a time. */
+typedef struct lingerd_sender {
+    /** Where the daemon listens */
+    struct sockaddr_un addr;
+    /** The link, or -1.  Non-blocking and close-on-exec. */
+    int fd;
+    /** Whether connect(2) has succeeded; else it is still under way */
+    int connected;
+    /** When the link was last opened, well or not; never twice a second */
+    time_t tried;
+    /** Why there is no link */
+    int error;
+    /** How many times a link was established */
+    unsigned long links;
+} lingerd_sender;
+
+/** The longest path that fits into a socket's address with its final NUL. */
+#define LINGERD_PATH_MAX (sizeof(((struct sockaddr_un *)0)->sun_path) - 1)
+
+/**
+ * Prepare a sender.  The link is opened by the first hand-over.
+ * @return 0; or -1 with ENAMETOOLONG, and then the sender is not to be used
+ */
+static int lingerd_init(lingerd_sender *s, const char *path)
+{
+    memset(s, 0, sizeof(*s));
+    s->addr.sun_family = AF_UNIX;
+    s->fd = -1;
+    s->tried = (time_t)-1;
+    if (strlen(path) > LINGERD_PATH_MAX) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    memcpy(s->addr.sun_path, path, strlen(path) + 1);
+    return 0;
+}
+
+/** Close the link and remember why; errno is kept. */
+static void lingerd_drop(lingerd_sender *s, int error)
+{
+    int saved = errno;
+
+    if (s->fd >= 0) {
+        close(s->fd);
+    }
+    s->fd = -1;
+    s->connected = 0;
+    s->error = error;
+    errno = saved;
+}
+
+/**
+ * Whether an error only means "not now": the link is good, or soon will be.
+ *
+ * EAGAIN: the daemon is behind with reading, or with accept(2).
+ * ETOOMANYREFS (Linux), EMFILE, ENOBUFS (BSD): too many descriptors on their
+ * way; see unix(7).  EINPROGRESS, EALREADY: connect(2) is under way.
+ */
+static int lingerd_transient(int error)
+{
+    switch (error) {
+    case EAGAIN:
+#if EWOULDBLOCK != EAGAIN
+    case EWOULDBLOCK:
+#endif
+#ifdef ETOOMANYREFS
+    case ETOOMANYREFS:
+#endif
+    case EMFILE:
+    case ENFILE:
+    case ENOBUFS:
+    case ENOMEM:
+    case EINPROGRESS:
+    case EALREADY:
+    case EINTR:
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+/**
+ * Make a socket for the link.
+ *
+ * A program that the server starts must not inherit it.  Without SOCK_CLOEXEC
+ * there is a moment in which another thread's fork(2) lets it slip; such a
+ * system offers nothing better.
+ */
+static int lingerd_socket(void)
+{
+    int fd, flags;
+
+#ifdef SOCK_CLOEXEC
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+#else
+    fd = socket(AF_UNIX, SOCK_STREAM, 0);
+#endif
+    if (fd < 0) {
+        return -1;
+    }
+    flags = fcntl(fd, F_GETFL, 0);
+    if (flags < 0
+        || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0
+#ifndef SOCK_CLOEXEC
+        || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0
+#endif
+        ) {
+        int saved = errno;
+
+        close(fd);
+        errno = saved;
+        return -1;
+    }
+#if !defined(MSG_NOSIGNAL) && defined(SO_NOSIGPIPE)
+    flags = 1;
+    (void)setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &flags, sizeof(flags));
+#endif
+    return fd;
+}
+
+/**
+ * See to it that there is a link.
+ *
+ * A clock of whole seconds will do for "at most once a second", and comparing
+ * for inequality means that no step of the clock can stop the attempts.
+ *
+ * Calling connect(2) again is how one learns what has become of a connect
+ * that was under way: EALREADY, EISCONN, or the reason of its failure.
+ * @return 0, or -1 with errno
+ */
+static int lingerd_open(lingerd_sender *s)
+{
+    if (s->fd < 0) {
+        time_t now = time(NULL);
+
+        if (now == s->tried) {
+            errno = s->error;
+            return -1;
+        }
+        s->tried = now;
+        s->fd = lingerd_socket();
+        if (s->fd < 0) {
+            s->error = errno;
+            return -1;
+        }
+    }
+    if (s->connected) {
+        return 0;
+    }
+    if (connect(s->fd, (struct sockaddr *)&s->addr, sizeof(s->addr)) == 0
+        || errno == EISCONN) {
+        s->connected = 1;
+        s->links++;
+        return 0;
+    }
+    if (errno != EINPROGRESS && errno != EALREADY && errno != EINTR) {
+        lingerd_drop(s, errno);
+    }
+    return -1;
+}
+
+/**
+ * Send one message.
+ *
+ * A message with a single byte goes as a whole or not at all, so there is no
+ * such thing as a descriptor sent by halves.
+ * @return 0, or -1 with errno
+ */
+static int lingerd_send(int fd, int sock)
+{
+    /* unix(7), cmsg(3): the union makes the buffer aligned. */
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct cmsghdr *cmsg;
+    struct msghdr msg;
+    struct iovec iov;
+    char byte = 'L';
+    ssize_t rc;
+
+    iov.iov_base = &byte;
+    iov.iov_len = 1;
+    memset(&control, 0, sizeof(control));
+    memset(&msg, 0, sizeof(msg));
+    msg.msg_iov = &iov;
+    msg.msg_iovlen = 1;
+    msg.msg_control = control.space;
+    msg.msg_controllen = sizeof(control.space);
+    cmsg = CMSG_FIRSTHDR(&msg);
+    cmsg->cmsg_level = SOL_SOCKET;
+    cmsg->cmsg_type = SCM_RIGHTS;
+    cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(cmsg), &sock, sizeof(int));
+
+    do {
+        rc = sendmsg(fd, &msg, LINGERD_SEND_FLAGS);
+    } while (rc < 0 && errno == EINTR);
+    return rc == 1 ? 0 : -1;
+}
+
+/**
+ * Half-close a connection and hand it over.
+ *
+ * The FIN goes out first, so that a daemon that is slow or hung never delays
+ * it: many a client reads until it sees one.  The connection stays untouched
+ * while there is no link.
+ *
+ * A link that turns out to be dead most likely means that the daemon was
+ * restarted, so the same connection is tried once more on a new link.  What
+ * is queued on a link that merely is full will be read in time: it is kept.
+ *
+ * @return 0: the daemon has it, the caller closes its own copy.
+ *
+ * 1: the client has gone meanwhile, the caller closes and nobody lingers.
+ *
+ * -1 with errno: the caller still has it all to itself, and lingers.  If the
+ * daemon is full, or went away this moment, the connection is half-closed
+ * already.  To do so again is harmless on Linux.  On the BSDs it stops the
+ * receiving side too once the client has acknowledged everything, and macOS
+ * refuses it with ENOTCONN: there the linger of these few comes out short.
+ */
+static int lingerd_give(lingerd_sender *s, int sock)
+{
+    int attempt;
+
+    for (attempt = 0; attempt < 2; attempt++) {
+        if (lingerd_open(s) != 0) {
+            return -1;
+        }
+        if (attempt == 0 && shutdown(sock, SHUT_WR) != 0
+            && errno == ENOTCONN) {
+            return 1;
+        }
+        if (lingerd_send(s->fd, sock) == 0) {
+            return 0;
+        }
+        if (lingerd_transient(errno)) {
+            return -1;
+        }
+        lingerd_drop(s, errno);
+    }
+    return -1;
+}
+
+/**
+ * Whether the client has nothing more to send and nothing it sent is unread;
+ * then the caller can close at once and need not hand over anything.
+ *
+ * It is safe even if the client still reads.  close(2) resets a connection
+ * only if received data lie unread or more arrive; the first was just looked
+ * at, and after the client's FIN there are no more.  What is left of the
+ * response in the send buffer the kernel delivers after close(2) as before.
+ *
+ * Without MSG_DONTWAIT this might block, so the answer is no.
+ */
+static int lingerd_client_done(int sock)
+{
+#ifdef MSG_DONTWAIT
+    char byte;
+    ssize_t rc;
+
+    do {
+        rc = recv(sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    } while (rc < 0 && errno == EINTR);
+    return rc == 0 || (rc < 0 && errno == ECONNRESET);
+#else
+    (void)sock;
+    return 0;
+#endif
+}
+
+/* ==== The module ====================================================== */
+
+#include "httpd.h"
+#include "http_config.h"
+#include "http_connection.h"
+#include "http_core.h"
+#include "http_log.h"
+#include "ap_mpm.h"
+#include "apr_atomic.h"
+#include "apr_portable.h"
+#include "apr_shm.h"
+#include "apr_strings.h"
+#include "apr_thread_mutex.h"
+
+#if !AP_MODULE_MAGIC_AT_LEAST(20120211, 55)
+#error "mod_lingerd needs Apache 2.4.19 or newer (hook pre_close_connection)"
+#endif
+
+/** May be set by a packager, with -DLINGERD_SOCKET=... */
+#ifndef LINGERD_SOCKET
+#define LINGERD_SOCKET "/var/run/lingerd/lingerd.sock"
+#endif
+/* A default that does not fit does not compile. */
+typedef char lingerd_default_fits[
+    sizeof(LINGERD_SOCKET) <= LINGERD_PATH_MAX + 1 ? 1 : -1];
+
+/** When to complain about a link on which nothing moves; for a moment that
+ *  is part of a busy day. */
+#define HUNG_AFTER apr_time_from_sec(10)
+
+/** The children together complain at most once in that many seconds. */
+#define COMPLAIN_EVERY 60
+
+/** The name under which something outlives a restart */
+#define RETAINED_KEY "mod_lingerd"
+
+module AP_MODULE_DECLARE_DATA lingerd_module;
+APLOG_USE_MODULE(lingerd);
+
+typedef struct {
+    /** Lingerd On|Off, or -1 for not given */
+    int enabled;
+    /** LingerdSocket; of the main server only */
+    const char *path;
+} lingerd_config;
+
+/** What the last hand-over told about the link */
+typedef enum {
+    LINK_NEW,   /* there was none yet */
+    LINK_UP,    /* it went well */
+    LINK_BUSY,  /* not now; see lingerd_transient() */
+    LINK_DOWN   /* there is no daemon to be reached */
+} link_state;
+
+/** What is worth a line in the log */
+typedef enum {
+    NEWS_NONE,
+    NEWS_CONNECTED,
+    NEWS_RECONNECTED,
+    NEWS_BACK,
+    NEWS_BUSY,
+    NEWS_HUNG,
+    NEWS_LOST,
+    NEWS_DOWN
+} link_news;
+
+/** What the children have in common: how they share one voice */
+typedef struct {
+    /** When one of them complained last, in seconds */
+    apr_uint32_t when;
+    /** Whether that outage goes on, as far as they know */
+    apr_uint32_t outage;
+} link_complaint;
+
+/** All there is to a child.  The parent only sets the complaint. */
+static struct {
+    int active;
+    server_rec *server;
+#if APR_HAS_THREADS
+    /** Guards the sender and what follows; NULL without threads */
+    apr_thread_mutex_t *mutex;
+#endif
+    lingerd_sender sender;
+    link_state state;
+    /** When LINK_BUSY was entered */
+    apr_time_t since;
+    /** sender.links as of the last good hand-over */
+    unsigned long links;
+    /** In memory shared by all children */
+    link_complaint *complaint;
+} child;
+
+/**
+ * Whether to complain.  When lingerd goes away every child notices, and with
+ * MaxConnectionsPerChild there always are new ones to notice again: a single
+ * line for an outage is enough, and not too many if lingerd comes and goes.
+ * A clock set back wraps the difference, which at worst allows another line.
+ */
+static int complain(void)
+{
+    apr_uint32_t now = (apr_uint32_t)apr_time_sec(apr_time_now());
+    apr_uint32_t when = apr_atomic_read32(&child.complaint->when);
+
+    if (apr_atomic_read32(&child.complaint->outage)
+        || now - when < COMPLAIN_EVERY
+        || apr_atomic_cas32(&child.complaint->when, now, when) != when) {
+        return 0;
+    }
+    apr_atomic_set32(&child.complaint->outage, 1);
+    return 1;
+}
+
+/** Whether an outage is over that the log knows of: whoever did complain,
+ *  the first child to get through says so. */
+static int all_clear(void)
+{
+    return apr_atomic_read32(&child.complaint->outage)
+           && apr_atomic_cas32(&child.complaint->outage, 0, 1) == 1;
+}
+
+/**
+ * Take note of how a hand-over went.  The mutex is held.
+ * @param error 0 or the errno of the failure
+ * @param level The level at which to log the news
+ */
+static link_news note_outcome(int error, int *level)
+{
+    link_state old = child.state;
+    link_news news = NEWS_NONE;
+
+    *level = APLOG_INFO;
+    if (!error) {
+        child.state = LINK_UP;
+        if (old != LINK_UP || child.links != child.sender.links) {
+            if (all_clear()) {
+                news = NEWS_BACK;
+                *level = APLOG_NOTICE;
+            }
+            else if (child.links != child.sender.links) {
+                news = child.links ? NEWS_RECONNECTED : NEWS_CONNECTED;
+            }
+            child.links = child.sender.links;
+        }
+    }
+    else if (lingerd_transient(error)) {
+        child.state = LINK_BUSY;
+        if (old != LINK_BUSY) {
+            child.since = apr_time_now();
+            news = NEWS_BUSY;
+            *level = APLOG_DEBUG;
+        }
+        else if (apr_time_now() - child.since >= HUNG_AFTER && complain()) {
+            news = NEWS_HUNG;
+            *level = APLOG_WARNING;
+        }
+    }
+    else {
+        child.state = LINK_DOWN;
+        if (error == EPIPE || error == ECONNRESET) {
+            /* The link was good a moment ago; it is too early to complain. */
+            news = old != LINK_DOWN ? NEWS_LOST : NEWS_NONE;
+        }
+        else if (complain()) {
+            news = NEWS_DOWN;
+            *level = APLOG_WARNING;
+        }
+        else if (old != LINK_DOWN) {
+            news = NEWS_DOWN;
+        }
+    }
+    return news;
+}
+
+static void log_news(link_news news, int level, int error)
+{
+    server_rec *s = child.server;
+    const char *path = child.sender.addr.sun_path;
+
+    switch (news) {
+    case NEWS_NONE:
+        break;
+    case NEWS_CONNECTED:
+        ap_log_error(APLOG_MARK, level, 0, s,
+                     "connected to lingerd at %s", path);
+        break;
+    case NEWS_RECONNECTED:
+        ap_log_error(APLOG_MARK, level, 0, s,
+                     "the link to lingerd at %s was lost and is "
+                     "re-established", path);
+        break;
+    case NEWS_BACK:
+        ap_log_error(APLOG_MARK, level, 0, s,
+                     "lingerd at %s takes connections again", path);
+        break;
+    case NEWS_BUSY:
+        ap_log_error(APLOG_MARK, level, error, s,
+                     "lingerd at %s is busy: lingering here for the moment",
+                     path);
+        break;
+    case NEWS_HUNG:
+        ap_log_error(APLOG_MARK, level, error, s,
+                     "lingerd at %s has not taken a connection for %d seconds:"
+                     " workers linger themselves until it does.  "
+                     "Is it hung, or overloaded?",
+                     path, (int)apr_time_sec(HUNG_AFTER));
+        break;
+    case NEWS_LOST:
+        ap_log_error(APLOG_MARK, level, error, s,
+                     "the link to lingerd at %s was lost: lingering here for "
+                     "the moment", path);
+        break;
+    case NEWS_DOWN:
+        ap_log_error(APLOG_MARK, level, error, s,
+                     "cannot reach lingerd at %s: workers linger themselves "
+                     "until it is there.  Is it running, and may this "
+                     "server's User connect to its socket?", path);
+        break;
+    }
+}
+
+/**
+ * Hand a connection over, and log what is new about the link.
+ *
+ * Nothing waits while the mutex is held: no call of the sender does, and the
+ * log is written after it is released.
+ * @return Whether Apache may close its copy now
+ */
+static int hand_over(int sock)
+{
+    link_news news = NEWS_NONE;
+    int rc, error, level = APLOG_DEBUG;
+
+#if APR_HAS_THREADS
+    if (child.mutex) {
+        apr_thread_mutex_lock(child.mutex);
+    }
+#endif
+    rc = lingerd_give(&child.sender, sock);
+    error = rc < 0 ? errno : 0;
+    if (rc <= 0) {
+        news = note_outcome(error, &level);
+    }
+#if APR_HAS_THREADS
+    if (child.mutex) {
+        apr_thread_mutex_unlock(child.mutex);
+    }
+#endif
+    log_news(news, level, error);
+    return rc >= 0;
+}
+
+/**
+ * The descriptor of a connection if it is one to hand over, or -1.
+ *
+ * The family is the socket's own: mod_remoteip may have set the address in
+ * the conn_rec to what a proxy told it.
+ */
+static int tcp_socket(conn_rec *c)
+{
+    apr_socket_t *csd = ap_get_conn_socket(c);
+    apr_sockaddr_t *peer;
+    apr_os_sock_t sock;
+
+    if (!csd
+        || apr_socket_addr_get(&peer, APR_REMOTE, csd) != APR_SUCCESS
+        || !peer
+        || apr_os_sock_get(&sock, csd) != APR_SUCCESS) {
+        return -1;
+    }
+#if APR_HAVE_IPV6
+    if (peer->family == APR_INET6) {
+        return sock;
+    }
+#endif
+    return peer->family == APR_INET ? sock : -1;
+}
+
+/**
+ * Runs when Apache is about to start its lingering close, as the last of its
+ * kind: the other modules have said goodbye by then.
+ *
+ * All output is flushed here, as Apache would do next, mod_ssl's close_notify
+ * at the end of it.  It may take its time with a slow client, but this is
+ * time that a worker needs in any case: only lingering can be handed over.
+ * Requests whose log lines had to wait for their last byte are logged now,
+ * while c->aborted still tells the truth about the client.
+ *
+ * Afterwards c->aborted is only a message to Apache, that it close its own
+ * copy of the socket now.  With any other outcome Apache goes on, finds
+ * nothing left to flush, and lingers.
+ *
+ * mod_http2 lets no one run after it has said its own goodbye, so that Apache
+ * lingers itself after HTTP/2 on the MPM worker.
+ */
+static int lingerd_pre_close(conn_rec *c)
+{
+    const lingerd_config *conf;
+    int sock;
+
+    /* A stream of HTTP/2 has no socket of its own. */
+    if (!child.active || c->master || c->aborted) {
+        return DECLINED;
+    }
+    conf = ap_get_module_config(c->base_server->module_config,
+                                &lingerd_module);
+    if (!conf->enabled) {       /* -1, not given, is On */
+        return DECLINED;
+    }
+    sock = tcp_socket(c);
+    if (sock < 0) {
+        return DECLINED;
+    }
+
+    ap_flush_conn(c);
+    if (c->aborted) {
+        return DECLINED;
+    }
+    if (lingerd_client_done(sock) || hand_over(sock)) {
+        c->aborted = 1;
+    }
+    return OK;
+}
+
+/** An asynchronous MPM lingers in its listener, at no cost to a thread. */
+static int mpm_is_async(void)
+{
+    int async = 0;
+
+    return ap_mpm_query(AP_MPMQ_IS_ASYNC, &async) == APR_SUCCESS && async;
+}
+
+/** Say once that an asynchronous MPM is in use, and set up the complaint. */
+static int lingerd_post_config(apr_pool_t *p, apr_pool_t *plog,
+                               apr_pool_t *ptemp, server_rec *s)
+{
+    apr_shm_t *shm;
+
+    (void)plog;
+    (void)ptemp;
+
+    /* At startup the configuration is read twice. */
+    if (ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG) {
+        return OK;
+    }
+
+    if (mpm_is_async() && !ap_retained_data_get(RETAINED_KEY)) {
+        ap_retained_data_create(RETAINED_KEY, 1);
+        ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, s,
+                     "mod_lingerd has nothing to do: the MPM %s lingers "
+                     "without tying up a worker", ap_show_mpm());
+    }
+
+    /* Without shared memory each child complains for itself. */
+    if (apr_shm_create(&shm, sizeof(*child.complaint), NULL, p)
+        == APR_SUCCESS) {
+        child.complaint = apr_shm_baseaddr_get(shm);
+        memset(child.complaint, 0, sizeof(*child.complaint));
+    }
+    else {
+        child.complaint = apr_pcalloc(p, sizeof(*child.complaint));
+    }
+    return OK;
+}
+
+/** The link lives as long as the child. */
+static apr_status_t lingerd_child_exit(void *unused)
+{
+    (void)unused;
+    child.active = 0;
+    lingerd_drop(&child.sender, 0);
+    return APR_SUCCESS;
+}
+
+/** Get ready; the first hand-over opens the link, so that neither the start
+ *  nor a child that never needs it depends on lingerd. */
+static void lingerd_child_init(apr_pool_t *p, server_rec *s)
+{
+    lingerd_config *conf = ap_get_module_config(s->module_config,
+                                                &lingerd_module);
+
+    if (mpm_is_async()) {
+        return;
+    }
+#if APR_HAS_THREADS
+    {
+        int threaded = AP_MPMQ_NOT_SUPPORTED;
+        apr_status_t rv;
+
+        if (ap_mpm_query(AP_MPMQ_IS_THREADED, &threaded) == APR_SUCCESS
+            && threaded != AP_MPMQ_NOT_SUPPORTED) {
+            rv = apr_thread_mutex_create(&child.mutex,
+                                         APR_THREAD_MUTEX_DEFAULT, p);
+            if (rv != APR_SUCCESS) {
+                ap_log_error(APLOG_MARK, APLOG_ERR, rv, s,
+                             "no mutex, so this child lingers by itself");
+                return;
+            }
+        }
+    }
+#endif
+    child.server = s;
+    if (lingerd_init(&child.sender, conf->path) == 0) {
+        child.active = 1;
+        apr_pool_cleanup_register(p, NULL, lingerd_child_exit,
+                                  apr_pool_cleanup_null);
+    }
+}
+
+static void *lingerd_create_config(apr_pool_t *p, server_rec *s)
+{
+    lingerd_config *conf = apr_pcalloc(p, sizeof(*conf));
+
+    (void)s;
+    conf->enabled = -1;
+    conf->path = LINGERD_SOCKET;
+    return conf;
+}
+
+/** A virtual host takes over what it does not say itself. */
+static void *lingerd_merge_config(apr_pool_t *p, void *basev, void *addv)
+{
+    lingerd_config *base = basev;
+    lingerd_config *add = addv;
+    lingerd_config *conf = apr_pcalloc(p, sizeof(*conf));
+
+    conf->enabled = add->enabled < 0 ? base->enabled : add->enabled;
+    conf->path = base->path;
+    return conf;
+}
+
+static const char *set_socket(cmd_parms *cmd, void *dummy, const char *arg)
+{
+    lingerd_config *conf = ap_get_module_config(cmd->server->module_config,
+                                                &lingerd_module);
+    const char *error = ap_check_cmd_context(cmd, GLOBAL_ONLY);
+    const char *path;
+
+    (void)dummy;
+    if (error) {
+        return error;
+    }
+    path = ap_runtime_dir_relative(cmd->pool, arg);
+    if (!path) {
+        return apr_pstrcat(cmd->pool, "LingerdSocket: ", arg,
+                           " is not a valid path", NULL);
+    }
+    if (strlen(path) > LINGERD_PATH_MAX) {
+        return apr_psprintf(cmd->pool, "LingerdSocket: %s has %" APR_SIZE_T_FMT
+                            " bytes, but the path of a Unix socket may have no"
+                            " more than %d", path, strlen(path),
+                            (int)LINGERD_PATH_MAX);
+    }
+    conf->path = path;
+    return NULL;
+}
+
+static const char *set_enabled(cmd_parms *cmd, void *dummy, int on)
+{
+    lingerd_config *conf = ap_get_module_config(cmd->server->module_config,
+                                                &lingerd_module);
+
+    (void)dummy;
+    conf->enabled = on;
+    return NULL;
+}
+
+static const command_rec lingerd_commands[] = {
+    AP_INIT_TAKE1("LingerdSocket", set_socket, NULL, RSRC_CONF,
+                  "the path of the socket on which lingerd listens"),
+    AP_INIT_FLAG("Lingerd", set_enabled, NULL, RSRC_CONF,
+                 "whether connections to be closed are handed over to "
+                 "lingerd: On (default) or Off"),
+    { NULL }
+};
+
+static void lingerd_register_hooks(apr_pool_t *p)
+{
+    (void)p;
+    ap_hook_post_config(lingerd_post_config, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_child_init(lingerd_child_init, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_pre_close_connection(lingerd_pre_close, NULL, NULL,
+                                 APR_HOOK_REALLY_LAST);
+}
+
+module AP_MODULE_DECLARE_DATA lingerd_module = {
+    STANDARD20_MODULE_STUFF,
+    NULL,                   /* create per-directory configuration */
+    NULL,                   /* merge per-directory configurations */
+    lingerd_create_config,
+    lingerd_merge_config,
+    lingerd_commands,
+    lingerd_register_hooks,
+#ifdef AP_MODULE_FLAG_NONE
+    AP_MODULE_FLAG_NONE
+#endif
+};

@@ -323,11 +323,11 @@ impl<B: Backend> Daemon<B> {
 
     /// Opens the door again that [`accept`](Self::accept) shut, when its reason has gone.
     fn reopen_door(&mut self) {
+        if self.accept_at.is_some_and(|time| time <= self.now) {
+            self.accept_at = None;
+        }
         let Some(handoff) = &mut self.handoff else { return };
-        if handoff.is_accepting()
-            || handoff.senders() >= self.room.senders()
-            || self.accept_at.is_some_and(|time| time > self.now)
-        {
+        if handoff.is_accepting() || self.accept_at.is_some() || handoff.senders() >= self.room.senders() {
             return;
         }
         self.accept_at = match handoff.open(&mut self.backend) {

@@ -88,17 +88,26 @@ fn connect(facility: Facility) -> syslog::Result<Connection> {
 
 impl Syslog {
     fn log(&mut self, level: Level, message: Arguments<'_>) {
-        if self.connection.is_none() && self.tried.elapsed() >= RETRY_AFTER {
-            self.tried = Instant::now();
-            self.connection = connect(self.facility).ok();
+        // The second time is for a syslog daemon that was restarted, which the first one finds out.
+        for _ in 0..2 {
+            if self.connection.is_none() && self.tried.elapsed() >= RETRY_AFTER {
+                self.tried = Instant::now();
+                self.connection = connect(self.facility).ok();
+            }
+            let dropped = self.dropped;
+            if dropped > 0
+                && self.send(Level::Warn, format_args!("log messages that could not be sent: {dropped}"))
+            {
+                self.dropped = 0;
+            }
+            if self.send(level, message) {
+                return;
+            }
+            if self.connection.is_some() {
+                break; // it is merely slow
+            }
         }
-        let dropped = self.dropped;
-        if dropped > 0 && self.send(Level::Warn, format_args!("{dropped} log messages could not be sent")) {
-            self.dropped -= dropped;
-        }
-        if !self.send(level, message) {
-            self.dropped += 1;
-        }
+        self.dropped += 1;
     }
 
     fn send(&mut self, level: Level, message: Arguments<'_>) -> bool {

@@ -176,6 +176,8 @@ fn check_path(socket: &Path) -> Result<()> {
 /// Binds and opens everything that takes privilege, gives the privilege up, and opens the rest.
 fn start(options: &Serve, ids: &Ids) -> Result<(Daemon<System>, Option<PidFile>)> {
     let uid = ids.user.as_ref().map(|user| user.uid);
+    // Whatever ours was: senders have to get through the socket's directory.
+    process::umask(0o022);
     make_directory(&options.socket, uid)?;
     let pidfile = options.pidfile.as_deref().map(PidFile::create).transpose()?;
     let limit = process::raise_descriptor_limit().context("the limit of open descriptors")?;

@@ -148,6 +148,8 @@ pub struct Daemon<B: Backend> {
     now: Time,
     /// When to let senders in again.
     accept_at: Option<Time>,
+    /// Whether the log has been told that senders have to wait; until half of them have gone.
+    crowded: bool,
     /// When to log the counters: an hour after the first work since they were last logged.
     summary_at: Option<Time>,
     /// Received descriptors on their way to the table; kept for its memory.
@@ -199,6 +201,7 @@ impl<B: Backend> Daemon<B> {
             started: Instant::now(),
             now: Time::from_millis(0),
             accept_at: None,
+            crowded: false,
             summary_at: None,
             descriptors: Vec::with_capacity(fdpass::MAX_DESCRIPTORS),
         })
@@ -327,6 +330,7 @@ impl<B: Backend> Daemon<B> {
             self.accept_at = None;
         }
         let Some(handoff) = &mut self.handoff else { return };
+        self.crowded &= handoff.senders() > self.room.senders() / 2;
         if handoff.is_accepting() || self.accept_at.is_some() || handoff.senders() >= self.room.senders() {
             return;
         }
@@ -343,16 +347,15 @@ impl<B: Backend> Daemon<B> {
             let message = handoff.receive(sender, &mut self.descriptors);
             match message {
                 Message::Nothing => return true,
-                Message::Gone => {
+                Message::Gone | Message::Malformed(_) => {
                     handoff.dismiss(&mut self.backend, sender);
-                    return true;
-                }
-                Message::Malformed(what) => {
-                    handoff.dismiss(&mut self.backend, sender);
-                    self.counters.protocol_errors += 1;
+                    if let Message::Malformed(what) = message {
+                        self.counters.protocol_errors += 1;
+                        warn!("a sender sent {what}; hung up on it");
+                    }
+                    // Some systems deliver descriptors without a byte, with the end of the stream.
                     self.counters.rejected += self.descriptors.len() as u64;
                     self.descriptors.clear();
-                    warn!("a sender sent {what}; hung up on it");
                     return true;
                 }
                 Message::Sockets { truncated } => {
@@ -383,9 +386,6 @@ impl<B: Backend> Daemon<B> {
             return self.reject("no TCP socket");
         }
         let socket = TcpStream::from(descriptor);
-        if let Err(e) = tcp::close_in_background(&socket) {
-            return self.reject(&format!("cannot clear SO_LINGER: {e}"));
-        }
         // The client's end of stream is often there already: then nothing else need be done, as
         // close(2) sends our FIN. A listener, or a socket that was never connected, shows here
         // too, before anything is done to what its sender may still use.
@@ -393,11 +393,15 @@ impl<B: Backend> Daemon<B> {
             Err(e) if e.kind() == ErrorKind::NotConnected => return self.reject("not connected"),
             read => outcome(read, &mut self.counters),
         };
+        // A connect(2) in progress has nobody at the other end yet. One from which bytes came has,
+        // even if it no longer has a peer's address: both sides may have closed by now.
+        if event == Event::Quiet && socket.peer_addr().is_err_and(|e| e.kind() == ErrorKind::NotConnected) {
+            return self.reject("not connected");
+        }
+        if let Err(e) = tcp::close_in_background(&socket) {
+            return self.reject(&format!("cannot clear SO_LINGER: {e}"));
+        }
         if !matches!(event, Event::End | Event::Failed) {
-            // A connect(2) in progress has nobody at the other end yet.
-            if socket.peer_addr().is_err_and(|e| e.kind() == ErrorKind::NotConnected) {
-                return self.reject("not connected");
-            }
             // The sender should have done it. When it fails the connection has just gone, and the
             // next read says so.
             let _ = socket.shutdown(Shutdown::Write);

@@ -233,7 +233,7 @@ impl Linger {
                     self.ask = Time::NEVER;
                     self.max = now + rules.max;
                 } else {
-                    self.ask = now + rules.idle;
+                    self.ask = now + rules.idle.min(rules.max);
                 }
                 if progress { Action::AskWhen } else { self.verdict(now, rules) }
             }

@@ -1,0 +1,197 @@
+//! What the client sees of it all: its whole response, an orderly end, and never a reset.
+
+use crate::support::daemon::Daemon;
+use crate::support::{PATIENCE, during, tcp};
+use lingerd_platform::tcp::unacknowledged;
+use socket2::SockRef;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[test]
+fn the_end_follows_the_response_even_if_the_sender_leaves_its_side_open() {
+    let daemon = Daemon::start(&[]);
+    let (mut client, mut server) = tcp::connection();
+    server.write_all(b"response").unwrap();
+    daemon.sender().hand_over(server);
+    assert_eq!(tcp::read_to_end(&mut client), b"response");
+    daemon.wait_for("lingering=1");
+    drop(client);
+    daemon.finish("closed=1");
+}
+
+#[test]
+fn a_sender_that_half_closes_itself_is_as_welcome() {
+    let daemon = Daemon::start(&[]);
+    let (mut client, mut server) = tcp::connection();
+    server.write_all(b"response").unwrap();
+    server.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(tcp::read_to_end(&mut client), b"response");
+    daemon.sender().hand_over(server);
+    daemon.wait_for("lingering=1");
+    drop(client);
+    daemon.finish("closed=1");
+}
+
+#[test]
+fn late_bytes_are_never_answered_with_a_reset() {
+    let daemon = Daemon::start(&[]);
+    let (mut client, mut server) = tcp::connection();
+    server.write_all(b"response").unwrap();
+    daemon.sender().hand_over(server);
+    assert_eq!(tcp::read_to_end(&mut client), b"response");
+    for written in 1..=20 {
+        client.write_all(b"x").unwrap();
+        daemon.wait_for(&format!("lingering=1 bytes_discarded={written}"));
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "nothing but the end");
+    }
+    drop(client);
+    daemon.finish("closed=1 bytes_discarded=20");
+}
+
+#[test]
+fn late_bytes_before_the_hand_off_do_not_cost_the_response() {
+    let daemon = Daemon::start(&[]);
+    let (mut client, mut server) = tcp::connection();
+    client.write_all(b"a pipelined request").unwrap();
+    tcp::wait_until_readable(&server);
+    server.write_all(b"response").unwrap();
+    daemon.sender().hand_over(server);
+    daemon.wait_for("lingering=1 bytes_discarded=19");
+    assert_eq!(tcp::read_to_end(&mut client), b"response");
+    drop(client);
+    daemon.finish("closed=1 bytes_discarded=19");
+}
+
+#[test]
+fn urgent_data_is_late_data() {
+    let daemon = Daemon::start(&[]);
+    let (mut client, server) = tcp::connection();
+    daemon.sender().hand_over(server);
+    daemon.wait_for("lingering=1");
+    client.write_all(b"ab").unwrap();
+    SockRef::from(&client).send_out_of_band(b"!").unwrap();
+    client.write_all(b"cd").unwrap();
+    // An urgent byte is not part of the stream on every system.
+    crate::support::wait_until("all is read", || daemon.counters()["bytes_discarded"] >= 4);
+    assert_eq!(tcp::read_to_end(&mut client), b"");
+    drop(client);
+    let discarded = daemon.counters()["bytes_discarded"];
+    daemon.finish(&format!("closed=1 bytes_discarded={discarded}"));
+}
+
+#[test]
+fn a_big_response_outlives_the_daemons_patience() {
+    let response = tcp::response(300_000);
+    let daemon = Daemon::start(&["-t", "0.3"]);
+    let (mut client, server) = tcp::connection();
+    hand_over_behind(&daemon, server, &response);
+    daemon.wait_for("idle=1 lingering=0");
+    assert!(tcp::read_to_end(&mut client) == response, "the response was changed");
+    daemon.finish("idle=1");
+}
+
+#[test]
+fn an_abortive_so_linger_of_the_sender_does_not_reset_the_client() {
+    let response = tcp::response(300_000);
+    let daemon = Daemon::start(&["-t", "0.3"]);
+    let (mut client, server) = tcp::connection();
+    SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
+    hand_over_behind(&daemon, server, &response);
+    daemon.wait_for("idle=1 lingering=0");
+    assert!(tcp::read_to_end(&mut client) == response, "the response was changed");
+    daemon.finish("idle=1");
+}
+
+#[test]
+fn a_blocking_so_linger_of_the_sender_does_not_block_the_daemon() {
+    let daemon = Daemon::start(&["-t", "0.3"]);
+    let (client, mut server) = tcp::connection_with_small_window(4096);
+    SockRef::from(&server).set_linger(Some(PATIENCE * 2)).unwrap();
+    server.set_nonblocking(true).unwrap();
+    while server.write(&[0; 65536]).is_ok() {}
+    daemon.sender().hand_over(server);
+    // A close(2) that blocks would come after the counting, and nobody would answer for it.
+    daemon.wait_for("idle=1 lingering=0");
+    daemon.finish("idle=1");
+    drop(client);
+}
+
+#[test]
+fn a_flood_from_one_client_leaves_time_for_the_others() {
+    let daemon = Daemon::start(&[]);
+    let sender = daemon.sender();
+    let (mut flooder, server) = tcp::connection();
+    sender.hand_over(server);
+    let mut flooded = 0;
+    during(
+        || flooded += flooder.write(&[0; 65536]).unwrap(),
+        || {
+            let (clients, servers) = tcp::connections(20);
+            for server in servers {
+                sender.hand_over(server);
+            }
+            daemon.wait_for("lingering=21");
+            drop(clients);
+            daemon.wait_for("lingering=1 closed=20");
+        },
+    );
+    drop(flooder);
+    daemon.finish(&format!("closed=21 bytes_discarded={flooded}"));
+}
+
+#[test]
+fn a_slow_reader_with_late_bytes_gets_its_whole_response() {
+    if unacknowledged(&tcp::connection().1).is_none() {
+        // No skip: on such a system plain timers are all there is, as documented.
+        return println!("this system does not tell what is acknowledged");
+    }
+    // The reader's own pace is the one thing here that depends on the clock. Where the machine
+    // was too busy to let it keep that pace, the daemon was right to call it idle.
+    while !slow_reader_keeps_its_pace() {
+        println!("too busy to read at the right pace; once more");
+    }
+}
+
+/// Returns whether the reader was let read at its pace; if so, it has got its whole response.
+fn slow_reader_keeps_its_pace() -> bool {
+    const IDLE: Duration = Duration::from_secs(1);
+    const PAUSE: Duration = Duration::from_millis(50);
+    const PIECE: usize = 4_000;
+    let response = tcp::response(300_000); // in 75 pieces: it takes almost four times IDLE
+
+    let daemon = Daemon::start(&["-t", "1"]);
+    let (mut client, server) = tcp::connection_with_small_window(16 * 1024);
+    thread::scope(|scope| {
+        scope.spawn(|| hand_over_behind(&daemon, server, &response));
+        let mut got = Vec::new();
+        let mut piece = [0; PIECE];
+        let mut longest = Duration::ZERO;
+        let late = [response.len() / 2, response.len() * 9 / 10];
+        loop {
+            let start = Instant::now();
+            thread::sleep(PAUSE);
+            let read = client.read(&mut piece);
+            longest = longest.max(start.elapsed());
+            match read {
+                Ok(0) => break,
+                Ok(n) => got.extend_from_slice(&piece[..n]),
+                Err(_) if longest >= IDLE / 2 => return false,
+                Err(e) => panic!("{} of {} bytes, then: {e}", got.len(), response.len()),
+            }
+            if late.iter().any(|late| (got.len() - PIECE.min(got.len())..got.len()).contains(late)) {
+                client.write_all(b"x").unwrap();
+            }
+        }
+        assert!(got == response, "{} of {} bytes", got.len(), response.len());
+        true
+    })
+}
+
+/// Writes `response` and hands the connection over, as a server does.
+fn hand_over_behind(daemon: &Daemon, mut server: TcpStream, response: &[u8]) {
+    SockRef::from(&server).set_send_buffer_size(2 * response.len()).unwrap();
+    server.write_all(response).unwrap();
+    daemon.sender().hand_over(server);
+}

@@ -1,0 +1,135 @@
+//! `lingerd -S`: the counters, their forms, and who may ask.
+
+use crate::support::daemon::{Daemon, Ended, Site, run};
+use crate::support::{eventually, is_root, tcp};
+use lingerd_platform::process;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// The documented names, in the documented order.
+const NAMES: [&str; 15] = [
+    "lingering",
+    "peak",
+    "handed_over",
+    "closed",
+    "reset",
+    "idle",
+    "max",
+    "limit",
+    "evicted",
+    "stopped",
+    "rejected",
+    "protocol_errors",
+    "senders",
+    "bytes_discarded",
+    "uptime",
+];
+
+/// A daemon with one connection that lingers, and one that has ended.
+fn busy() -> (Daemon, std::net::TcpStream) {
+    let daemon = Daemon::start(&[]);
+    let (mut clients, servers) = tcp::connections(2);
+    daemon.sender().hand_over_all(&servers);
+    drop(servers);
+    clients.pop();
+    daemon.wait_for("lingering=1 closed=1");
+    (daemon, clients.remove(0))
+}
+
+#[test]
+fn text_is_a_line_a_counter() {
+    let (daemon, client) = busy();
+    let answer = daemon.site.ask("text").stdout;
+    let names: Vec<&str> = answer.lines().filter_map(|line| Some(line.split_once(' ')?.0)).collect();
+    assert_eq!(names, NAMES);
+    assert!(answer.lines().any(|line| line == "handed_over 2"), "{answer}");
+    drop(client);
+    daemon.finish("closed=2");
+}
+
+#[test]
+fn json_is_one_object_with_the_documented_names() {
+    let (daemon, client) = busy();
+    let counters = daemon.counters();
+    let mut names = NAMES;
+    names.sort();
+    assert!(counters.names().eq(names), "{counters:?}");
+    assert_eq!((counters["lingering"], counters["handed_over"]), (1, 2));
+    drop(client);
+    daemon.finish("closed=2");
+}
+
+#[test]
+fn prometheus_has_a_type_for_each_figure() {
+    let (daemon, client) = busy();
+    let answer = daemon.site.ask("prometheus").stdout;
+    for line in ["# TYPE lingerd_closed_total counter", "lingerd_closed_total 1", "lingerd_lingering 1"] {
+        assert!(answer.lines().any(|l| l == line), "no '{line}' in {answer}");
+    }
+    let figures = answer.lines().filter(|line| !line.starts_with('#')).count();
+    assert_eq!(figures, NAMES.len(), "{answer}");
+    drop(client);
+    daemon.finish("closed=2");
+}
+
+#[test]
+fn without_a_daemon_the_exit_code_is_3() {
+    Site::new().ask("text").assert_failed(3, "no lingerd is running");
+}
+
+#[test]
+fn behind_a_killed_daemon_the_exit_code_is_3() {
+    let site = Site::new();
+    site.start(&[]).kill();
+    site.ask("text").assert_failed(3, "no lingerd is running");
+}
+
+#[test]
+fn a_daemon_that_hangs_is_an_error() {
+    let daemon = Daemon::start(&[]);
+    daemon.signal(libc::SIGSTOP);
+    let hung = eventually(|| match daemon.site.ask("text") {
+        Ended { code: Some(0), .. } => Err("waiting until the daemon stands still".to_owned()),
+        answer => Ok(answer),
+    });
+    hung.assert_failed(1, "the daemon does not answer");
+    daemon.signal(libc::SIGCONT);
+    daemon.finish("");
+}
+
+#[test]
+fn who_asks_and_does_not_wait_for_the_answer_does_no_harm() {
+    let daemon = Daemon::start(&[]);
+    for _ in 0..100 {
+        // Refused where the queue is full, which is as good.
+        let _ = UnixStream::connect(daemon.site.control());
+    }
+    daemon.finish("");
+}
+
+#[test]
+fn another_user_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let daemon = Daemon::start(&[]);
+    ask_as_nobody(&daemon.site).assert_failed(1, "only the daemon's user and root may ask");
+    // Where the file's mode does not keep them out, the daemon itself does.
+    fs::set_permissions(daemon.site.control(), Permissions::from_mode(0o666)).unwrap();
+    ask_as_nobody(&daemon.site).assert_failed(1, "no counters in the answer");
+    daemon.finish("");
+}
+
+/// `lingerd -S`, run by the user nobody.
+fn ask_as_nobody(site: &Site) -> Ended {
+    // A copy that nobody can reach, wherever the build directory is.
+    let program = site.path("lingerd");
+    let lingerd = site.lingerd();
+    fs::copy(lingerd.get_program(), &program).unwrap();
+    let nobody = process::user("nobody").unwrap().expect("there is a user nobody");
+    let mut command = Command::new(&program);
+    run(command.args(lingerd.get_args()).arg("-S").current_dir("/").uid(nobody.uid).gid(nobody.gid))
+}

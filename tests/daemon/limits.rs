@@ -1,0 +1,110 @@
+//! Many at once, and too many: the table's limit and that of the descriptors.
+
+use crate::support::daemon::{Daemon, Site, run};
+use crate::support::sender::Sender;
+use crate::support::tcp;
+
+/// Few enough to be short of descriptors, and enough to serve with.
+const FEW: u32 = 64;
+
+#[test]
+fn a_thousand_at_once() {
+    let daemon = Daemon::start(&[]);
+    let sender = daemon.sender();
+    let (clients, servers) = tcp::connections(1_000);
+    for server in servers {
+        sender.hand_over(server);
+    }
+    daemon.wait_for("lingering=1000 peak=1000");
+    drop(clients);
+    daemon.finish("closed=1000");
+}
+
+#[test]
+fn a_full_table_evicts_one_for_each_that_comes() {
+    let daemon = Daemon::start(&["-n", "10"]);
+    let (clients, servers) = tcp::connections(50);
+    daemon.sender().hand_over_all(&servers);
+    drop(servers);
+    daemon.wait_for("lingering=10 evicted=40 peak=10");
+    drop(clients);
+    daemon.finish("closed=10 evicted=40");
+}
+
+#[test]
+fn a_full_table_evicts_nobody_for_one_that_is_at_its_end() {
+    let daemon = Daemon::start(&["-n", "1"]);
+    let sender = daemon.sender();
+    let (mut clients, mut servers) = tcp::connections(2);
+    sender.hand_over(servers.remove(0));
+    daemon.wait_for("lingering=1");
+    drop(clients.pop());
+    tcp::wait_for_end(&servers[0]);
+    sender.hand_over(servers.remove(0));
+    daemon.wait_for("lingering=1 closed=1");
+    drop(clients);
+    daemon.finish("closed=2");
+}
+
+#[test]
+fn short_of_descriptors_nothing_is_lost() {
+    let daemon = Site::new().start_limited(FEW, &[]);
+    let sender = daemon.sender();
+    let (clients, servers) = tcp::connections(100);
+    for server in servers {
+        sender.hand_over(server);
+    }
+    daemon.wait_for("handed_over=100 rejected=0 protocol_errors=0");
+    let lingering = daemon.counters()["lingering"];
+    assert!(lingering > 0);
+    drop(clients);
+    daemon.finish(&format!("closed={lingering} evicted={}", 100 - lingering));
+}
+
+#[test]
+fn a_message_with_more_sockets_than_the_limit_has_room_for_is_counted_and_logged() {
+    let daemon = Site::new().start_limited(FEW, &[]);
+    let sender = daemon.sender();
+    let (clients, servers) = tcp::connections(253);
+    sender.hand_over_all(&servers);
+    drop(servers);
+    daemon.wait_for("protocol_errors=1 senders=1");
+    daemon.wait_for_log("raise the limit");
+    // It goes on, with the rest of that message and with the next.
+    let (lingering, evicted) = (daemon.counters()["lingering"], daemon.counters()["evicted"]);
+    assert!(lingering > 0);
+    drop(clients);
+    daemon.wait_for("lingering=0");
+    let (client, server) = tcp::connection();
+    sender.hand_over(server);
+    drop(client);
+    daemon.finish(&format!("closed={} evicted={evicted} protocol_errors=1", lingering + 1));
+}
+
+#[test]
+fn more_senders_than_the_limit_has_room_for_wait_and_lose_nothing() {
+    let daemon = Site::new().start_limited(FEW, &[]);
+    let (clients, servers) = tcp::connections(40);
+    drop(clients);
+    let senders: Vec<Sender> = servers.iter().map(|_| daemon.sender()).collect();
+    for (sender, server) in senders.iter().zip(servers) {
+        sender.hand_over(server);
+    }
+    daemon.wait_for_log("more have to wait");
+    assert!(daemon.counters()["senders"] < 40);
+    drop(senders);
+    daemon.finish("closed=40");
+}
+
+#[test]
+fn a_limit_on_lingering_beyond_that_of_descriptors_is_cut_with_a_warning() {
+    let daemon = Site::new().start_limited(FEW, &["-n", "1000"]);
+    daemon.wait_for_log("-n 1000 is more than the descriptor limit allows");
+    daemon.finish("");
+}
+
+#[test]
+fn too_low_a_descriptor_limit_is_an_error() {
+    let site = Site::new();
+    run(&mut site.limited(20)).assert_failed(1, "the limit of 20 open descriptors is too low");
+}

@@ -1,0 +1,196 @@
+//! Each reason for which a lingered connection ends, and what is counted then.
+
+use crate::support::daemon::Daemon;
+use crate::support::{during, skip, tcp};
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+use std::thread::sleep;
+use std::time::Duration;
+
+#[test]
+fn end_of_stream_before_the_hand_off_is_closed_and_never_lingers() {
+    let daemon = Daemon::start(&[]);
+    let (client, server) = tcp::connection();
+    drop(client);
+    tcp::wait_for_end(&server);
+    daemon.sender().hand_over(server);
+    daemon.wait_for("closed=1 peak=0");
+    daemon.finish("closed=1");
+}
+
+#[test]
+fn end_of_stream_after_the_hand_off_is_closed() {
+    let daemon = Daemon::start(&[]);
+    let (client, server) = tcp::connection();
+    daemon.sender().hand_over(server);
+    daemon.wait_for("lingering=1 closed=0");
+    drop(client);
+    daemon.wait_for("peak=1");
+    daemon.finish("closed=1");
+}
+
+#[test]
+fn data_and_end_of_stream_before_the_hand_off_is_closed() {
+    let daemon = Daemon::start(&[]);
+    let (mut client, server) = tcp::connection();
+    client.write_all(b"late").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    tcp::wait_for_end(&server);
+    daemon.sender().hand_over(server);
+    daemon.finish("closed=1 bytes_discarded=4");
+}
+
+#[test]
+fn data_and_end_of_stream_before_the_hand_off_is_closed_if_the_sender_has_half_closed_too() {
+    let daemon = Daemon::start(&[]);
+    let (mut client, server) = tcp::connection();
+    server.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(tcp::read_to_end(&mut client), b"");
+    client.write_all(b"late").unwrap();
+    drop(client);
+    tcp::wait_for_end(&server);
+    daemon.sender().hand_over(server);
+    daemon.finish("closed=1 bytes_discarded=4");
+}
+
+#[test]
+fn data_and_end_of_stream_after_the_hand_off_is_closed() {
+    let daemon = Daemon::start(&[]);
+    let (mut client, server) = tcp::connection();
+    daemon.sender().hand_over(server);
+    daemon.wait_for("lingering=1");
+    client.write_all(b"late").unwrap();
+    drop(client);
+    daemon.finish("closed=1 bytes_discarded=4");
+}
+
+#[test]
+fn ipv6_is_lingered_on_too() {
+    let Some((mut client, server)) = tcp::connection_v6() else { return skip("there is no IPv6 here") };
+    let daemon = Daemon::start(&[]);
+    daemon.sender().hand_over(server);
+    assert_eq!(tcp::read_to_end(&mut client), b"");
+    client.write_all(b"late").unwrap();
+    daemon.wait_for("lingering=1 bytes_discarded=4");
+    drop(client);
+    daemon.finish("closed=1 bytes_discarded=4");
+}
+
+#[test]
+fn a_reset_before_the_hand_off_is_reset() {
+    let daemon = Daemon::start(&[]);
+    let (client, server) = tcp::connection();
+    tcp::reset(client);
+    tcp::wait_until_readable(&server);
+    daemon.sender().hand_over(server);
+    daemon.finish("reset=1");
+}
+
+#[test]
+fn a_reset_while_lingering_is_reset() {
+    let daemon = Daemon::start(&[]);
+    let (client, server) = tcp::connection();
+    daemon.sender().hand_over(server);
+    daemon.wait_for("lingering=1");
+    tcp::reset(client);
+    daemon.finish("reset=1");
+}
+
+#[test]
+fn a_silent_client_is_idle() {
+    let daemon = Daemon::start(&["-t", "0.3"]);
+    let (mut client, server) = tcp::connection();
+    daemon.sender().hand_over(server);
+    daemon.wait_for("idle=1 lingering=0");
+    tcp::write_until_gone(&mut client);
+    daemon.finish("idle=1");
+}
+
+#[test]
+fn a_client_that_never_stops_sending_has_its_max() {
+    let daemon = Daemon::start(&["-T", "0.3"]);
+    let (mut client, server) = tcp::connection();
+    daemon.sender().hand_over(server);
+    during(|| drip(&mut client), || daemon.wait_for("max=1 lingering=0"));
+    let discarded = daemon.counters()["bytes_discarded"];
+    daemon.finish(&format!("max=1 bytes_discarded={discarded}"));
+}
+
+#[test]
+fn the_limit_ends_a_silent_client() {
+    let daemon = Daemon::start(&["-D", "0.3"]);
+    let (_client, server) = tcp::connection();
+    daemon.sender().hand_over(server);
+    daemon.finish("limit=1");
+}
+
+#[test]
+fn the_limit_ends_a_client_that_sends() {
+    let daemon = Daemon::start(&["-D", "0.3"]);
+    let (mut client, server) = tcp::connection();
+    daemon.sender().hand_over(server);
+    during(|| drip(&mut client), || daemon.wait_for("limit=1 lingering=0"));
+    let discarded = daemon.counters()["bytes_discarded"];
+    daemon.finish(&format!("limit=1 bytes_discarded={discarded}"));
+}
+
+#[test]
+fn the_one_with_most_of_its_linger_had_is_evicted() {
+    let daemon = Daemon::start(&["-n", "3"]);
+    let sender = daemon.sender();
+    let (mut clients, servers) = tcp::connections(4);
+    let mut servers = servers.into_iter();
+    for (n, server) in servers.by_ref().take(3).enumerate() {
+        sender.hand_over(server);
+        daemon.wait_for(&format!("lingering={}", n + 1));
+    }
+    // The first was the oldest; now the second is.
+    clients[0].write_all(b"x").unwrap();
+    daemon.wait_for("bytes_discarded=1");
+    sender.hand_over(servers.next().unwrap());
+    daemon.wait_for("lingering=3 evicted=1 peak=3");
+    tcp::write_until_gone(&mut clients[1]);
+    for (n, client) in [0, 2, 3].into_iter().enumerate() {
+        clients[client].write_all(b"x").unwrap();
+        daemon.wait_for(&format!("lingering=3 bytes_discarded={}", n + 2));
+    }
+    drop(clients);
+    daemon.finish("closed=3 evicted=1 bytes_discarded=4");
+}
+
+#[test]
+fn told_twice_to_stop_cuts_the_others_off() {
+    let daemon = Daemon::start(&[]);
+    let (clients, servers) = tcp::connections(3);
+    daemon.sender().hand_over_all(&servers);
+    drop(servers);
+    daemon.wait_for("lingering=3");
+    daemon.signal(libc::SIGTERM);
+    daemon.wait_for_log("told to stop");
+    daemon.wait_for("lingering=3 stopped=0");
+    daemon.signal(libc::SIGTERM);
+    let last = daemon.wait_for_good_end();
+    assert_eq!((last["stopped"], last["lingering"], last["handed_over"]), (3, 0, 3));
+    drop(clients);
+}
+
+#[test]
+fn every_late_byte_is_counted_once() {
+    let daemon = Daemon::start(&[]);
+    let (mut client, server) = tcp::connection();
+    client.write_all(&[1; 1_000]).unwrap(); // may be there before the hand-off
+    daemon.sender().hand_over(server);
+    daemon.wait_for("bytes_discarded=1000");
+    client.write_all(&[2; 3_000_000]).unwrap(); // more than one turn takes
+    daemon.wait_for("bytes_discarded=3001000");
+    client.write_all(&[3; 1]).unwrap();
+    drop(client);
+    daemon.finish("closed=1 bytes_discarded=3001001");
+}
+
+/// Sends one byte, and leaves some time between this and the next. When the daemon has hung up,
+/// it fails, as it should.
+fn drip(client: &mut TcpStream) {
+    let _ = client.write(b"x");
+    sleep(Duration::from_millis(5));
+}

@@ -1,0 +1,75 @@
+//! What the integration tests share: a daemon of their own in a directory of its own, senders,
+//! TCP connections, and waiting for what must happen.
+//!
+//! Nothing here measures time. A test waits for a condition, for as long as [`PATIENCE`], and
+//! fails when it does not come; what must *not* end by time gets time-outs of many minutes.
+
+pub mod daemon;
+pub mod sender;
+pub mod tcp;
+
+use std::io::{Write, stderr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Longer than anything takes on a machine that works.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often to look whether a condition holds.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Waits until `attempt` succeeds. Fails the test with its last error when that never happens.
+pub fn eventually<T>(mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    let start = Instant::now();
+    loop {
+        match attempt() {
+            Ok(value) => return value,
+            Err(why) if start.elapsed() > PATIENCE => panic!("gave up after {PATIENCE:?}: {why}"),
+            Err(_) => thread::sleep(LOOK_AGAIN),
+        }
+    }
+}
+
+/// Waits until `condition` holds; `what` says which it is.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    eventually(|| if condition() { Ok(()) } else { Err(format!("waiting until {what}")) });
+}
+
+/// Does `work` over and over in a thread of its own while `meanwhile` runs.
+pub fn during<R>(mut work: impl FnMut() + Send, meanwhile: impl FnOnce() -> R) -> R {
+    /// Ends the work, also when `meanwhile` panics.
+    struct Done<'a>(&'a AtomicBool);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                work();
+            }
+        });
+        let _done = Done(&done);
+        meanwhile()
+    })
+}
+
+/// Says that a test is skipped and why, past the capture of a test's output. It is a failure
+/// where LINGERD_TEST_NO_SKIP is set.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("LINGERD_TEST_NO_SKIP").is_none(), "skipped: {why}");
+    let test = thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(stderr(), "skipped: {test}: {why}");
+}
+
+/// Whether this is root; a test for which it is not returns at once, and is counted as skipped.
+pub fn is_root() -> bool {
+    let root = lingerd_platform::process::effective_uid() == 0;
+    if !root {
+        skip("it needs root");
+    }
+    root
+}

@@ -1,0 +1,103 @@
+//! TCP connections over loopback: the client's end, and the server's, which is to be handed over.
+
+use super::PATIENCE;
+use lingerd_platform::backend::{Backend, Interest, System, Token};
+use socket2::{Domain, SockRef, Socket, Type};
+use std::io::{ErrorKind, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// A connection over IPv4: the client's end and the server's.
+pub fn connection() -> (TcpStream, TcpStream) {
+    connect(&listener(), TcpStream::connect)
+}
+
+/// So many connections.
+pub fn connections(number: usize) -> (Vec<TcpStream>, Vec<TcpStream>) {
+    let listener = listener();
+    (0..number).map(|_| connect(&listener, TcpStream::connect)).unzip()
+}
+
+/// A connection over IPv6, or `None` where the system has none.
+pub fn connection_v6() -> Option<(TcpStream, TcpStream)> {
+    match TcpListener::bind("[::1]:0") {
+        Ok(listener) => Some(connect(&listener, TcpStream::connect)),
+        Err(_) => None,
+    }
+}
+
+/// A connection whose client has room for little more than `bytes` unread.
+pub fn connection_with_small_window(bytes: usize) -> (TcpStream, TcpStream) {
+    connect(&listener(), |address| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_recv_buffer_size(bytes)?;
+        socket.connect(&address.into())?;
+        Ok(socket.into())
+    })
+}
+
+/// A listener that nobody has connected to yet.
+pub fn listener() -> TcpListener {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
+}
+
+fn connect(
+    listener: &TcpListener,
+    how: impl Fn(SocketAddr) -> std::io::Result<TcpStream>,
+) -> (TcpStream, TcpStream) {
+    let client = how(listener.local_addr().unwrap()).unwrap();
+    // No test hangs for ever. The server's end stays as it is: the daemon is to take it untouched.
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_write_timeout(Some(PATIENCE)).unwrap();
+    (client, listener.accept().unwrap().0)
+}
+
+/// Closes `client` with a reset in place of an end of stream.
+pub fn reset(client: TcpStream) {
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// Waits until the other side's end of stream is there, and leaves all unread.
+pub fn wait_for_end(socket: &TcpStream) {
+    let mut buffer = [MaybeUninit::uninit(); 4096]; // more than is ever there
+    SockRef::from(socket).recv_with_flags(&mut buffer, libc::MSG_PEEK | libc::MSG_WAITALL).unwrap();
+}
+
+/// Waits until something has happened to `socket`, an error too, and leaves it to be told again.
+pub fn wait_until_readable(socket: &TcpStream) {
+    assert!(is_ready(socket, Interest::Read, PATIENCE), "nothing happened to the socket");
+}
+
+/// Whether `socket` is, or becomes within `patience`, one that can be read from or written to.
+pub fn is_ready(socket: &impl AsFd, interest: Interest, patience: Duration) -> bool {
+    let mut ready = Vec::new();
+    let mut backend = System::new().unwrap();
+    backend.add(socket.as_fd(), Token(0), interest).unwrap();
+    backend.wait(&mut ready, Some(patience)).unwrap();
+    !ready.is_empty()
+}
+
+/// Everything up to the end of the stream, which must be an end and no reset.
+pub fn read_to_end(client: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    client.read_to_end(&mut bytes).expect("the response was cut short");
+    bytes
+}
+
+/// Writes one byte after the other until the connection is gone.
+pub fn write_until_gone(client: &mut TcpStream) {
+    super::wait_until("the connection is gone", || match client.write(b"x") {
+        Ok(_) => false,
+        Err(e) => {
+            assert!(matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{e}");
+            true
+        }
+    });
+}
+
+/// A response of `size` bytes, in which every missing or misplaced piece shows.
+pub fn response(size: usize) -> Vec<u8> {
+    (0..size).map(|n| (n / 251 + n) as u8).collect()
+}

@@ -1,0 +1,223 @@
+//! Clients of Apache that keep their end of the connection open until they are dropped.
+//!
+//! What is not a whole response panics.
+
+use crate::support::PATIENCE;
+use socket2::{Domain, Socket, Type};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::{Condvar, Mutex};
+use std::thread;
+
+/// A response, and the connection on which it came: the server has ended its side, we have not.
+pub struct Held {
+    pub head: String,
+    pub body: Vec<u8>,
+    pub socket: TcpStream,
+}
+
+/// Connects; no test hangs for ever.
+pub fn connect(address: SocketAddr) -> TcpStream {
+    bounded(TcpStream::connect(address).unwrap())
+}
+
+/// Connects with room for little more than `bytes` unread.
+pub fn connect_with_small_window(address: SocketAddr, bytes: usize) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(bytes).unwrap();
+    socket.connect(&address.into()).unwrap();
+    bounded(socket.into())
+}
+
+fn bounded(socket: TcpStream) -> TcpStream {
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_write_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// A request after which the server closes.
+pub fn request(path: &str) -> String {
+    format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")
+}
+
+/// A request to upload `bytes`, and with it all of them.
+pub fn upload(path: &str, bytes: usize) -> Vec<u8> {
+    let head = format!("POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {bytes}\r\n\r\n");
+    let mut all = head.into_bytes();
+    all.resize(all.len() + bytes, b'u');
+    all
+}
+
+/// Gets `path` on a new connection. It has to be there.
+pub fn get(address: SocketAddr, path: &str) -> Held {
+    let held = exchange(connect(address), request(path).as_bytes());
+    assert!(held.head.contains(" 200 "), "{path}: {}", held.head);
+    held
+}
+
+/// Sends all of `request`, and only then reads, up to the end of the stream.
+pub fn exchange(mut socket: TcpStream, request: &[u8]) -> Held {
+    socket.write_all(request).expect("the request was cut short");
+    let mut bytes = Vec::new();
+    socket.read_to_end(&mut bytes).expect("the response was cut short");
+    let (head, body) = split(&bytes);
+    Held { head, body, socket }
+}
+
+/// Head and body; both have to be whole.
+fn split(response: &[u8]) -> (String, Vec<u8>) {
+    let end = response.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+    let end = end.unwrap_or_else(|| panic!("no response in {} bytes", response.len()));
+    let head = String::from_utf8(response[..end].to_vec()).unwrap();
+    let body = response[end + 4..].to_vec();
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+    if let Some(length) = length {
+        assert_eq!(body.len().to_string(), length, "the response was cut short");
+    }
+    (head, body)
+}
+
+/// What the type of a TLS record may be, RFC 5246 section 6.2.1.
+pub mod record {
+    pub const ALERT: u8 = 21;
+    pub const APPLICATION_DATA: u8 = 23;
+}
+
+/// The types of the records in a stream, fed in any pieces.
+#[derive(Default)]
+struct Records {
+    types: Vec<u8>,
+    header: Vec<u8>,
+    /// What is left of the record that has begun.
+    left: usize,
+}
+
+impl Records {
+    fn feed(&mut self, mut bytes: &[u8]) {
+        while let Some(&byte) = bytes.first() {
+            if self.left > 0 {
+                let taken = self.left.min(bytes.len());
+                self.left -= taken;
+                bytes = &bytes[taken..];
+                continue;
+            }
+            self.header.push(byte);
+            bytes = &bytes[1..];
+            if let [kind, _, _, high, low] = self.header[..] {
+                self.types.push(kind);
+                self.left = usize::from(u16::from_be_bytes([high, low]));
+                self.header.clear();
+            }
+        }
+    }
+}
+
+/// The same over TLS, and what kinds of records the server sent.
+pub struct HeldTls {
+    pub held: Held,
+    pub records: Vec<u8>,
+}
+
+/// Lets `openssl s_client` send `request` and read the response, through a relay that looks at the
+/// records and keeps the connection to the server open afterwards. `options` are s_client's.
+///
+/// Nothing of the response is read before the client has sent `first` bytes of application data;
+/// unless that is 0 it takes TLS 1.2, where the end of the handshake can be seen from outside.
+pub fn exchange_tls(server: SocketAddr, options: &[&str], request: &[u8], first: usize) -> HeldTls {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-quiet", "-connect"])
+        .arg(listener.local_addr().unwrap().to_string())
+        .args(options)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let inside = bounded(listener.accept().unwrap().0);
+    let outside = connect(server);
+    let mut stdin = client.stdin.take().unwrap();
+    let gate = Gate::default();
+
+    let (plain, records) = thread::scope(|scope| {
+        // It may be told that nobody listens any more; its end is to stay open.
+        let sender = scope.spawn(move || {
+            let _ = stdin.write_all(request).and_then(|()| stdin.flush());
+            stdin
+        });
+        scope.spawn(|| relay_up(&inside, &outside, &gate, first));
+        let receiver = scope.spawn(|| relay_down(&outside, &inside, &gate));
+        let output = client.wait_with_output().unwrap();
+        drop(sender.join().unwrap());
+        // What is sent to a client that has gone goes nowhere, but the relay has to end.
+        let _ = inside.shutdown(Shutdown::Both);
+        (output.stdout, receiver.join().unwrap().expect("the response was cut short"))
+    });
+    let (head, body) = split(&plain);
+    HeldTls { held: Held { head, body, socket: outside }, records }
+}
+
+/// Keeps the response away from a client that is still sending.
+#[derive(Default)]
+struct Gate {
+    shut: Mutex<bool>,
+    opens: Condvar,
+}
+
+impl Gate {
+    fn shut(&self) {
+        *self.shut.lock().unwrap() = true;
+    }
+
+    fn open(&self) {
+        *self.shut.lock().unwrap() = false;
+        self.opens.notify_all();
+    }
+
+    fn pass(&self) {
+        drop(self.opens.wait_while(self.shut.lock().unwrap(), |shut| *shut).unwrap());
+    }
+}
+
+/// From the client to the server, up to the client's end.
+fn relay_up(mut from: &TcpStream, mut to: &TcpStream, gate: &Gate, first: usize) {
+    let mut records = Records::default();
+    let mut sent = 0;
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(bytes @ 1..) = from.read(&mut buffer) {
+        records.feed(&buffer[..bytes]);
+        if records.types.contains(&record::APPLICATION_DATA) {
+            // Shut before the server can have an answer.
+            if sent == 0 && first > 0 {
+                gate.shut();
+            }
+            sent += bytes;
+        }
+        if to.write_all(&buffer[..bytes]).is_err() {
+            break; // seen from the other direction, too
+        }
+        if sent >= first {
+            gate.open();
+        }
+    }
+    gate.open();
+}
+
+/// From the server to the client, up to the server's end; returns the types of the records.
+fn relay_down(mut from: &TcpStream, mut to: &TcpStream, gate: &Gate) -> io::Result<Vec<u8>> {
+    let mut records = Records::default();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        // What is only looked at still counts as unread.
+        from.peek(&mut [0])?;
+        gate.pass();
+        let bytes = from.read(&mut buffer)?;
+        if bytes == 0 {
+            let _ = to.shutdown(Shutdown::Write); // the client may have left first
+            return Ok(records.types);
+        }
+        records.feed(&buffer[..bytes]);
+        let _ = to.write_all(&buffer[..bytes]);
+    }
+}

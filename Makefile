@@ -28,21 +28,23 @@ bench:
 	@sh ci/packages
 	@$(CARGO) bench --quiet --locked --bench apache
 
-# Installs what 'make' has built, so that it needs no Rust and can run as root.
+# Installs what 'make' has built, so that it needs no Rust and can run as root. Each file is put in
+# place by a rename: a program that runs keeps its old one, where a copy would write into it.
 install:
 	@test -x target/release/lingerd || { echo "nothing built yet: run 'make' first" >&2; exit 1; }
 	mkdir -p $(DESTDIR)$(SBINDIR) $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man8
-	cp target/release/lingerd $(DESTDIR)$(SBINDIR)/lingerd
-	cp target/release/ablinger $(DESTDIR)$(BINDIR)/ablinger
-	chmod 755 $(DESTDIR)$(SBINDIR)/lingerd $(DESTDIR)$(BINDIR)/ablinger
-	cp man/ablinger.1 $(DESTDIR)$(MANDIR)/man1/ablinger.1
-	cp man/lingerd.8 $(DESTDIR)$(MANDIR)/man8/lingerd.8
-	chmod 644 $(DESTDIR)$(MANDIR)/man1/ablinger.1 $(DESTDIR)$(MANDIR)/man8/lingerd.8
 	mkdir -p $(DESTDIR)$(RUNDIR)
-	@if test -f apache-2.4/.libs/mod_lingerd.so; then \
-	  modules=$(DESTDIR)`$(APXS) -q LIBEXECDIR` && set -x && mkdir -p "$$modules" && \
-	  cp apache-2.4/.libs/mod_lingerd.so "$$modules/mod_lingerd.so" && \
-	  chmod 644 "$$modules/mod_lingerd.so"; \
+	@put() { \
+	  echo "$$2 -> $$3" && cp "$$2" "$$3.new" && chmod "$$1" "$$3.new" && mv -f "$$3.new" "$$3"; \
+	}; set -e; \
+	put 755 target/release/lingerd $(DESTDIR)$(SBINDIR)/lingerd; \
+	put 755 target/release/ablinger $(DESTDIR)$(BINDIR)/ablinger; \
+	put 644 man/ablinger.1 $(DESTDIR)$(MANDIR)/man1/ablinger.1; \
+	put 644 man/lingerd.8 $(DESTDIR)$(MANDIR)/man8/lingerd.8; \
+	if test -f apache-2.4/.libs/mod_lingerd.so; then \
+	  modules=$(DESTDIR)`$(APXS) -q LIBEXECDIR`; \
+	  mkdir -p "$$modules"; \
+	  put 644 apache-2.4/.libs/mod_lingerd.so "$$modules/mod_lingerd.so"; \
 	else echo "mod_lingerd was not built and is not installed"; fi
 
 uninstall:

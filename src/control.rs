@@ -9,17 +9,20 @@ use crate::stats::Snapshot;
 use anyhow::{Context, Result};
 use lingerd_platform::{peer, process};
 use std::ffi::OsString;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is appended to the hand-off socket's path.
 const SUFFIX: &str = ".ctl";
 
 /// How long `lingerd -S` waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// More than any answer has.
+const ANSWER_BYTES: usize = 64 * 1024;
 
 /// How many are answered in one turn of the daemon's loop.
 const BUDGET: usize = 8;
@@ -87,10 +90,28 @@ pub fn query(socket: &Path) -> Result<Option<Snapshot>> {
             return Err(e).with_context(|| format!("{}: cannot connect{hint}", path.display()));
         }
     };
-    let mut text = String::new();
-    link.set_nonblocking(false)
-        .and_then(|()| link.set_read_timeout(Some(PATIENCE)))
-        .and_then(|()| link.read_to_string(&mut text))
-        .with_context(|| format!("{}: the daemon does not answer", path.display()))?;
+    let text =
+        read_answer(&mut link).with_context(|| format!("{}: the daemon does not answer", path.display()))?;
     text.parse().map(Some).map_err(anyhow::Error::msg).with_context(|| path.display().to_string())
+}
+
+/// Reads to the end, within [`PATIENCE`] in all: whoever may be at the other end of a socket in the
+/// daemon's directory must not be able to hold root up.
+fn read_answer(link: &mut UnixStream) -> io::Result<String> {
+    let mut answer = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    link.set_nonblocking(false)?;
+    while answer.len() < ANSWER_BYTES {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        link.set_read_timeout(Some(left))?;
+        let mut piece = [0; 4096];
+        match link.read(&mut piece)? {
+            0 => break,
+            n => answer.extend_from_slice(&piece[..n]),
+        }
+    }
+    String::from_utf8(answer).map_err(io::Error::other)
 }

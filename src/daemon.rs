@@ -3,6 +3,7 @@
 //! It decides who is served next and how much of it (budgets, room for descriptors), and nothing
 //! about lingering itself: that is [`crate::linger`]'s.
 
+use crate::closer::Closer;
 use crate::control::Control;
 use crate::handoff::{HandOff, Message, Sender};
 use crate::linger::{Action, Event, Linger, Reason, Rules, Time};
@@ -15,6 +16,7 @@ use lingerd_platform::signals::Signals;
 use lingerd_platform::{fdpass, tcp};
 use log::{debug, info, warn};
 use slotmap::{Key, KeyData};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::{Shutdown, TcpStream};
@@ -26,6 +28,10 @@ use std::time::{Duration, Instant};
 const READ_BUDGET: usize = 4;
 /// Messages of one sender in one turn.
 const MESSAGE_BUDGET: usize = 64;
+/// Messages of one sender that are read when it is parted with: more than a socket's queue holds.
+const PARTING_BUDGET: usize = 4096;
+/// Refused descriptors that may wait to be closed before their sender is hung up on.
+const CLOSING: usize = fdpass::MAX_DESCRIPTORS;
 /// Senders let in in one turn.
 const ACCEPT_BUDGET: usize = 64;
 /// How long a turn waits for more to do before it starts, as a network card moderates its
@@ -82,6 +88,38 @@ fn sender_token(sender: Sender) -> Token {
     Source::Sender(sender).token()
 }
 
+/// A warning that may have a cause without end: at most one a minute is logged.
+#[derive(Default)]
+struct Warning {
+    next: Option<Time>,
+    kept_back: u64,
+}
+
+impl Warning {
+    const EVERY: Duration = Duration::from_secs(60);
+
+    fn warn(&mut self, now: Time, message: fmt::Arguments<'_>) {
+        if self.next.is_some_and(|next| now < next) {
+            self.kept_back += 1;
+            return;
+        }
+        self.next = Some(now + Self::EVERY);
+        match std::mem::take(&mut self.kept_back) {
+            0 => warn!("{message}"),
+            others => warn!("{message} (and {others} like it before)"),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Said {
+    closing: Warning,
+    malformed: Warning,
+    truncated: Warning,
+    door: Warning,
+    backend: Warning,
+}
+
 /// How the process's descriptors are shared out.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
@@ -121,7 +159,7 @@ impl Room {
         Ok(Room { descriptors: descriptors - message, message, wanted })
     }
 
-    /// How many connections may linger beside so many senders.
+    /// How many connections may linger beside so many senders (and descriptors that are still to be closed).
     fn connections(&self, senders: usize) -> usize {
         let left = self.descriptors.saturating_sub(senders);
         self.wanted.map_or(left, |wanted| wanted.min(left))
@@ -148,8 +186,9 @@ pub struct Daemon<B: Backend> {
     now: Time,
     /// When to let senders in again.
     accept_at: Option<Time>,
-    /// Whether the log has been told that senders have to wait; until half of them have gone.
-    crowded: bool,
+    /// What a hostile or unlucky sender could fill the log with.
+    said: Said,
+    closer: Closer,
     /// When to log the counters: an hour after the first work since they were last logged.
     summary_at: Option<Time>,
     /// Received descriptors on their way to the table; kept for its memory.
@@ -201,7 +240,8 @@ impl<B: Backend> Daemon<B> {
             started: Instant::now(),
             now: Time::from_millis(0),
             accept_at: None,
-            crowded: false,
+            said: Said::default(),
+            closer: Closer::default(),
             summary_at: None,
             descriptors: Vec::with_capacity(fdpass::MAX_DESCRIPTORS),
         })
@@ -302,20 +342,24 @@ impl<B: Backend> Daemon<B> {
     fn accept(&mut self) {
         for _ in 0..ACCEPT_BUDGET {
             let Some(handoff) = &mut self.handoff else { return };
-            if handoff.senders() >= self.room.senders() {
-                warn!(
-                    "{} senders: more have to wait, the descriptor limit is too low for them",
-                    handoff.senders()
-                );
-                return handoff.pause(&mut self.backend);
-            }
             match handoff.accept(&mut self.backend, sender_token) {
-                Ok(_) => self.make_room(0),
+                Ok(_) => {
+                    if handoff.senders() > self.room.senders() {
+                        // It makes room for one with something to say, and comes again when it has.
+                        if let Some(sender) = handoff.most_silent() {
+                            self.part_with(sender);
+                        }
+                    }
+                    self.make_room(0);
+                }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 // The one who waited has gone again.
                 Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(e) => {
-                    warn!("cannot let a sender in: {e}; trying again in a second");
+                    self.said.door.warn(
+                        self.now,
+                        format_args!("cannot let a sender in: {e}; trying again in a second"),
+                    );
                     handoff.pause(&mut self.backend);
                     self.accept_at = Some(self.now + ACCEPT_AGAIN);
                     return;
@@ -330,8 +374,7 @@ impl<B: Backend> Daemon<B> {
             self.accept_at = None;
         }
         let Some(handoff) = &mut self.handoff else { return };
-        self.crowded &= handoff.senders() > self.room.senders() / 2;
-        if handoff.is_accepting() || self.accept_at.is_some() || handoff.senders() >= self.room.senders() {
+        if handoff.is_accepting() || self.accept_at.is_some() {
             return;
         }
         self.accept_at = match handoff.open(&mut self.backend) {
@@ -347,24 +390,28 @@ impl<B: Backend> Daemon<B> {
             let message = handoff.receive(sender, &mut self.descriptors);
             match message {
                 Message::Nothing => return true,
-                Message::Gone | Message::Malformed(_) => {
+                Message::Gone => {
                     handoff.dismiss(&mut self.backend, sender);
-                    if let Message::Malformed(what) = message {
-                        self.counters.protocol_errors += 1;
-                        warn!("a sender sent {what}; hung up on it");
-                    }
-                    // Some systems deliver descriptors without a byte, with the end of the stream.
-                    self.counters.rejected += self.descriptors.len() as u64;
-                    self.descriptors.clear();
+                    self.refuse_all(); // some systems deliver descriptors with the end of the stream
+                    return true;
+                }
+                Message::Malformed(what) => {
+                    self.counters.protocol_errors += 1;
+                    self.said.malformed.warn(self.now, format_args!("a sender sent {what}; hung up on it"));
+                    self.refuse_all();
+                    self.hang_up(sender);
                     return true;
                 }
                 Message::Sockets { truncated } => {
                     if truncated {
                         self.counters.protocol_errors += 1;
-                        warn!(
-                            "a message with more sockets than the descriptor limit has room for: \
-                             {} of them arrived, the system closed the others; raise the limit",
-                            self.descriptors.len()
+                        let arrived = self.descriptors.len();
+                        self.said.truncated.warn(
+                            self.now,
+                            format_args!(
+                                "a message with more sockets than the descriptor limit has room for: \
+                                 {arrived} of them arrived, the system closed the others; raise the limit"
+                            ),
                         );
                     }
                     // Taken out for the time of the loop, as both it and `self` are needed.
@@ -373,33 +420,72 @@ impl<B: Backend> Daemon<B> {
                         self.admit(descriptor);
                     }
                     self.descriptors = descriptors;
+                    if self.closer.waiting() > CLOSING {
+                        self.said.closing.warn(
+                            self.now,
+                            format_args!("a sender sent more files than can be closed; hung up on it"),
+                        );
+                        self.hang_up(sender);
+                        return true;
+                    }
                 }
             }
         }
         false
     }
 
+    /// Hangs up on a sender that cannot be believed, and refuses what it has still sent: the kernel,
+    /// left to close that by itself, could be made to wait.
+    fn hang_up(&mut self, sender: Sender) {
+        let Some(handoff) = &self.handoff else { return };
+        handoff.silence(sender);
+        for _ in 0..PARTING_BUDGET {
+            let Some(handoff) = &mut self.handoff else { return };
+            if self.closer.waiting() > CLOSING {
+                break;
+            }
+            match handoff.receive(sender, &mut self.descriptors) {
+                Message::Sockets { .. } | Message::Malformed(_) => self.refuse_all(),
+                Message::Nothing | Message::Gone => break,
+            }
+        }
+        if let Some(handoff) = &mut self.handoff {
+            handoff.dismiss(&mut self.backend, sender);
+        }
+    }
+
+    /// Takes over what a sender has sent so far, and parts with it. On a system on which it can
+    /// still talk meanwhile it must not be able to stay for ever.
+    fn part_with(&mut self, sender: Sender) {
+        if let Some(handoff) = &self.handoff {
+            handoff.silence(sender);
+        }
+        self.receive(sender, PARTING_BUDGET);
+        if let Some(handoff) = &mut self.handoff {
+            handoff.dismiss(&mut self.backend, sender);
+        }
+    }
+
     /// Takes one descriptor over.
     fn admit(&mut self, descriptor: OwnedFd) {
         self.summary_at.get_or_insert(self.now + SUMMARY_EVERY);
         if !tcp::is_tcp(&descriptor) {
-            return self.reject("no TCP socket");
+            return self.refuse(descriptor, "no TCP socket");
         }
         let socket = TcpStream::from(descriptor);
         // The client's end of stream is often there already: then nothing else need be done, as
         // close(2) sends our FIN. A listener, or a socket that was never connected, shows here
         // too, before anything is done to what its sender may still use.
         let event = match tcp::discard(&socket) {
-            Err(e) if e.kind() == ErrorKind::NotConnected => return self.reject("not connected"),
+            Err(e) if e.kind() == ErrorKind::NotConnected => {
+                return self.refuse(socket.into(), "not connected");
+            }
             read => outcome(read, &mut self.counters),
         };
         // A connect(2) in progress has nobody at the other end yet. One from which bytes came has,
         // even if it no longer has a peer's address: both sides may have closed by now.
         if event == Event::Quiet && socket.peer_addr().is_err_and(|e| e.kind() == ErrorKind::NotConnected) {
-            return self.reject("not connected");
-        }
-        if let Err(e) = tcp::close_in_background(&socket) {
-            return self.reject(&format!("cannot clear SO_LINGER: {e}"));
+            return self.refuse(socket.into(), "not connected");
         }
         if !matches!(event, Event::End | Event::Failed) {
             // The sender should have done it. When it fails the connection has just gone, and the
@@ -419,24 +505,41 @@ impl<B: Backend> Daemon<B> {
                 self.counters.peak = self.counters.peak.max(lingering);
                 if let Err(e) = added {
                     // The kernel has no memory for it. It stays: its deadlines read and close it.
-                    warn!("cannot wait for a connection: {e}");
+                    self.said.backend.warn(self.now, format_args!("cannot wait for a connection: {e}"));
                 }
             }
         }
     }
 
-    fn reject(&mut self, why: &str) {
+    /// Closes a descriptor that is none to linger on, and counts it.
+    fn refuse(&mut self, descriptor: OwnedFd, why: &str) {
         self.counters.rejected += 1;
         debug!("refused a descriptor: {why}");
+        if tcp::is_tcp(&descriptor) {
+            let socket = TcpStream::from(descriptor);
+            // A socket that is not connected has nothing to wait for, and may be in use elsewhere.
+            if socket.peer_addr().is_ok() {
+                tcp::close_in_background(&socket);
+            }
+            return;
+        }
+        self.closer.close(descriptor);
+    }
+
+    /// Refuses what came with a message that is none.
+    fn refuse_all(&mut self) {
+        while let Some(descriptor) = self.descriptors.pop() {
+            self.refuse(descriptor, "sent with a malformed message");
+        }
     }
 
     /// Ends connections until `more` can linger.
     fn make_room(&mut self, more: usize) {
         let senders = self.handoff.as_ref().map_or(0, HandOff::senders);
-        let capacity = self.room.connections(senders);
+        let capacity = self.room.connections(senders + self.closer.waiting());
         while self.table.len() + more > capacity {
-            match self.table.nearest() {
-                Some((entry, _)) => self.close(entry, Reason::Evicted),
+            match self.table.oldest() {
+                Some(entry) => self.close(entry, Reason::Evicted),
                 None => return,
             }
         }
@@ -456,16 +559,20 @@ impl<B: Backend> Daemon<B> {
     /// event, and nothing happens.
     fn step(&mut self, entry: Entry, event: Event) {
         let (now, rules, counters) = (self.now, &self.rules, &mut self.counters);
+        let before = counters.bytes_discarded;
         let action =
             self.table.update(entry, |socket, linger| drive(socket, linger, event, now, rules, counters));
         match action {
             Some(Action::Close(reason)) => self.close(entry, reason),
             Some(_) if event == Event::Readable => {
                 let Some(socket) = self.table.socket(entry) else { return };
-                if let Err(e) =
-                    self.backend.rearm(socket.as_fd(), Source::Connection(entry).token(), Interest::Read)
-                {
-                    warn!("cannot wait for a connection: {e}"); // its deadlines read and close it
+                if self.counters.bytes_discarded == before {
+                    tcp::drain_errors(socket); // ready, but with nothing to read
+                }
+                let token = Source::Connection(entry).token();
+                if let Err(e) = self.backend.rearm(socket.as_fd(), token, Interest::Read) {
+                    // Its deadlines read and close it.
+                    self.said.backend.warn(self.now, format_args!("cannot wait for a connection: {e}"));
                 }
             }
             _ => {}
@@ -491,7 +598,7 @@ impl<B: Backend> Daemon<B> {
                 (self.now - linger.since(&self.rules)).as_secs_f64()
             );
         }
-        drop(socket);
+        tcp::close_in_background(&socket);
     }
 
     /// The first time: takes no more hand-offs, but what was handed over before is lingered on.
@@ -499,20 +606,20 @@ impl<B: Backend> Daemon<B> {
     fn stop(&mut self) {
         let Some(handoff) = &mut self.handoff else {
             info!("told to stop at once: {} connections are cut off", self.table.len());
-            while let Some((entry, _)) = self.table.nearest() {
+            while let Some(entry) = self.table.oldest() {
                 self.close(entry, Reason::Stopped);
             }
             return;
         };
-        for sender in handoff.shut(&mut self.backend, sender_token) {
-            // A sender that can still talk to a daemon that stops must not be able to keep it.
-            for _ in 0..MESSAGE_BUDGET {
-                if self.receive(sender, MESSAGE_BUDGET) {
-                    break;
-                }
-            }
-            if let Some(handoff) = &mut self.handoff {
-                handoff.dismiss(&mut self.backend, sender);
+        handoff.shut(&mut self.backend);
+        for sender in handoff.all() {
+            self.part_with(sender);
+        }
+        // One at a time, as there may be more of them than there is room for.
+        while let Some(handoff) = &mut self.handoff {
+            match handoff.accept(&mut self.backend, sender_token) {
+                Ok(sender) => self.part_with(sender),
+                Err(_) => break,
             }
         }
         self.handoff = None;

@@ -41,22 +41,24 @@ impl Endpoint {
     pub fn bind(path: &Path, access: Access) -> Result<Self> {
         match connect(path) {
             Ok(live) => bail!(
-                "{}: another lingerd{} listens there; stop it with 'lingerd -k', or choose another path with -s",
+                "{}: another lingerd{} listens there, or is still finishing its lingers; stop it with \
+                 'lingerd -k', or choose another path with -s",
                 path.display(),
                 pid(&live)
             ),
-            // A queue of connections that is full, or a door that is closed to us: alive, too.
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::PermissionDenied) => {
-                bail!("{}: there is a socket that cannot be connected to: {e}", path.display())
-            }
             Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(_) => {
+            Err(e) if e.kind() == ErrorKind::ConnectionRefused => {
                 let there = fs::symlink_metadata(path).with_context(|| path.display().to_string())?;
                 if !there.file_type().is_socket() {
                     bail!("{}: a file that is no socket is in the way; it was left alone", path.display());
                 }
                 fs::remove_file(path)
                     .with_context(|| format!("{}: cannot remove the stale socket", path.display()))?;
+            }
+            // A queue of connections that is full, a door that is closed to us, a datagram socket:
+            // alive, all of them.
+            Err(e) => {
+                bail!("{}: a socket that is in use is in the way; it was left alone: {e}", path.display())
             }
         }
         // The mode is there from the first moment, and without chmod(2), which would follow whatever

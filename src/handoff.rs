@@ -41,11 +41,20 @@ pub enum Message {
     Malformed(&'static str),
 }
 
+/// The connection of a sender.
+struct Link {
+    stream: UnixStream,
+    /// [`HandOff::messages`] as of its last one.
+    last: u64,
+}
+
 /// See the module's head.
 pub struct HandOff {
     endpoint: Endpoint,
     token: Token,
-    senders: SlotMap<Sender, UnixStream>,
+    senders: SlotMap<Sender, Link>,
+    /// Grows with each message and each sender, to tell who has been silent for the longest.
+    messages: u64,
     /// Whether the endpoint is registered with the backend.
     accepting: bool,
 }
@@ -57,7 +66,7 @@ impl HandOff {
     /// As [`Endpoint::bind`].
     pub fn bind(path: &Path, access: Access, token: Token) -> Result<Self> {
         let endpoint = Endpoint::bind(path, access)?;
-        Ok(HandOff { endpoint, token, senders: SlotMap::with_key(), accepting: false })
+        Ok(HandOff { endpoint, token, senders: SlotMap::with_key(), messages: 0, accepting: false })
     }
 
     /// How many senders are connected.
@@ -111,24 +120,32 @@ impl HandOff {
         backend: &mut impl Backend,
         token: impl Fn(Sender) -> Token,
     ) -> io::Result<Sender> {
-        let link = self.endpoint.accept()?;
-        let sender = self.senders.insert(link);
-        if let Err(e) = backend.add(self.senders[sender].as_fd(), token(sender), Interest::Read) {
+        let stream = self.endpoint.accept()?;
+        self.messages += 1; // the one that comes is not the one that was silent
+        let sender = self.senders.insert(Link { stream, last: self.messages });
+        if let Err(e) = backend.add(self.senders[sender].stream.as_fd(), token(sender), Interest::Read) {
             self.senders.remove(sender);
             return Err(e);
         }
         Ok(sender)
     }
 
+    /// The sender that has been silent for the longest.
+    pub fn most_silent(&self) -> Option<Sender> {
+        self.senders.iter().min_by_key(|(_, link)| link.last).map(|(sender, _)| sender)
+    }
+
     /// Reads one message of `sender`. At most [`fdpass::MAX_DESCRIPTORS`] descriptors come with
     /// it: the caller has made room for them.
     pub fn receive(&mut self, sender: Sender, descriptors: &mut Vec<OwnedFd>) -> Message {
-        let Some(link) = self.senders.get(sender) else {
+        let Some(link) = self.senders.get_mut(sender) else {
             return Message::Nothing; // a stale event
         };
         let before = descriptors.len();
-        match fdpass::receive(link, descriptors) {
+        match fdpass::receive(&link.stream, descriptors) {
             Ok(Received::Byte { byte: LINGER, truncated }) if truncated || descriptors.len() > before => {
+                self.messages += 1;
+                link.last = self.messages;
                 Message::Sockets { truncated }
             }
             Ok(Received::Byte { byte: LINGER, .. }) => Message::Malformed("'L' without a descriptor"),
@@ -147,29 +164,35 @@ impl HandOff {
     /// As [`Backend::rearm`].
     pub fn rearm_sender(&self, backend: &mut impl Backend, sender: Sender, token: Token) -> io::Result<()> {
         match self.senders.get(sender) {
-            Some(link) => backend.rearm(link.as_fd(), token, Interest::Read),
+            Some(link) => backend.rearm(link.stream.as_fd(), token, Interest::Read),
             None => Ok(()),
+        }
+    }
+
+    /// Lets `sender` say nothing more. What it has said can still be read, and must be before
+    /// [`dismiss`](Self::dismiss): the sender has closed its copies, and nobody else would linger.
+    pub fn silence(&self, sender: Sender) {
+        if let Some(link) = self.senders.get(sender).filter(|_| process::SHUTDOWN_KEEPS_QUEUE) {
+            let _ = link.stream.shutdown(Shutdown::Read); // fails only if it is gone already
         }
     }
 
     /// Hangs up on `sender`.
     pub fn dismiss(&mut self, backend: &mut impl Backend, sender: Sender) {
         if let Some(link) = self.senders.remove(sender) {
-            let _ = backend.remove(link.as_fd()); // it is registered; and it closes now in any case
+            let _ = backend.remove(link.stream.as_fd()); // it is registered; and it closes now in any case
         }
     }
 
-    /// Lets nobody else in and nothing more be said, and returns those whose messages are still
-    /// to be read: what a sender has handed over, and closed, nobody else will linger on.
-    pub fn shut(&mut self, backend: &mut impl Backend, token: impl Fn(Sender) -> Token) -> Vec<Sender> {
+    /// Lets nobody else in. Those who already wait can still be [`accept`](Self::accept)ed, and
+    /// have to be, as with [`silence`](Self::silence).
+    pub fn shut(&mut self, backend: &mut impl Backend) {
         self.pause(backend);
         self.endpoint.shut();
-        while self.accept(backend, &token).is_ok() {}
-        if process::SHUTDOWN_KEEPS_QUEUE {
-            for link in self.senders.values() {
-                let _ = link.shutdown(Shutdown::Read); // fails only if it is gone already
-            }
-        }
+    }
+
+    /// Every sender.
+    pub fn all(&self) -> Vec<Sender> {
         self.senders.keys().collect()
     }
 }

@@ -9,11 +9,12 @@
 //! 5. [`stats`]: it leaves with a reason, which is counted.
 //!
 //! [`daemon`] is the loop that moves them along; [`control`] answers `lingerd -S`; [`options`],
-//! [`pidfile`], [`endpoint`] and [`logger`] are a daemon's manners. Everything that differs by
+//! [`pidfile`], [`endpoint`], [`closer`] and [`logger`] are a daemon's manners. Everything that differs by
 //! system, and every `unsafe`, is in the crate `lingerd-platform`.
 
 #![forbid(unsafe_code)]
 
+pub mod closer;
 pub mod control;
 pub mod daemon;
 pub mod endpoint;

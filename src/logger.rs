@@ -1,12 +1,13 @@
 //! Where log messages go: syslog, or standard error in the foreground.
 //!
-//! Logging never holds the daemon up: a message that syslog cannot take now is dropped and
-//! counted, and a syslog daemon that went away is looked for again, at most once a second.
+//! Logging never holds the daemon up: a message that cannot be taken now is dropped and counted,
+//! and a syslog daemon that went away is looked for again, at most once a second.
 
+use lingerd_platform::process;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use syslog::{Facility, LogFormat, LoggerBackend, Severity};
 
@@ -15,9 +16,17 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-enum Logger {
+struct Logger(Mutex<State>);
+
+struct State {
+    sink: Sink,
+    /// Messages dropped since one last got through.
+    dropped: u64,
+}
+
+enum Sink {
     Stderr,
-    Syslog(Mutex<Syslog>),
+    Syslog(Syslog),
 }
 
 type Connection = syslog::Logger<LoggerBackend, Format>;
@@ -26,8 +35,6 @@ struct Syslog {
     facility: Facility,
     connection: Option<Connection>,
     tried: Instant,
-    /// Messages dropped since one last got through.
-    dropped: u64,
 }
 
 /// RFC 3164 as it is spoken locally: the priority, the tag and the message. The time is left to
@@ -45,7 +52,7 @@ impl LogFormat<Arguments<'_>> for Format {
 
 /// Logs to standard error from here on.
 pub fn to_stderr(level: LevelFilter) {
-    start(Logger::Stderr, level);
+    start(Sink::Stderr, level);
 }
 
 /// Logs to syslog with `facility` from here on. Returns why syslog cannot be reached now, if so; it
@@ -55,23 +62,23 @@ pub fn to_syslog(level: LevelFilter, facility: Facility) -> Option<String> {
         Ok(connection) => (Some(connection), None),
         Err(e) => (None, Some(e.to_string())),
     };
-    let tried = Instant::now();
-    start(Logger::Syslog(Mutex::new(Syslog { facility, connection, tried, dropped: 0 })), level);
+    start(Sink::Syslog(Syslog { facility, connection, tried: Instant::now() }), level);
     trouble
 }
 
 /// Connects to syslog anew: it may have been restarted.
 pub fn reopen() {
-    if let Some(Logger::Syslog(syslog)) = LOGGER.get() {
-        let mut syslog = syslog.lock().unwrap_or_else(PoisonError::into_inner);
-        syslog.connection = connect(syslog.facility).ok();
-        syslog.tried = Instant::now();
+    if let Some(logger) = LOGGER.get() {
+        if let Sink::Syslog(syslog) = &mut logger.state().sink {
+            syslog.reconnect();
+        }
     }
 }
 
-fn start(logger: Logger, level: LevelFilter) {
+fn start(sink: Sink, level: LevelFilter) {
+    let logger = LOGGER.get_or_init(|| Logger(Mutex::new(State { sink, dropped: 0 })));
     // Called once, by main; a second call would change nothing.
-    if log::set_logger(LOGGER.get_or_init(|| logger)).is_ok() {
+    if log::set_logger(logger).is_ok() {
         log::set_max_level(level);
     }
 }
@@ -86,48 +93,76 @@ fn connect(facility: Facility) -> syslog::Result<Connection> {
     Ok(connection)
 }
 
-impl Syslog {
+impl Logger {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
     fn log(&mut self, level: Level, message: Arguments<'_>) {
-        // The second time is for a syslog daemon that was restarted, which the first one finds out.
-        for _ in 0..2 {
-            if self.connection.is_none() && self.tried.elapsed() >= RETRY_AFTER {
-                self.tried = Instant::now();
-                self.connection = connect(self.facility).ok();
-            }
-            let dropped = self.dropped;
-            if dropped > 0
-                && self.send(Level::Warn, format_args!("log messages that could not be sent: {dropped}"))
-            {
-                self.dropped = 0;
-            }
-            if self.send(level, message) {
-                return;
-            }
-            if self.connection.is_some() {
-                break; // it is merely slow
-            }
+        let dropped = self.dropped;
+        if dropped > 0
+            && self.sink.send(Level::Warn, format_args!("log messages that could not be sent: {dropped}"))
+        {
+            self.dropped = 0;
         }
-        self.dropped += 1;
+        if !self.sink.send(level, message) {
+            self.dropped += 1;
+        }
+    }
+}
+
+impl Sink {
+    /// Whether the message is out.
+    fn send(&mut self, level: Level, message: Arguments<'_>) -> bool {
+        match self {
+            Sink::Stderr => {
+                let level = match level {
+                    Level::Error => "error: ",
+                    Level::Warn => "warning: ",
+                    Level::Info => "",
+                    Level::Debug | Level::Trace => "debug: ",
+                };
+                // One write a line. A pipe that nobody reads is full some day.
+                let line = format!("{NAME}: {level}{message}\n");
+                process::can_write(&io::stderr()) && io::stderr().write_all(line.as_bytes()).is_ok()
+            }
+            Sink::Syslog(syslog) => syslog.send(level, message),
+        }
+    }
+}
+
+impl Syslog {
+    fn reconnect(&mut self) {
+        self.tried = Instant::now();
+        self.connection = connect(self.facility).ok();
     }
 
     fn send(&mut self, level: Level, message: Arguments<'_>) -> bool {
-        let Some(connection) = &mut self.connection else {
-            return false;
-        };
-        let sent = match level {
-            Level::Error => connection.err(message),
-            Level::Warn => connection.warning(message),
-            Level::Info => connection.info(message),
-            Level::Debug | Level::Trace => connection.debug(message),
-        };
-        match sent {
-            Ok(()) => true,
-            Err(syslog::Error::Write(e) | syslog::Error::Io(e)) if e.kind() == ErrorKind::WouldBlock => false,
-            Err(_) => {
-                self.connection = None; // restarted, or gone
-                false
+        // The second time is for a syslog daemon that was restarted, which the first one finds out.
+        for _ in 0..2 {
+            if self.connection.is_none() && self.tried.elapsed() >= RETRY_AFTER {
+                self.reconnect();
+            }
+            let Some(connection) = &mut self.connection else {
+                return false;
+            };
+            let sent = match level {
+                Level::Error => connection.err(message),
+                Level::Warn => connection.warning(message),
+                Level::Info => connection.info(message),
+                Level::Debug | Level::Trace => connection.debug(message),
+            };
+            match sent {
+                Ok(()) => return true,
+                Err(syslog::Error::Write(e) | syslog::Error::Io(e)) if e.kind() == ErrorKind::WouldBlock => {
+                    return false; // it is merely slow
+                }
+                Err(_) => self.connection = None,
             }
         }
+        false
     }
 }
 
@@ -137,24 +172,8 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
-        match self {
-            Logger::Stderr => {
-                let level = match record.level() {
-                    Level::Error => "error: ",
-                    Level::Warn => "warning: ",
-                    Level::Info => "",
-                    Level::Debug | Level::Trace => "debug: ",
-                };
-                // One write a line; nobody is left to tell if standard error is gone.
-                let line = format!("{NAME}: {level}{}\n", record.args());
-                let _ = io::stderr().write_all(line.as_bytes());
-            }
-            Logger::Syslog(syslog) => {
-                syslog.lock().unwrap_or_else(PoisonError::into_inner).log(record.level(), *record.args());
-            }
+        if self.enabled(record.metadata()) {
+            self.state().log(record.level(), *record.args());
         }
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use lingerd_platform::process;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -23,11 +23,12 @@ pub struct PidFile {
 }
 
 impl PidFile {
-    /// Makes or takes over the file at `path`, locks it, and writes this process's id into it.
+    /// Makes or takes over the file at `path`, locks it, writes this process's id into it, and gives
+    /// it to `uid`, as whom the daemon will run: `lingerd -k` believes a file no more than its owner.
     ///
     /// # Errors
     /// A live daemon that holds it (the message names it), and whatever the system says.
-    pub fn create(path: &Path) -> Result<Self> {
+    pub fn create(path: &Path, uid: Option<u32>) -> Result<Self> {
         let name = || path.display().to_string();
         let mut retries = 0;
         loop {
@@ -39,7 +40,7 @@ impl PidFile {
                 .create(true)
                 .truncate(false)
                 .mode(0o600)
-                .custom_flags(process::O_NOFOLLOW)
+                .custom_flags(process::O_NOFOLLOW | process::O_NONBLOCK)
                 .open(path)
                 .with_context(|| format!("{}: cannot open the pid file", name()))?;
             if !process::try_lock(&file).with_context(|| format!("{}: cannot lock", name()))? {
@@ -49,7 +50,7 @@ impl PidFile {
                     continue;
                 }
                 bail!(
-                    "{}: another lingerd{} is running; stop it with 'lingerd -k -p {0}', or choose another pid file with -p",
+                    "{}: another lingerd{} is running, or still finishing its lingers; stop it with 'lingerd -k -p {0}', or choose another pid file with -p",
                     name(),
                     read(&mut file).map_or(String::new(), |pid| format!(" (pid {pid})")),
                 );
@@ -65,6 +66,7 @@ impl PidFile {
             }
             file.set_len(0)
                 .and_then(|()| writeln!(file, "{}", std::process::id()))
+                .and_then(|()| fchown(&file, uid, None))
                 .with_context(|| format!("{}: cannot write", name()))?;
             return Ok(PidFile { file, path: path.to_owned() });
         }
@@ -94,15 +96,22 @@ pub struct Running {
 /// What the system says, and a file that is held but has no process id in it.
 pub fn running(path: &Path) -> Result<Option<Running>> {
     let name = || path.display().to_string();
-    let mut file = match File::open(path) {
+    // As in create(): what the directory's owner may have put there is neither followed nor
+    // waited for.
+    let flags = process::O_NOFOLLOW | process::O_NONBLOCK;
+    let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e).with_context(|| format!("{}: cannot open the pid file", name())),
     };
+    let there = file.metadata().with_context(name)?;
+    if !there.is_file() || there.nlink() > 1 {
+        bail!("{}: not a plain file with one name, so no pid file of lingerd's", name());
+    }
     if process::try_lock(&file).with_context(|| format!("{}: cannot lock", name()))? {
         return Ok(None);
     }
-    let owner = file.metadata().with_context(name)?.uid();
+    let owner = there.uid();
     match read(&mut file) {
         Some(pid) => Ok(Some(Running { pid, owner })),
         None => bail!("{}: locked, but without a process id in it", name()),

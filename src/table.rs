@@ -108,15 +108,24 @@ impl Table {
         self.slab.remove(entry).map(|connection| (connection.socket, connection.linger))
     }
 
-    /// The connection whose next deadline is the nearest, and that deadline: the one that has had
-    /// the most of its linger.
+    /// The connection whose next deadline is the nearest, and that deadline.
     pub fn nearest(&self) -> Option<(Entry, Time)> {
-        (0..Linger::DEADLINES)
-            .filter_map(|queue| {
-                let first = self.queues[queue].first;
-                Some((first, self.slab.get(first)?.linger.deadlines()[queue]))
-            })
+        self.firsts()
+            .map(|(queue, first, linger)| (first, linger.deadlines()[queue]))
             .min_by_key(|&(_, time)| time)
+    }
+
+    /// The connection that has had the most of its linger: of those at the head of a queue, the
+    /// one that ends first.
+    pub fn oldest(&self) -> Option<Entry> {
+        self.firsts().min_by_key(|(_, _, linger)| linger.end()).map(|(_, first, _)| first)
+    }
+
+    fn firsts(&self) -> impl Iterator<Item = (usize, Entry, &Linger)> {
+        self.queues
+            .iter()
+            .enumerate()
+            .filter_map(|(n, queue)| Some((n, queue.first, &self.slab.get(queue.first)?.linger)))
     }
 
     fn deadline(&self, queue: usize, entry: Entry) -> Time {
@@ -220,6 +229,22 @@ mod tests {
         table.remove(entries[1]).unwrap();
         check(&table);
         assert_eq!(table.nearest(), Some((entries[2], at(5_200))));
+    }
+
+    #[test]
+    fn one_that_is_only_looked_at_again_is_not_the_oldest() {
+        let mut table = Table::default();
+        let slow = table.insert(socket(), Linger::new(at(0), &RULES));
+        let silent = table.insert(socket(), Linger::new(at(1_000), &RULES));
+        // At 5 s its acknowledgement of 4.9 s is found: it ends at 9.9 s, and is looked at before.
+        table.update(slow, |_, linger| {
+            linger.on(Event::Unacknowledged(Some(9)), at(0), &RULES);
+            linger.on(Event::Unacknowledged(Some(8)), at(5_000), &RULES);
+            linger.on(Event::Acknowledged(Some(std::time::Duration::from_millis(100))), at(5_000), &RULES)
+        });
+        check(&table);
+        assert_eq!(table.nearest(), Some((slow, at(5_625))));
+        assert_eq!(table.oldest(), Some(silent));
     }
 
     #[test]

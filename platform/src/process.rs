@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 /// A user of the system's database.
 #[derive(Clone, Debug)]
@@ -170,6 +170,38 @@ pub fn umask(mask: u32) -> u32 {
     let before = before as u32;
     before
 }
+
+/// Closes every descriptor from 3 up, which only whoever started this process can have opened. To
+/// be called before the process opens any itself: what is inherited by mistake would take room,
+/// and would be kept open for as long as the daemon lives.
+pub fn close_inherited() {
+    cfg_if::cfg_if! {
+        if #[cfg(any(target_os = "linux", target_os = "android"))] {
+            // By number, as the C library may be older than the kernel.
+            // SAFETY: close_range(2) takes three numbers. No descriptor from 3 up is ours yet.
+            let done = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) } == 0;
+        } else {
+            let done = false;
+        }
+    }
+    if !done {
+        // ENOSYS before Linux 5.9. Nobody inherits numbers beyond these by mistake.
+        for fd in 3..1024 {
+            // SAFETY: close(2) takes a number. No descriptor from 3 up is ours yet.
+            unsafe { libc::close(fd) };
+        }
+    }
+}
+
+/// Whether a write of at most PIPE_BUF bytes to `fd` would not block now: poll(2), POLLOUT.
+pub fn can_write(fd: &impl AsFd) -> bool {
+    let mut poll = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: poll(2) reads and writes the one structure, which outlives the call.
+    unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+}
+
+/// open(2): do not wait for the other end of a FIFO.
+pub const O_NONBLOCK: i32 = libc::O_NONBLOCK;
 
 /// open(2): fail where the last part of the path is a symbolic link.
 pub const O_NOFOLLOW: i32 = libc::O_NOFOLLOW;

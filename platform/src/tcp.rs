@@ -32,13 +32,11 @@ pub fn is_tcp(fd: &impl AsFd) -> bool {
     }
 }
 
-/// Makes a later close(2) neither block nor abort, whatever SO_LINGER the socket came with:
-/// socket(7) lets close block for l_linger seconds, and zero seconds would reset the connection.
-///
-/// # Errors
-/// What setsockopt(2) says.
-pub fn close_in_background(socket: &TcpStream) -> io::Result<()> {
-    socket2::SockRef::from(socket).set_linger(None::<Duration>)
+/// Makes the close(2) that comes next neither block nor abort, whatever SO_LINGER the socket came
+/// with: socket(7) lets close block for l_linger seconds, and zero seconds would reset the
+/// connection. A system that refuses it (macOS, once both sides have ended) has nothing to wait for.
+pub fn close_in_background(socket: &TcpStream) {
+    let _ = socket2::SockRef::from(socket).set_linger(None::<Duration>);
 }
 
 /// Reads and throws away at most [`DISCARD_BYTES`], never blocking. `Ok(0)` is the end of the
@@ -90,6 +88,33 @@ fn discard_once(socket: &TcpStream) -> isize {
         )
     }
 }
+
+/// How many messages of an error queue one [`drain_errors`] takes.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const ERRORS: usize = 64;
+
+/// Empties the socket's error queue, never blocking. A sender that wrote with MSG_ZEROCOPY or asked
+/// for time stamps leaves notices there, and for as long as one is there the socket counts as
+/// ready, see recv(2) on MSG_ERRQUEUE.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn drain_errors(socket: &TcpStream) {
+    for _ in 0..ERRORS {
+        // SAFETY: msghdr is plain data, for which all zeroes (no buffers) is a value.
+        let mut message: libc::msghdr = unsafe { mem::zeroed() };
+        // SAFETY: recvmsg(2) writes to the buffers that the message names, and it names none; the
+        // notice is dropped.
+        let got = unsafe {
+            libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT)
+        };
+        if got == -1 {
+            return;
+        }
+    }
+}
+
+/// There is no error queue beside the stream on this system.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub fn drain_errors(_: &TcpStream) {}
 
 cfg_if::cfg_if! {
     if #[cfg(any(target_os = "linux", target_os = "android"))] {
@@ -201,5 +226,33 @@ mod tests {
         while server.write(&[0; 65536]).is_ok() {}
         assert!(unacknowledged(&server).unwrap() > 0);
         drop(client);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_notice_in_the_error_queue_keeps_a_socket_ready_until_it_is_drained() {
+        use crate::backend::{Backend, Interest, System, Token};
+        let (_client, mut server) = pair();
+        let stamps = libc::SOF_TIMESTAMPING_TX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE;
+        // SAFETY: setsockopt(2) reads the one int, which outlives the call.
+        let set = unsafe {
+            libc::setsockopt(
+                server.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_TIMESTAMPING,
+                (&raw const stamps).cast(),
+                mem::size_of_val(&stamps) as libc::socklen_t,
+            )
+        };
+        assert_eq!(set, 0);
+        server.write_all(b"x").unwrap();
+        let mut backend = System::new().unwrap();
+        backend.add(server.as_fd(), Token(1), Interest::Read).unwrap();
+        let mut ready = Vec::new();
+        backend.wait(&mut ready, None).unwrap();
+        assert_eq!(discard(&server).unwrap_err().kind(), io::ErrorKind::WouldBlock, "nothing to read");
+        drain_errors(&server);
+        backend.wait(&mut ready, Some(Duration::from_millis(1))).unwrap();
+        assert_eq!(ready, []);
     }
 }

@@ -92,6 +92,7 @@ fn stop(pidfile: &Path) -> Result<u8> {
 }
 
 fn serve(options: Serve) -> ExitCode {
+    process::close_inherited();
     let ids = match Ids::look_up(&options).and_then(|ids| check_path(&options.socket).map(|()| ids)) {
         Ok(ids) => ids,
         Err(error) => {
@@ -179,7 +180,7 @@ fn start(options: &Serve, ids: &Ids) -> Result<(Daemon<System>, Option<PidFile>)
     // Whatever ours was: senders have to get through the socket's directory.
     process::umask(0o022);
     make_directory(&options.socket, uid)?;
-    let pidfile = options.pidfile.as_deref().map(PidFile::create).transpose()?;
+    let pidfile = options.pidfile.as_deref().map(|path| PidFile::create(path, uid)).transpose()?;
     let limit = process::raise_descriptor_limit().context("the limit of open descriptors")?;
     let signals = Signals::install().context("cannot install the signal handlers")?;
     let access = Access { uid, gid: ids.socket_group, mode: options.mode };

@@ -119,6 +119,21 @@ fn a_blocking_so_linger_of_the_sender_does_not_block_the_daemon() {
 }
 
 #[test]
+fn a_so_linger_that_the_sender_sets_afterwards_does_not_block_the_daemon_either() {
+    let daemon = Daemon::start(&["-t", "0.3"]);
+    let (client, mut server) = tcp::connection_with_small_window(4096);
+    server.set_nonblocking(true).unwrap();
+    while server.write(&[0; 65536]).is_ok() {}
+    daemon.sender().hand_over(server.try_clone().unwrap());
+    daemon.wait_for("handed_over=1");
+    SockRef::from(&server).set_linger(Some(PATIENCE * 2)).unwrap();
+    drop(server); // the daemon's copy is the last one
+    daemon.wait_for("idle=1 lingering=0");
+    daemon.finish("idle=1");
+    drop(client);
+}
+
+#[test]
 fn a_flood_from_one_client_leaves_time_for_the_others() {
     let daemon = Daemon::start(&[]);
     let sender = daemon.sender();

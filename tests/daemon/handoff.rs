@@ -2,9 +2,10 @@
 
 use crate::support::daemon::Daemon;
 use crate::support::sender::{Sender, descriptors};
-use crate::support::{during, tcp};
+use crate::support::{PATIENCE, during, tcp};
+use socket2::SockRef;
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 
 /// Runs `misbehave` on a sender, and checks that the daemon hangs up on that one alone.
@@ -96,13 +97,55 @@ fn garbage_that_looks_like_messages() {
 }
 
 #[test]
-fn garbage_with_more_sockets_behind_it() {
+fn what_comes_behind_the_garbage_is_refused() {
+    let daemon = Daemon::start(&[]);
+    let sender = daemon.sender();
+    daemon.wait_for("senders=1");
     let null = File::open("/dev/null").unwrap();
-    let misbehave = |sender: &Sender| {
-        sender.babble(b"?");
-        let _ = sender.try_send(b"L", &[null.as_fd()]);
+    let (_client, server) = tcp::connection();
+    daemon.signal(libc::SIGSTOP);
+    sender.babble(b"?");
+    sender.send(b"L", &[null.as_fd(), server.as_fd()]);
+    daemon.signal(libc::SIGCONT);
+    sender.wait_until_hung_up();
+    daemon.finish("protocol_errors=1 rejected=2");
+}
+
+/// A socket with SO_LINGER makes close(2) wait, whoever is made to call it.
+#[test]
+fn garbage_with_sockets_that_block_in_close_holds_nobody_up() {
+    let daemon = Daemon::start(&[]);
+    let (sender, bystander) = (daemon.sender(), daemon.sender());
+    daemon.wait_for("senders=2");
+    let stuck = || {
+        let (client, mut server) = tcp::connection_with_small_window(4096);
+        server.set_nonblocking(true).unwrap();
+        while server.write(&[0; 65536]).is_ok() {}
+        SockRef::from(&server).set_linger(Some(PATIENCE * 2)).unwrap();
+        (client, server)
     };
-    assert_hung_up_on(misbehave, "protocol_errors=1");
+    let ((_client, with), (_client2, behind)) = (stuck(), stuck());
+    daemon.signal(libc::SIGSTOP);
+    sender.send(b"?", &[with.as_fd()]);
+    sender.send(b"L", &[behind.as_fd()]);
+    // It is the last of all copies whose close waits.
+    drop((with, behind));
+    daemon.signal(libc::SIGCONT);
+    let (client, server) = tcp::connection();
+    bystander.hand_over(server);
+    drop(client);
+    daemon.finish("protocol_errors=1 rejected=2 closed=1");
+}
+
+#[test]
+fn garbage_again_and_again_is_logged_once() {
+    let daemon = Daemon::start(&[]);
+    for n in 1..=20 {
+        daemon.sender().babble(b"?");
+        daemon.wait_for(&format!("protocol_errors={n} senders=0"));
+    }
+    assert_eq!(daemon.site.log().matches("hung up").count(), 1);
+    daemon.finish("protocol_errors=20");
 }
 
 #[test]

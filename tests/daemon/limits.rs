@@ -82,18 +82,37 @@ fn a_message_with_more_sockets_than_the_limit_has_room_for_is_counted_and_logged
 }
 
 #[test]
-fn more_senders_than_the_limit_has_room_for_wait_and_lose_nothing() {
+fn more_senders_than_there_is_room_for_lose_nothing() {
     let daemon = Site::new().start_limited(FEW, &[]);
     let (clients, servers) = tcp::connections(40);
     drop(clients);
+    let mut senders: Vec<Sender> = Vec::new();
+    // The first ones stay silent, and have to make room.
+    for server in servers {
+        senders.push(daemon.sender());
+        let sender = daemon.sender();
+        sender.hand_over(server);
+        senders.push(sender);
+    }
+    daemon.wait_for("handed_over=40");
+    assert!(daemon.counters()["senders"] < 40);
+    senders[0].wait_until_hung_up();
+    daemon.finish("closed=40");
+}
+
+#[test]
+fn a_stop_loses_nothing_of_more_senders_than_there_is_room_for() {
+    let daemon = Site::new().start_limited(FEW, &[]);
+    let (clients, servers) = tcp::connections(60);
+    drop(clients);
+    daemon.signal(libc::SIGSTOP);
     let senders: Vec<Sender> = servers.iter().map(|_| daemon.sender()).collect();
     for (sender, server) in senders.iter().zip(servers) {
         sender.hand_over(server);
     }
-    daemon.wait_for_log("more have to wait");
-    assert!(daemon.counters()["senders"] < 40);
-    drop(senders);
-    daemon.finish("closed=40");
+    daemon.signal(libc::SIGTERM);
+    daemon.signal(libc::SIGCONT);
+    assert_eq!(daemon.wait_for_good_end()["closed"], 60);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -85,6 +85,18 @@ fn in_the_background_the_socket_listens_when_the_command_returns() {
     daemon.wait_for("lingering=1");
     drop(client);
     daemon.wait_for("lingering=0 closed=1");
+}
+
+#[test]
+fn in_the_background_it_holds_nothing_that_it_has_inherited() {
+    let site = Site::new();
+    let lingerd = site.lingerd();
+    let mut shell = Command::new("sh");
+    // The command is over when nobody holds its output any more: not as descriptor 9 either.
+    shell.arg("-c").arg("exec \"$0\" \"$@\" 9>&1").arg(lingerd.get_program()).args(lingerd.get_args());
+    assert_eq!(run(shell.arg("-p").arg(site.pidfile())).code, Some(0));
+    assert_eq!(site.stop().code, Some(0));
+    wait_until("the pid file is gone", || !site.pidfile().exists());
 }
 
 #[test]
@@ -169,6 +181,16 @@ fn a_file_in_the_place_of_the_socket_is_left_alone() {
         fs::remove_file(&in_the_way).unwrap();
         assert!(!site.socket().exists() && !site.control().exists(), "a socket was left there");
     }
+}
+
+#[test]
+fn a_socket_of_another_kind_in_the_place_of_the_socket_is_left_alone() {
+    let site = Site::new();
+    fs::create_dir(site.path("run")).unwrap();
+    let other = UnixDatagram::bind(site.socket()).unwrap();
+    run(site.lingerd().arg("-f")).assert_failed(1, "it was left alone");
+    UnixDatagram::unbound().unwrap().send_to(b"x", site.socket()).unwrap();
+    assert_eq!(other.recv(&mut [0; 2]).unwrap(), 1);
 }
 
 #[test]
@@ -277,6 +299,29 @@ fn k_again_stops_at_once() {
     assert!(!site.pidfile().exists() && !site.control().exists());
 }
 
+/// The directory may be the daemon's user's, who must not be able to have root stop what it likes.
+#[test]
+fn k_believes_no_pid_file_that_a_daemon_does_not_make() {
+    let site = Site::new();
+    let mut bystander = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let elsewhere = site.path("bystander.pid");
+    fs::write(&elsewhere, format!("{}\n", bystander.id())).unwrap();
+    let holder = fs::File::open(&elsewhere).unwrap();
+    assert!(process::try_lock(&holder).unwrap());
+
+    std::os::unix::fs::symlink(&elsewhere, site.pidfile()).unwrap();
+    site.stop().assert_failed(1, "cannot open the pid file");
+    fs::remove_file(site.pidfile()).unwrap();
+    fs::hard_link(&elsewhere, site.pidfile()).unwrap();
+    site.stop().assert_failed(1, "no pid file of lingerd's");
+    fs::remove_file(site.pidfile()).unwrap();
+    assert!(Command::new("mkfifo").arg(site.pidfile()).status().unwrap().success());
+    site.stop().assert_failed(1, "no pid file of lingerd's");
+
+    drop(bystander.stdin.take());
+    assert!(bystander.wait().unwrap().success(), "a process that is no lingerd was told to stop");
+}
+
 #[test]
 fn k_without_a_daemon_exits_3() {
     Site::new().stop().assert_failed(3, "no lingerd is running");
@@ -331,6 +376,21 @@ fn a_log_that_nobody_reads_does_not_matter() {
     let mut command = site.lingerd();
     let mut daemon = Daemon::spawn_with_log(&site, command.args(["-f", "-d"]), Stdio::piped());
     daemon.close_log();
+    assert_survives_logging(daemon);
+}
+
+#[test]
+fn a_log_that_is_full_does_not_matter() {
+    let site = Site::new();
+    let mut command = site.lingerd();
+    let daemon = Daemon::spawn_with_log(&site, command.args(["-f", "-d"]), Stdio::piped());
+    let null = fs::File::open("/dev/null").unwrap();
+    let sender = daemon.sender();
+    // A line for each: far more than a pipe holds.
+    for n in 1..=40 {
+        sender.send(b"L", &[null.as_fd(); 100]);
+        daemon.wait_for(&format!("rejected={}", n * 100));
+    }
     assert_survives_logging(daemon);
 }
 

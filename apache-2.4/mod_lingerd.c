@@ -64,6 +64,7 @@
 #include <sys/un.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -276,11 +277,7 @@ static int lingerd_send(int fd, int sock)
 }
 
 /**
- * Half-close a connection and hand it over.
- *
- * The FIN goes out first, so that a daemon that is slow or hung never delays
- * it: many a client reads until it sees one.  The connection stays untouched
- * while there is no link.
+ * Hand a half-closed connection over.
  *
  * A link that turns out to be dead most likely means that the daemon was
  * restarted, so the same connection is tried once more on a new link.  What
@@ -288,11 +285,8 @@ static int lingerd_send(int fd, int sock)
  *
  * @return 0: the daemon has it, the caller closes its own copy.
  *
- * 1: the client has gone meanwhile, the caller closes and nobody lingers.
- *
- * -1 with errno: the caller still has it all to itself, and lingers.  If the
- * daemon is full, or went away this moment, the connection is half-closed
- * already.  To do so again is harmless on Linux.  On the BSDs it stops the
+ * -1 with errno: the caller still has it all to itself, and lingers.  To
+ * half-close it again is harmless on Linux.  On the BSDs it stops the
  * receiving side too once the client has acknowledged everything, and macOS
  * refuses it with ENOTCONN: there the linger of these few comes out short.
  */
@@ -303,10 +297,6 @@ static int lingerd_give(lingerd_sender *s, int sock)
     for (attempt = 0; attempt < 2; attempt++) {
         if (lingerd_open(s) != 0) {
             return -1;
-        }
-        if (attempt == 0 && shutdown(sock, SHUT_WR) != 0
-            && errno == ENOTCONN) {
-            return 1;
         }
         if (lingerd_send(s->fd, sock) == 0) {
             return 0;
@@ -344,6 +334,28 @@ static int lingerd_client_done(int sock)
     (void)sock;
     return 0;
 #endif
+}
+
+/**
+ * Half-close a connection that is about to be handed over.
+ *
+ * The FIN goes out before the hand-over, so that a daemon that is slow or
+ * hung never delays it: many a client reads until it sees one.
+ *
+ * Then others may run, if there are any: the client among them, on the same
+ * machine, or whoever has the processor while its FIN comes in.  Nothing is
+ * waited for, and a hand-over that turns out to be needless is work saved for
+ * two processes.
+ *
+ * @return Whether the client is done: the caller closes and nobody lingers
+ */
+static int lingerd_half_close(int sock)
+{
+    if (shutdown(sock, SHUT_WR) != 0 && errno == ENOTCONN) {
+        return 1;
+    }
+    (void)sched_yield();
+    return lingerd_client_done(sock);
 }
 
 /* ==== The module ====================================================== */
@@ -566,14 +578,20 @@ static void log_news(link_news news, int level, int error)
     }
 }
 
+/** What to do with the sender, see lingerd_open() and lingerd_give() */
+typedef enum {
+    LINK_OPEN,
+    LINK_GIVE
+} link_use;
+
 /**
- * Hand a connection over, and log what is new about the link.
+ * Use the sender, and log what is new about the link.
  *
  * Nothing waits while the mutex is held: no call of the sender does, and the
  * log is written after it is released.
- * @return Whether Apache may close its copy now
+ * @return Whether it went well
  */
-static int hand_over(int sock)
+static int use_link(link_use use, int sock)
 {
     link_news news = NEWS_NONE;
     int rc, error, level = APLOG_DEBUG;
@@ -583,9 +601,10 @@ static int hand_over(int sock)
         apr_thread_mutex_lock(child.mutex);
     }
 #endif
-    rc = lingerd_give(&child.sender, sock);
+    rc = use == LINK_OPEN ? lingerd_open(&child.sender)
+                          : lingerd_give(&child.sender, sock);
     error = rc < 0 ? errno : 0;
-    if (rc <= 0) {
+    if (error || use == LINK_GIVE) {
         news = note_outcome(error, &level);
     }
 #if APR_HAS_THREADS
@@ -594,7 +613,18 @@ static int hand_over(int sock)
     }
 #endif
     log_news(news, level, error);
-    return rc >= 0;
+    return rc == 0;
+}
+
+/**
+ * Hand a connection over, if its client is not done.  While there is no link
+ * the connection stays untouched.
+ * @return Whether Apache may close its copy now
+ */
+static int hand_over(int sock)
+{
+    return use_link(LINK_OPEN, -1)
+           && (lingerd_half_close(sock) || use_link(LINK_GIVE, sock));
 }
 
 /**
@@ -663,7 +693,7 @@ static int lingerd_pre_close(conn_rec *c)
     if (c->aborted) {
         return DECLINED;
     }
-    if (lingerd_client_done(sock) || hand_over(sock)) {
+    if (hand_over(sock)) {
         c->aborted = 1;
     }
     return OK;

@@ -64,14 +64,14 @@ impl Source {
     fn token(self) -> Token {
         Token(match self {
             Source::Connection(entry) => entry.to_bits(),
-            Source::Sender(sender) => sender.data().as_ffi() | 1 << KIND,
-            Source::Other(n) => n | 2 << KIND,
+            Source::Sender(sender) => sender.data().as_ffi() | (1 << KIND),
+            Source::Other(n) => n | (2 << KIND),
         })
     }
 
     fn of(Token(bits): Token) -> Source {
         let key = bits & !(3 << KIND);
-        match bits >> KIND & 3 {
+        match (bits >> KIND) & 3 {
             0 => Source::Connection(Entry::from_bits(key)),
             1 => Source::Sender(KeyData::from_ffi(key).into()),
             _ => Source::Other(key),

@@ -555,7 +555,7 @@ impl Engine<'_> {
         if !again {
             client.generation = client.generation.wrapping_add(1);
         }
-        let token = Token(u64::from(client.generation) << 32 | u64::from(index));
+        let token = Token((u64::from(client.generation) << 32) | u64::from(index));
         if again {
             self.backend.rearm(socket.as_fd(), token, interest)
         } else {

@@ -50,7 +50,7 @@ install:
 uninstall:
 	rm -f $(DESTDIR)$(SBINDIR)/lingerd $(DESTDIR)$(BINDIR)/ablinger
 	rm -f $(DESTDIR)$(MANDIR)/man1/ablinger.1 $(DESTDIR)$(MANDIR)/man8/lingerd.8
-	-rmdir $(DESTDIR)$(RUNDIR)
+	@rmdir $(DESTDIR)$(RUNDIR) 2>/dev/null || echo "$(DESTDIR)$(RUNDIR) is left: it is not empty"
 	@if command -v $(APXS) >/dev/null; then \
 	  set -x && rm -f "$(DESTDIR)`$(APXS) -q LIBEXECDIR`/mod_lingerd.so"; fi
 

@@ -8,19 +8,19 @@ use crate::control::Control;
 use crate::handoff::{HandOff, Message, Sender};
 use crate::linger::{Action, Event, Linger, Reason, Rules, Time};
 use crate::logger;
+use crate::room::Room;
 use crate::stats::{Counters, Snapshot};
 use crate::table::{Entry, Table};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use lingerd_platform::backend::{Backend, Interest, Token};
 use lingerd_platform::signals::Signals;
 use lingerd_platform::{fdpass, tcp};
 use log::{debug, info, warn};
 use slotmap::{Key, KeyData};
 use std::fmt;
-use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -120,57 +120,6 @@ struct Said {
     backend: Warning,
 }
 
-/// How the process's descriptors are shared out.
-#[derive(Clone, Copy, Debug)]
-pub struct Room {
-    /// What is left for sockets and senders.
-    descriptors: usize,
-    /// Kept free at all times for what one message may bring.
-    message: usize,
-    /// -n
-    wanted: Option<usize>,
-}
-
-impl Room {
-    /// For the daemon's own use beyond what is open at start: a log, a control client, the system
-    /// library's own.
-    const OWN: usize = 8;
-    /// Below this many for sockets and senders it makes no sense to start.
-    const LEAST: usize = 16;
-
-    /// Shares out `limit` descriptors, of which those numbered below the next free one are taken.
-    ///
-    /// # Errors
-    /// When the limit is too low to serve anybody.
-    pub fn new(limit: u64, wanted: Option<usize>) -> Result<Self> {
-        let next_free = File::open("/dev/null").context("/dev/null")?.as_raw_fd() as usize; // never negative
-        Self::share(usize::try_from(limit).unwrap_or(usize::MAX), next_free, wanted)
-    }
-
-    fn share(limit: usize, taken: usize, wanted: Option<usize>) -> Result<Self> {
-        let descriptors = limit.saturating_sub(taken + Self::OWN);
-        if descriptors < Self::LEAST {
-            bail!(
-                "the limit of {limit} open descriptors is too low: at least {} are needed; raise it (ulimit -n)",
-                taken + Self::OWN + Self::LEAST
-            );
-        }
-        let message = fdpass::MAX_DESCRIPTORS.min(descriptors / 2);
-        Ok(Room { descriptors: descriptors - message, message, wanted })
-    }
-
-    /// How many connections may linger beside so many senders (and descriptors that are still to be closed).
-    fn connections(&self, senders: usize) -> usize {
-        let left = self.descriptors.saturating_sub(senders);
-        self.wanted.map_or(left, |wanted| wanted.min(left))
-    }
-
-    /// How many senders may connect.
-    fn senders(&self) -> usize {
-        self.descriptors / 2
-    }
-}
-
 /// See the module's head.
 pub struct Daemon<B: Backend> {
     backend: B,
@@ -216,16 +165,16 @@ impl<B: Backend> Daemon<B> {
             backend.add(signals.reload.as_fd(), Source::Other(RELOAD).token(), Interest::Read)
         };
         register(&mut backend).and_then(|()| handoff.open(&mut backend)).with_context(|| B::NAME)?;
-        if let Some(wanted) = room.wanted.filter(|&wanted| wanted > room.connections(0)) {
+        if let Some(wanted) = room.unmet() {
             warn!(
                 "-n {wanted} is more than the descriptor limit allows: at most {} connections will linger",
                 room.connections(0)
             );
         }
-        if room.message < fdpass::MAX_DESCRIPTORS {
+        if room.message() < fdpass::MAX_DESCRIPTORS {
             warn!(
                 "the descriptor limit is low: a message with more than {} sockets may be cut short; raise it",
-                room.message
+                room.message()
             );
         }
         Ok(Daemon {

@@ -8,9 +8,10 @@
 //! 4. `lingerd_platform::backend` waits,
 //! 5. [`stats`]: it leaves with a reason, which is counted.
 //!
-//! [`daemon`] is the loop that moves them along; [`control`] answers `lingerd -S`; [`options`],
-//! [`pidfile`], [`endpoint`], [`closer`] and [`logger`] are a daemon's manners. Everything that differs by
-//! system, and every `unsafe`, is in the crate `lingerd-platform`.
+//! [`daemon`] is the loop that moves them along, within the [`room`] that there is; [`control`]
+//! answers `lingerd -S`; [`options`], [`pidfile`], [`endpoint`], [`closer`] and [`logger`] are a
+//! daemon's manners. Everything that differs by system, and every `unsafe`, is in the crate
+//! `lingerd-platform`.
 
 #![forbid(unsafe_code)]
 
@@ -23,5 +24,6 @@ pub mod linger;
 pub mod logger;
 pub mod options;
 pub mod pidfile;
+pub mod room;
 pub mod stats;
 pub mod table;

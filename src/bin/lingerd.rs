@@ -3,11 +3,12 @@
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result, anyhow};
-use lingerd::daemon::{self, Daemon, Room};
+use lingerd::daemon::{self, Daemon};
 use lingerd::endpoint::Access;
 use lingerd::handoff::HandOff;
 use lingerd::options::{self, Command, Serve};
 use lingerd::pidfile::{self, PidFile, Running};
+use lingerd::room::Room;
 use lingerd::{control, logger};
 use lingerd_platform::backend::System;
 use lingerd_platform::detach::detach;

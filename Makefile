@@ -9,7 +9,7 @@ CARGO = cargo
 APXS = apxs
 
 all:
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --target-dir target
 	@if command -v $(APXS) >/dev/null; then cd apache-2.4 && $(APXS) -c mod_lingerd.c; \
 	else echo "no $(APXS): mod_lingerd is left out (Debian has it in apache2-dev)"; fi
 
@@ -32,19 +32,19 @@ bench:
 # place by a rename: a program that runs keeps its old one, where a copy would write into it.
 install:
 	@test -x target/release/lingerd || { echo "nothing built yet: run 'make' first" >&2; exit 1; }
-	mkdir -p $(DESTDIR)$(SBINDIR) $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man8
-	mkdir -p $(DESTDIR)$(RUNDIR)
-	@put() { \
+	umask 022 && mkdir -p $(DESTDIR)$(SBINDIR) $(DESTDIR)$(BINDIR) \
+	  $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(RUNDIR)
+	@umask 022; put() { \
 	  echo "$$2 -> $$3" && cp "$$2" "$$3.new" && chmod "$$1" "$$3.new" && mv -f "$$3.new" "$$3"; \
-	}; set -e; \
+	}; set -e; module=apache-2.4/.libs/mod_lingerd.so; \
+	if test -f $$module; then modules=`$(APXS) -q LIBEXECDIR`; fi; \
 	put 755 target/release/lingerd $(DESTDIR)$(SBINDIR)/lingerd; \
 	put 755 target/release/ablinger $(DESTDIR)$(BINDIR)/ablinger; \
 	put 644 man/ablinger.1 $(DESTDIR)$(MANDIR)/man1/ablinger.1; \
 	put 644 man/lingerd.8 $(DESTDIR)$(MANDIR)/man8/lingerd.8; \
-	if test -f apache-2.4/.libs/mod_lingerd.so; then \
-	  modules=$(DESTDIR)`$(APXS) -q LIBEXECDIR`; \
-	  mkdir -p "$$modules"; \
-	  put 644 apache-2.4/.libs/mod_lingerd.so "$$modules/mod_lingerd.so"; \
+	if test -f $$module; then \
+	  mkdir -p "$(DESTDIR)$$modules"; \
+	  put 644 $$module "$(DESTDIR)$$modules/mod_lingerd.so"; \
 	else echo "mod_lingerd was not built and is not installed"; fi
 
 uninstall:

@@ -95,7 +95,7 @@ typedef struct lingerd_sender {
 #define LINGERD_PATH_MAX (sizeof(((struct sockaddr_un *)0)->sun_path) - 1)
 
 /**
- * Prepare a sender.  The link is opened by the first hand-over.
+ * Prepare a sender.  The link is opened when it is used first.
  * @return 0; or -1 with ENAMETOOLONG, and then the sender is not to be used
  */
 static int lingerd_init(lingerd_sender *s, const char *path)
@@ -749,8 +749,8 @@ static apr_status_t lingerd_child_exit(void *unused)
     return APR_SUCCESS;
 }
 
-/** Get ready; the first hand-over opens the link, so that neither the start
- *  nor a child that never needs it depends on lingerd. */
+/** Get ready; the first connection to be closed opens the link, so that the
+ *  start does not depend on lingerd. */
 static void lingerd_child_init(apr_pool_t *p, server_rec *s)
 {
     lingerd_config *conf = ap_get_module_config(s->module_config,

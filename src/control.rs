@@ -47,10 +47,18 @@ impl Control {
     }
 
     /// Answers those who wait.
-    pub fn answer(&self, snapshot: impl Fn() -> Snapshot) {
+    ///
+    /// # Errors
+    /// What accept(2) says when it cannot serve anybody for now (EMFILE, ENFILE).
+    pub fn answer(&self, snapshot: impl Fn() -> Snapshot) -> io::Result<()> {
         for _ in 0..BUDGET {
-            let Ok(mut client) = self.0.accept() else {
-                return;
+            let mut client = match self.0.accept() {
+                Ok(client) => client,
+                Err(e) => match e.kind() {
+                    ErrorKind::WouldBlock => break,
+                    ErrorKind::Interrupted | ErrorKind::ConnectionAborted => continue,
+                    _ => return Err(e),
+                },
             };
             let uid = match peer::peer(&client) {
                 Ok(peer) => peer.uid,
@@ -62,6 +70,7 @@ impl Control {
                 let _ = client.write_all(snapshot().render(Default::default()).as_bytes());
             }
         }
+        Ok(())
     }
 }
 

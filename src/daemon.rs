@@ -14,7 +14,7 @@ use crate::table::{Entry, Table};
 use anyhow::{Context, Result};
 use lingerd_platform::backend::{Backend, Interest, Token};
 use lingerd_platform::signals::Signals;
-use lingerd_platform::{fdpass, tcp};
+use lingerd_platform::{fdpass, process, tcp};
 use log::{debug, info, warn};
 use slotmap::{Key, KeyData};
 use std::fmt;
@@ -28,10 +28,9 @@ use std::time::{Duration, Instant};
 const READ_BUDGET: usize = 4;
 /// Messages of one sender in one turn.
 const MESSAGE_BUDGET: usize = 64;
-/// Messages of one sender that are read when it is parted with: more than a socket's queue holds.
-const PARTING_BUDGET: usize = 4096;
-/// Refused descriptors that may wait to be closed before their sender is hung up on.
-const CLOSING: usize = fdpass::MAX_DESCRIPTORS;
+/// Messages of one sender that are read when it is parted with: all of them, where it can add none
+/// to them meanwhile.
+const PARTING_BUDGET: usize = if process::SHUTDOWN_KEEPS_QUEUE { usize::MAX } else { 4096 };
 /// Senders let in in one turn.
 const ACCEPT_BUDGET: usize = 64;
 /// How long a turn waits for more to do before it starts, as a network card moderates its
@@ -135,6 +134,8 @@ pub struct Daemon<B: Backend> {
     now: Time,
     /// When to let senders in again.
     accept_at: Option<Time>,
+    /// When to answer at the control socket again.
+    control_at: Option<Time>,
     /// What a hostile or unlucky sender could fill the log with.
     said: Said,
     closer: Closer,
@@ -189,6 +190,7 @@ impl<B: Backend> Daemon<B> {
             started: Instant::now(),
             now: Time::from_millis(0),
             accept_at: None,
+            control_at: None,
             said: Said::default(),
             closer: Closer::default(),
             summary_at: None,
@@ -221,7 +223,7 @@ impl<B: Backend> Daemon<B> {
             for &token in &ready {
                 self.serve(Source::of(token)).with_context(|| B::NAME)?;
             }
-            self.reopen_door();
+            self.reopen_doors();
             if self.summary_at.is_some_and(|time| time <= self.now) {
                 self.summary("summary");
             }
@@ -237,7 +239,8 @@ impl<B: Backend> Daemon<B> {
     /// Until the next thing that is due, or for ever.
     fn timeout(&self) -> Option<Duration> {
         let deadline = self.table.nearest().map(|(_, time)| time);
-        let next = [deadline, self.accept_at, self.summary_at].into_iter().flatten().min()?;
+        let next =
+            [deadline, self.accept_at, self.control_at, self.summary_at].into_iter().flatten().min()?;
         // The clock's milliseconds are cut off, so that this is never too short.
         Some(next - self.clock())
     }
@@ -260,7 +263,14 @@ impl<B: Backend> Daemon<B> {
                 }
                 return Ok(());
             }
-            Source::Other(CONTROL) => self.control.answer(|| self.snapshot()),
+            Source::Other(CONTROL) => {
+                if let Err(e) = self.control.answer(|| self.snapshot()) {
+                    self.said.door.warn(self.now, format_args!("cannot answer 'lingerd -S': {e}"));
+                    self.backend.remove(self.control.as_fd())?;
+                    self.control_at = Some(self.now + ACCEPT_AGAIN);
+                    return Ok(());
+                }
+            }
             Source::Other(STOP) => {
                 for _ in 0..self.signals.stop.take() {
                     self.stop();
@@ -291,9 +301,12 @@ impl<B: Backend> Daemon<B> {
     fn accept(&mut self) {
         for _ in 0..ACCEPT_BUDGET {
             let Some(handoff) = &mut self.handoff else { return };
-            match handoff.accept(&mut self.backend, sender_token) {
-                Ok(_) => {
-                    if handoff.senders() > self.room.senders() {
+            match handoff.accept() {
+                Ok(sender) => {
+                    if let Err(e) = handoff.watch(&mut self.backend, sender, sender_token(sender)) {
+                        self.said.backend.warn(self.now, format_args!("cannot wait for a sender: {e}"));
+                        self.part_with(sender);
+                    } else if handoff.senders() > self.room.senders() {
                         // It makes room for one with something to say, and comes again when it has.
                         if let Some(sender) = handoff.most_silent() {
                             self.part_with(sender);
@@ -317,8 +330,15 @@ impl<B: Backend> Daemon<B> {
         }
     }
 
-    /// Opens the door again that [`accept`](Self::accept) shut, when its reason has gone.
-    fn reopen_door(&mut self) {
+    /// Opens the doors again that were shut for want of something, when it is time.
+    fn reopen_doors(&mut self) {
+        if self.control_at.is_some_and(|time| time <= self.now) {
+            let token = Source::Other(CONTROL).token();
+            self.control_at = match self.backend.add(self.control.as_fd(), token, Interest::Read) {
+                Ok(()) => None,
+                Err(_) => Some(self.now + ACCEPT_AGAIN),
+            };
+        }
         if self.accept_at.is_some_and(|time| time <= self.now) {
             self.accept_at = None;
         }
@@ -363,13 +383,14 @@ impl<B: Backend> Daemon<B> {
                             ),
                         );
                     }
+                    let rejected = self.counters.rejected;
                     // Taken out for the time of the loop, as both it and `self` are needed.
                     let mut descriptors = std::mem::take(&mut self.descriptors);
                     for descriptor in descriptors.drain(..) {
                         self.admit(descriptor);
                     }
                     self.descriptors = descriptors;
-                    if self.closer.waiting() > CLOSING {
+                    if self.counters.rejected > rejected && self.closer.waiting() > self.room.message() {
                         self.said.closing.warn(
                             self.now,
                             format_args!("a sender sent more files than can be closed; hung up on it"),
@@ -383,14 +404,14 @@ impl<B: Backend> Daemon<B> {
         false
     }
 
-    /// Hangs up on a sender that cannot be believed, and refuses what it has still sent: the kernel,
-    /// left to close that by itself, could be made to wait.
+    /// Hangs up on a sender that cannot be believed, and refuses what it has still sent. The kernel,
+    /// when it closes what nobody has read, could be made to wait: it is not to do so here.
     fn hang_up(&mut self, sender: Sender) {
         let Some(handoff) = &self.handoff else { return };
         handoff.silence(sender);
         for _ in 0..PARTING_BUDGET {
             let Some(handoff) = &mut self.handoff else { return };
-            if self.closer.waiting() > CLOSING {
+            if self.closer.waiting() > self.room.message() {
                 break;
             }
             match handoff.receive(sender, &mut self.descriptors) {
@@ -398,8 +419,9 @@ impl<B: Backend> Daemon<B> {
                 Message::Nothing | Message::Gone => break,
             }
         }
-        if let Some(handoff) = &mut self.handoff {
-            handoff.dismiss(&mut self.backend, sender);
+        let link = self.handoff.as_mut().and_then(|handoff| handoff.dismiss(&mut self.backend, sender));
+        if let Some(link) = link {
+            self.closer.close(link.into());
         }
     }
 
@@ -565,11 +587,8 @@ impl<B: Backend> Daemon<B> {
             self.part_with(sender);
         }
         // One at a time, as there may be more of them than there is room for.
-        while let Some(handoff) = &mut self.handoff {
-            match handoff.accept(&mut self.backend, sender_token) {
-                Ok(sender) => self.part_with(sender),
-                Err(_) => break,
-            }
+        while let Some(Ok(sender)) = self.handoff.as_mut().map(HandOff::accept) {
+            self.part_with(sender);
         }
         self.handoff = None;
         info!("told to stop: {} connections are still lingering", self.table.len());

@@ -111,23 +111,25 @@ impl HandOff {
         Ok(())
     }
 
-    /// Lets one sender in.
+    /// Lets one sender in; [`watch`](Self::watch) makes the backend report it.
     ///
     /// # Errors
-    /// `WouldBlock` when nobody waits; else what accept(2) or the backend say (EMFILE, ENFILE).
-    pub fn accept(
-        &mut self,
-        backend: &mut impl Backend,
-        token: impl Fn(Sender) -> Token,
-    ) -> io::Result<Sender> {
+    /// `WouldBlock` when nobody waits; else what accept(2) says (EMFILE, ENFILE).
+    pub fn accept(&mut self) -> io::Result<Sender> {
         let stream = self.endpoint.accept()?;
         self.messages += 1; // the one that comes is not the one that was silent
-        let sender = self.senders.insert(Link { stream, last: self.messages });
-        if let Err(e) = backend.add(self.senders[sender].stream.as_fd(), token(sender), Interest::Read) {
-            self.senders.remove(sender);
-            return Err(e);
+        Ok(self.senders.insert(Link { stream, last: self.messages }))
+    }
+
+    /// Asks the backend to report `sender` as `token`.
+    ///
+    /// # Errors
+    /// As [`Backend::add`]. What the sender has said can still be read.
+    pub fn watch(&self, backend: &mut impl Backend, sender: Sender, token: Token) -> io::Result<()> {
+        match self.senders.get(sender) {
+            Some(link) => backend.add(link.stream.as_fd(), token, Interest::Read),
+            None => Ok(()),
         }
-        Ok(sender)
     }
 
     /// The sender that has been silent for the longest.
@@ -177,11 +179,12 @@ impl HandOff {
         }
     }
 
-    /// Hangs up on `sender`.
-    pub fn dismiss(&mut self, backend: &mut impl Backend, sender: Sender) {
-        if let Some(link) = self.senders.remove(sender) {
-            let _ = backend.remove(link.stream.as_fd()); // it is registered; and it closes now in any case
-        }
+    /// Parts with `sender`. The connection that is returned ends with its last close, which closes
+    /// whatever is still queued in it.
+    pub fn dismiss(&mut self, backend: &mut impl Backend, sender: Sender) -> Option<UnixStream> {
+        let link = self.senders.remove(sender)?;
+        let _ = backend.remove(link.stream.as_fd()); // fails only for one that could not be added
+        Some(link.stream)
     }
 
     /// Lets nobody else in. Those who already wait can still be [`accept`](Self::accept)ed, and

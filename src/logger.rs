@@ -3,16 +3,22 @@
 //! Logging never holds the daemon up: a message that cannot be taken now is dropped and counted,
 //! and a syslog daemon that went away is looked for again, at most once a second.
 
-use lingerd_platform::process;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 use syslog::{Facility, LogFormat, LoggerBackend, Severity};
 
 const NAME: &str = "lingerd";
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Lines that may wait for standard error.
+const LINES: usize = 1024;
+/// How long they may keep the process from ending.
+const FLUSH: Duration = Duration::from_secs(1);
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
@@ -25,8 +31,16 @@ struct State {
 }
 
 enum Sink {
-    Stderr,
+    Stderr(Stderr),
     Syslog(Syslog),
+}
+
+/// Standard error may be a terminal that is stopped or a pipe that nobody reads: a thread of its
+/// own waits for it.
+struct Stderr {
+    lines: SyncSender<String>,
+    /// Lines given to the thread and not written yet.
+    waiting: Arc<AtomicUsize>,
 }
 
 type Connection = syslog::Logger<LoggerBackend, Format>;
@@ -51,8 +65,12 @@ impl LogFormat<Arguments<'_>> for Format {
 }
 
 /// Logs to standard error from here on.
-pub fn to_stderr(level: LevelFilter) {
-    start(Sink::Stderr, level);
+///
+/// # Errors
+/// When the system has no thread to spare.
+pub fn to_stderr(level: LevelFilter) -> io::Result<()> {
+    start(Sink::Stderr(Stderr::new()?), level);
+    Ok(())
 }
 
 /// Logs to syslog with `facility` from here on. Returns why syslog cannot be reached now, if so; it
@@ -117,19 +135,39 @@ impl Sink {
     /// Whether the message is out.
     fn send(&mut self, level: Level, message: Arguments<'_>) -> bool {
         match self {
-            Sink::Stderr => {
-                let level = match level {
-                    Level::Error => "error: ",
-                    Level::Warn => "warning: ",
-                    Level::Info => "",
-                    Level::Debug | Level::Trace => "debug: ",
-                };
-                // One write a line. A pipe that nobody reads is full some day.
-                let line = format!("{NAME}: {level}{message}\n");
-                process::can_write(&io::stderr()) && io::stderr().write_all(line.as_bytes()).is_ok()
-            }
+            Sink::Stderr(stderr) => stderr.send(level, message),
             Sink::Syslog(syslog) => syslog.send(level, message),
         }
+    }
+}
+
+impl Stderr {
+    fn new() -> io::Result<Self> {
+        let (lines, written) = sync_channel::<String>(LINES);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let done = Arc::clone(&waiting);
+        thread::Builder::new().name("log".to_owned()).spawn(move || {
+            for line in written {
+                let _ = io::stderr().write_all(line.as_bytes()); // nobody is left to tell
+                done.fetch_sub(1, Ordering::Relaxed);
+            }
+        })?;
+        Ok(Stderr { lines, waiting })
+    }
+
+    fn send(&self, level: Level, message: Arguments<'_>) -> bool {
+        let level = match level {
+            Level::Error => "error: ",
+            Level::Warn => "warning: ",
+            Level::Info => "",
+            Level::Debug | Level::Trace => "debug: ",
+        };
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let sent = self.lines.try_send(format!("{NAME}: {level}{message}\n")).is_ok();
+        if !sent {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        sent
     }
 }
 
@@ -177,5 +215,15 @@ impl Log for Logger {
         }
     }
 
-    fn flush(&self) {}
+    /// Waits until what was logged is out, but not for ever.
+    fn flush(&self) {
+        let waiting = match &self.state().sink {
+            Sink::Stderr(stderr) => Arc::clone(&stderr.waiting),
+            Sink::Syslog(_) => return, // each message is out when it is logged
+        };
+        let start = Instant::now();
+        while waiting.load(Ordering::Relaxed) > 0 && start.elapsed() < FLUSH {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
 }

@@ -5,7 +5,7 @@
 
 use anyhow::{Context, Result, bail};
 use lingerd_platform::process;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
@@ -60,13 +60,12 @@ impl PidFile {
             if !ours.is_file() || ours.nlink() > 1 {
                 bail!("{}: not a plain file with one name; it was left alone", name());
             }
-            if !fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino()))
-            {
+            if !is_at(&ours, path) {
                 continue;
             }
             file.set_len(0)
                 .and_then(|()| writeln!(file, "{}", std::process::id()))
-                .and_then(|()| fchown(&file, uid, None))
+                .and_then(|()| fchown(&file, Some(uid.unwrap_or_else(process::effective_uid)), None))
                 .with_context(|| format!("{}: cannot write", name()))?;
             return Ok(PidFile { file, path: path.to_owned() });
         }
@@ -77,8 +76,15 @@ impl Drop for PidFile {
     fn drop(&mut self) {
         // Emptied first: where the directory is root's and we no longer are, it cannot be removed.
         let _ = self.file.set_len(0);
-        let _ = fs::remove_file(&self.path);
+        if self.file.metadata().is_ok_and(|ours| is_at(&ours, &self.path)) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
+}
+
+/// Whether `ours` is what `path` names, and not a file that somebody has put there since.
+fn is_at(ours: &Metadata, path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
 }
 
 /// A daemon that is running.

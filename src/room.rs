@@ -3,10 +3,8 @@
 //!
 //! Arithmetic only: who has to go when room is short is the daemon's decision.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use lingerd_platform::fdpass;
-use std::fs::File;
-use std::os::fd::AsRawFd;
 
 /// See the module's head.
 #[derive(Clone, Copy, Debug)]
@@ -26,17 +24,12 @@ impl Room {
     /// Below this many for all three it makes no sense to start.
     const LEAST: usize = 16;
 
-    /// Shares out `limit` descriptors, of which those numbered below the next free one are taken.
-    /// `wanted` is -n.
+    /// Shares out what `limit` leaves of descriptors beside those that are `taken`. `wanted` is -n.
     ///
     /// # Errors
     /// When the limit is too low to serve anybody.
-    pub fn new(limit: u64, wanted: Option<usize>) -> Result<Self> {
-        let next_free = File::open("/dev/null").context("/dev/null")?.as_raw_fd() as usize; // never negative
-        Self::share(usize::try_from(limit).unwrap_or(usize::MAX), next_free, wanted)
-    }
-
-    fn share(limit: usize, taken: usize, wanted: Option<usize>) -> Result<Self> {
+    pub fn share(limit: u64, taken: usize, wanted: Option<usize>) -> Result<Self> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let descriptors = limit.saturating_sub(taken + Self::OWN);
         if descriptors < Self::LEAST {
             bail!(
@@ -53,7 +46,7 @@ impl Room {
         self.message
     }
 
-    /// How many connections may linger while so many descriptors are taken by others.
+    /// How many connections may linger while so many descriptors are others'.
     pub fn connections(&self, others: usize) -> usize {
         let left = self.descriptors.saturating_sub(others);
         self.wanted.map_or(left, |wanted| wanted.min(left))
@@ -76,15 +69,15 @@ mod tests {
 
     #[test]
     fn no_share_is_taken_twice() {
-        for limit in (0..5_000).chain([65_536, 1 << 30, usize::MAX]) {
+        for limit in (0..5_000).chain([65_536, 1 << 30, u64::MAX]) {
             let Ok(room) = Room::share(limit, 14, None) else {
-                assert!(limit < 14 + Room::OWN + Room::LEAST, "{limit} would do");
+                assert!(limit < (14 + Room::OWN + Room::LEAST) as u64, "{limit} would do");
                 continue;
             };
             for senders in [0, 1, room.senders() / 2, room.senders()] {
                 let most = room.connections(senders);
                 assert!(most > 0, "{limit}: no room for a connection beside {senders} senders");
-                assert!(14 + Room::OWN + room.message() + senders + most <= limit, "{limit}");
+                assert!((14 + Room::OWN + room.message() + senders + most) as u64 <= limit, "{limit}");
             }
         }
     }

@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 
 /// A user of the system's database.
 #[derive(Clone, Debug)]
@@ -193,11 +193,10 @@ pub fn close_inherited() {
     }
 }
 
-/// Whether a write of at most PIPE_BUF bytes to `fd` would not block now: poll(2), POLLOUT.
-pub fn can_write(fd: &impl AsFd) -> bool {
-    let mut poll = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events: libc::POLLOUT, revents: 0 };
-    // SAFETY: poll(2) reads and writes the one structure, which outlives the call.
-    unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+/// How many descriptors this process has open, as far as one looks for them: numbers below 1024.
+pub fn open_descriptors() -> usize {
+    // SAFETY: fcntl(2) with F_GETFD takes two numbers and touches no memory.
+    (0..1024).filter(|&fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1).count()
 }
 
 /// open(2): do not wait for the other end of a FIFO.

@@ -93,7 +93,9 @@ fn stop(pidfile: &Path) -> Result<u8> {
 }
 
 fn serve(options: Serve) -> ExitCode {
-    process::close_inherited();
+    if !options.foreground {
+        process::close_inherited(); // a supervisor may have its reasons, such as a lock
+    }
     let ids = match Ids::look_up(&options).and_then(|ids| check_path(&options.socket).map(|()| ids)) {
         Ok(ids) => ids,
         Err(error) => {
@@ -127,13 +129,15 @@ fn serve(options: Serve) -> ExitCode {
         log::error!("cannot let go of the terminal: {error}");
         return FAILED.into();
     }
-    match daemon.run() {
-        Ok(()) => ExitCode::SUCCESS,
+    let code = match daemon.run() {
+        Ok(()) => 0,
         Err(error) => {
             log::error!("{error:#}");
-            FAILED.into()
+            FAILED
         }
-    }
+    };
+    log::logger().flush();
+    code.into()
 }
 
 /// The users and groups that the options name, looked up.
@@ -185,18 +189,20 @@ fn start(options: &Serve, ids: &Ids) -> Result<(Daemon<System>, Option<PidFile>)
     let limit = process::raise_descriptor_limit().context("the limit of open descriptors")?;
     let signals = Signals::install().context("cannot install the signal handlers")?;
     let access = Access { uid, gid: ids.socket_group, mode: options.mode };
-    let handoff = HandOff::bind(&options.socket, access, daemon::listener_token())?;
+    // The control socket first: where a daemon is still finishing its lingers that one is taken, and
+    // no sender is to find a door that shuts again.
     let control = control::Control::bind(&options.socket, uid)?;
+    let handoff = HandOff::bind(&options.socket, access, daemon::listener_token())?;
     if let Some(user) = &ids.user {
         process::drop_privileges(user, ids.run_group)
             .with_context(|| format!("cannot become -u '{}'", user.name))?;
     }
     if options.foreground {
-        logger::to_stderr(options.level);
+        logger::to_stderr(options.level).context("cannot start the log")?;
     } else if let Some(trouble) = logger::to_syslog(options.level, options.facility) {
         complain(&format!("warning: syslog cannot be reached, it is tried again later: {trouble}"));
     }
-    let room = Room::new(limit, options.capacity)?;
+    let room = Room::share(limit, process::open_descriptors(), options.capacity)?;
     if process::effective_uid() == 0 {
         log::warn!("running as root, which is not needed: -u names a user to run as");
     }

@@ -11,9 +11,13 @@ mod apache;
 mod support;
 
 use apache::{Apache, Mpm, Setup};
+use lingerd_platform::backend::{Backend, Interest, System, Token};
 use lingerd_platform::process;
+use lingerd_platform::signals::{STOP, Signals};
 use std::fs;
-use std::process::{Command, ExitCode};
+use std::os::fd::AsFd;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 use std::time::Duration;
 use support::daemon::Daemon;
@@ -52,16 +56,44 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match Rig::start() {
-        Ok(rig) => {
-            what(&rig);
-            ExitCode::SUCCESS
-        }
+    watch_signals();
+    let rig = match Rig::start() {
+        Ok(rig) => rig,
         Err(missing) => {
             eprintln!("{missing}: {WHAT_IT_NEEDS}");
-            ExitCode::FAILURE
+            return ExitCode::FAILURE;
         }
+    };
+    // In a thread of its own: however it ends, the servers are stopped here as they should be.
+    let done = thread::scope(|scope| scope.spawn(|| what(&rig)).join());
+    drop(rig);
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// Whether somebody has lost patience.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// The ablinger that runs, or 0.
+static ABLINGER: AtomicI32 = AtomicI32::new(0);
+
+/// On SIGINT, SIGTERM and SIGHUP ends the ablinger that runs, and with it the measuring.
+fn watch_signals() {
+    let signals = Signals::install().expect("signal handlers");
+    let mut backend = System::new().expect("a backend");
+    backend.add(signals.stop.as_fd(), Token(0), Interest::Read).expect("a first descriptor");
+    backend.add(signals.reload.as_fd(), Token(1), Interest::Read).expect("a second descriptor");
+    thread::spawn(move || {
+        let mut ready = Vec::new();
+        while ready.is_empty() && backend.wait(&mut ready, None).is_ok() {}
+        INTERRUPTED.store(true, Ordering::SeqCst);
+        let ablinger = ABLINGER.load(Ordering::SeqCst);
+        if ablinger > 0 {
+            let _ = process::kill(ablinger, STOP);
+        }
+        drop(signals);
+    });
 }
 
 /// Says what goes on, as it takes a while.
@@ -116,12 +148,20 @@ fn settle(apache: &Apache) {
 
 /// ablinger's JSON object for a run against `apache`.
 fn ablinger(apache: &Apache, options: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_ablinger"))
+    let child = Command::new(env!("CARGO_BIN_EXE_ablinger"))
         .args(["-o", "json"])
         .args(options)
         .arg(format!("http://{}/page.php", apache.address))
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .expect("ablinger");
+    ABLINGER.store(child.id() as i32, Ordering::SeqCst);
+    let output = child.wait_with_output().expect("ablinger");
+    ABLINGER.store(0, Ordering::SeqCst);
+    if INTERRUPTED.load(Ordering::SeqCst) {
+        std::panic::resume_unwind(Box::new("interrupted")); // without a word: see main()
+    }
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.stdout.starts_with(b"{"), "ablinger has failed: {said}");
     if !said.is_empty() {

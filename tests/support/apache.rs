@@ -7,7 +7,7 @@ use crate::support::daemon::{Ended, Site, run};
 use crate::support::{skip, wait_until};
 use lingerd_platform::process;
 use std::fs::{self, File, Permissions};
-use std::io;
+use std::io::{self, Write, stderr};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -444,7 +444,8 @@ impl Apache {
 impl Drop for Apache {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("Apache's log:\n{}", self.error_log());
+            // Not eprintln!, which panics where nobody listens any more.
+            let _ = writeln!(stderr(), "Apache's log:\n{}", self.error_log());
             let _ = process::kill(-self.pid(), libc::SIGKILL); // the whole group
             let _ = self.child.wait();
         } else if !self.has_ended() {

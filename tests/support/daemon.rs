@@ -6,7 +6,7 @@ use lingerd::control;
 use lingerd_platform::process;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write, stderr};
 use std::ops::Index;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -366,7 +366,7 @@ impl Drop for Daemon {
             }
         }
         if thread::panicking() {
-            eprintln!("the daemon's log:\n{}", self.site.log());
+            let _ = writeln!(stderr(), "the daemon's log:\n{}", self.site.log());
         }
     }
 }

@@ -62,7 +62,7 @@ const RELOAD: u64 = 4;
 impl Source {
     fn token(self) -> Token {
         Token(match self {
-            Source::Connection(entry) => entry.to_bits(),
+            Source::Connection(entry) => entry.data().as_ffi(),
             Source::Sender(sender) => sender.data().as_ffi() | (1 << KIND),
             Source::Other(n) => n | (2 << KIND),
         })
@@ -71,7 +71,7 @@ impl Source {
     fn of(Token(bits): Token) -> Source {
         let key = bits & !(3 << KIND);
         match (bits >> KIND) & 3 {
-            0 => Source::Connection(Entry::from_bits(key)),
+            0 => Source::Connection(KeyData::from_ffi(key).into()),
             1 => Source::Sender(KeyData::from_ffi(key).into()),
             _ => Source::Other(key),
         }
@@ -151,14 +151,13 @@ impl<B: Backend> Daemon<B> {
     /// # Errors
     /// What the backend says.
     pub fn new(
-        handoff: HandOff,
+        mut handoff: HandOff,
         control: Control,
         signals: Signals,
         rules: Rules,
         room: Room,
     ) -> Result<Self> {
         let mut backend = B::new().with_context(|| format!("cannot open {}", B::NAME))?;
-        let mut handoff = handoff;
         let register = |backend: &mut B| -> io::Result<()> {
             backend.add(control.as_fd(), Source::Other(CONTROL).token(), Interest::Read)?;
             backend.add(signals.stop.as_fd(), Source::Other(STOP).token(), Interest::Read)?;
@@ -352,24 +351,24 @@ impl<B: Backend> Daemon<B> {
         };
     }
 
-    /// Reads at most `budget` messages of `sender`. Returns whether it has said all it had to say.
-    fn receive(&mut self, sender: Sender, budget: usize) -> bool {
+    /// Reads at most `budget` messages of `sender`.
+    fn receive(&mut self, sender: Sender, budget: usize) {
         for _ in 0..budget {
-            let Some(handoff) = &mut self.handoff else { return true };
+            let Some(handoff) = &mut self.handoff else { return };
             let message = handoff.receive(sender, &mut self.descriptors);
             match message {
-                Message::Nothing => return true,
+                Message::Nothing => return,
                 Message::Gone => {
                     handoff.dismiss(&mut self.backend, sender);
                     self.refuse_all(); // some systems deliver descriptors with the end of the stream
-                    return true;
+                    return;
                 }
                 Message::Malformed(what) => {
                     self.counters.protocol_errors += 1;
                     self.said.malformed.warn(self.now, format_args!("a sender sent {what}; hung up on it"));
                     self.refuse_all();
                     self.hang_up(sender);
-                    return true;
+                    return;
                 }
                 Message::Sockets { truncated } => {
                     if truncated {
@@ -396,12 +395,11 @@ impl<B: Backend> Daemon<B> {
                             format_args!("a sender sent more files than can be closed; hung up on it"),
                         );
                         self.hang_up(sender);
-                        return true;
+                        return;
                     }
                 }
             }
         }
-        false
     }
 
     /// Hangs up on a sender that cannot be believed, and refuses what it has still sent. The kernel,
@@ -641,5 +639,32 @@ fn outcome(read: io::Result<usize>, counters: &mut Counters) -> Event {
         }
         Err(e) if e.kind() == ErrorKind::WouldBlock => Event::Quiet,
         Err(_) => Event::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slotmap::SlotMap;
+
+    #[test]
+    fn a_token_names_one_source_and_no_other() {
+        let mut entries = SlotMap::<Entry, ()>::with_key();
+        let mut senders = SlotMap::<Sender, ()>::with_key();
+        // The first entry and the first sender have the same key, as have those in reused places.
+        let (entry, sender) = (entries.insert(()), senders.insert(()));
+        entries.remove(entry);
+        let all = [
+            Source::Connection(entry),
+            Source::Connection(entries.insert(())),
+            Source::Sender(sender),
+            Source::Sender(senders.insert(())),
+            Source::Other(LISTENER),
+            Source::Other(RELOAD),
+        ];
+        for (n, source) in all.into_iter().enumerate() {
+            assert_eq!(Source::of(source.token()), source);
+            assert!(all[..n].iter().all(|other| other.token() != source.token()), "{source:?}");
+        }
     }
 }

@@ -91,8 +91,8 @@ impl HandOff {
         Ok(())
     }
 
-    /// Leaves new senders waiting in the kernel's queue, where they lose nothing, until
-    /// [`open`](Self::open): back-pressure while descriptors are short.
+    /// Leaves new senders waiting in the kernel's queue until [`open`](Self::open): for the moment
+    /// in which accept(2) cannot serve them.
     pub fn pause(&mut self, backend: &mut impl Backend) {
         if self.accepting {
             // It is registered, so that this cannot fail; if it did, accepting on would be harmless.

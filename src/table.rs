@@ -5,24 +5,12 @@
 //! deadline applies to it. Must not know of backends, counters or where a connection came from.
 
 use crate::linger::{Linger, Time};
-use slotmap::{Key, KeyData, SlotMap};
+use slotmap::{Key, SlotMap};
 use std::net::TcpStream;
 
 slotmap::new_key_type! {
     /// Names one entry for good: a later entry in the same place has another key.
     pub struct Entry;
-}
-
-impl Entry {
-    /// As a number with the top two bits of the lower half free, see [`crate::daemon`].
-    pub fn to_bits(self) -> u64 {
-        self.data().as_ffi()
-    }
-
-    /// From [`to_bits`](Self::to_bits).
-    pub fn from_bits(bits: u64) -> Self {
-        KeyData::from_ffi(bits).into()
-    }
 }
 
 /// An entry's neighbours in one queue; null at the ends, and where it is not in the queue.
@@ -256,7 +244,6 @@ mod tests {
         assert_ne!(gone, next);
         assert!(table.socket(gone).is_none() && table.remove(gone).is_none());
         assert!(table.update(gone, |_, _| ()).is_none());
-        assert_eq!(Entry::from_bits(next.to_bits()), next);
         assert_eq!(table.len(), 1);
     }
 

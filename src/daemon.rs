@@ -19,7 +19,7 @@ use log::{debug, info, warn};
 use slotmap::{Key, KeyData};
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -36,11 +36,13 @@ const ACCEPT_BUDGET: usize = 64;
 /// How long a turn waits for more to do before it starts, as a network card moderates its
 /// interrupts. Most clients close within this time of the hand-off, and then one read finds the
 /// end of their stream: no registration, no second wake-up. Nobody waits for it but the FIN of a
-/// sender that does not half-close itself.
-const MODERATION: Duration = Duration::from_millis(1);
+/// sender that does not half-close itself; on systems other than Linux none does (see
+/// [`tcp::half_close`]), and some of them sleep for no less than 10 ms.
+const MODERATION: Option<Duration> =
+    if cfg!(target_os = "linux") { Some(Duration::from_millis(1)) } else { None };
 /// How often the counters are logged while there is work.
 const SUMMARY_EVERY: Duration = Duration::from_secs(3600);
-/// How long to leave the door shut after accept(2) failed for want of something.
+/// How long to leave a door shut, or a source alone, after a call failed for want of something.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a token names. The kind is in the two top bits of the lower half, which no key of a table
@@ -136,6 +138,9 @@ pub struct Daemon<B: Backend> {
     accept_at: Option<Time>,
     /// When to answer at the control socket again.
     control_at: Option<Time>,
+    /// Those that the kernel had no room to tell of, and when to serve them again.
+    unarmed: Vec<Source>,
+    unarmed_at: Option<Time>,
     /// What a hostile or unlucky sender could fill the log with.
     said: Said,
     closer: Closer,
@@ -190,6 +195,8 @@ impl<B: Backend> Daemon<B> {
             now: Time::from_millis(0),
             accept_at: None,
             control_at: None,
+            unarmed: Vec::new(),
+            unarmed_at: None,
             said: Said::default(),
             closer: Closer::default(),
             summary_at: None,
@@ -205,30 +212,39 @@ impl<B: Backend> Daemon<B> {
         info!("serving ({}); up to {} connections linger at once", B::NAME, self.room.connections(0));
         let mut ready = Vec::new();
         while self.handoff.is_some() || !self.table.is_empty() {
-            self.backend
-                .wait(&mut ready, self.timeout())
-                .with_context(|| format!("cannot wait ({})", B::NAME))?;
-            if !ready.is_empty() {
-                thread::sleep(MODERATION);
-            }
-            self.now = self.clock();
-            // Those who end make room for those who come.
-            for &token in &ready {
-                if let Source::Connection(entry) = Source::of(token) {
-                    self.step(entry, Event::Readable);
-                }
-            }
-            self.expire();
-            for &token in &ready {
-                self.serve(Source::of(token)).with_context(|| B::NAME)?;
-            }
-            self.reopen_doors();
-            if self.summary_at.is_some_and(|time| time <= self.now) {
-                self.summary("summary");
-            }
+            self.turn(&mut ready)?;
         }
         self.summary("stopped");
         Ok(())
+    }
+
+    /// Waits once, and does what there is to do. `ready` is kept for its memory.
+    fn turn(&mut self, ready: &mut Vec<Token>) -> Result<()> {
+        let timeout = self.timeout();
+        self.backend.wait(ready, timeout).with_context(|| format!("cannot wait ({})", B::NAME))?;
+        if let Some(moderation) = MODERATION.filter(|_| !ready.is_empty()) {
+            thread::sleep(moderation);
+        }
+        self.now = self.clock();
+        self.serve_all(ready);
+        self.try_again();
+        if self.summary_at.is_some_and(|time| time <= self.now) {
+            self.summary("summary");
+        }
+        Ok(())
+    }
+
+    fn serve_all(&mut self, ready: &[Token]) {
+        // Those who end make room for those who come.
+        for &token in ready {
+            if let Source::Connection(entry) = Source::of(token) {
+                self.step(entry, Event::Readable);
+            }
+        }
+        self.expire();
+        for &token in ready {
+            self.serve(Source::of(token));
+        }
     }
 
     fn clock(&self) -> Time {
@@ -238,36 +254,25 @@ impl<B: Backend> Daemon<B> {
     /// Until the next thing that is due, or for ever.
     fn timeout(&self) -> Option<Duration> {
         let deadline = self.table.nearest().map(|(_, time)| time);
-        let next =
-            [deadline, self.accept_at, self.control_at, self.summary_at].into_iter().flatten().min()?;
+        let next = [deadline, self.accept_at, self.control_at, self.unarmed_at, self.summary_at];
+        let next = next.into_iter().flatten().min()?;
         // The clock's milliseconds are cut off, so that this is never too short.
         Some(next - self.clock())
     }
 
-    fn serve(&mut self, source: Source) -> io::Result<()> {
-        let token = source.token();
+    /// Serves one source that is ready, and asks to hear of it again. Where the kernel has no room
+    /// for that now, it is served again in a second, ready or not.
+    fn serve(&mut self, source: Source) {
         match source {
-            Source::Connection(_) => return Ok(()), // served before
-            Source::Sender(sender) => {
-                self.receive(sender, MESSAGE_BUDGET);
-                if let Some(handoff) = &self.handoff {
-                    handoff.rearm_sender(&mut self.backend, sender, token)?;
-                }
-                return Ok(());
-            }
-            Source::Other(LISTENER) => {
-                self.accept();
-                if let Some(handoff) = &self.handoff {
-                    handoff.rearm(&mut self.backend)?;
-                }
-                return Ok(());
-            }
+            Source::Connection(_) => return, // served before
+            Source::Sender(sender) => self.receive(sender, MESSAGE_BUDGET),
+            Source::Other(LISTENER) => self.accept(),
             Source::Other(CONTROL) => {
                 if let Err(e) = self.control.answer(|| self.snapshot()) {
                     self.said.door.warn(self.now, format_args!("cannot answer 'lingerd -S': {e}"));
-                    self.backend.remove(self.control.as_fd())?;
+                    // Not to be told of it again and again; it was registered, so that this cannot fail.
+                    let _ = self.backend.remove(self.control.as_fd());
                     self.control_at = Some(self.now + ACCEPT_AGAIN);
-                    return Ok(());
                 }
             }
             Source::Other(STOP) => {
@@ -287,13 +292,27 @@ impl<B: Backend> Daemon<B> {
                 }
             }
         }
-        let fd = match source {
-            Source::Other(CONTROL) => self.control.as_fd(),
-            Source::Other(STOP) => self.signals.stop.as_fd(),
-            Source::Other(REPORT) => self.signals.report.as_fd(),
-            _ => self.signals.reload.as_fd(),
+        if let Err(e) = self.rearm(source) {
+            self.said.backend.warn(self.now, format_args!("cannot wait for more: {e}"));
+            self.unarmed.push(source);
+            self.unarmed_at.get_or_insert(self.now + ACCEPT_AGAIN);
+        }
+    }
+
+    fn rearm(&mut self, source: Source) -> io::Result<()> {
+        let fd = match (source, &self.handoff) {
+            (Source::Sender(sender), Some(handoff)) => match handoff.sender(sender) {
+                Some(fd) => fd,
+                None => return Ok(()), // gone meanwhile
+            },
+            (Source::Other(LISTENER), Some(handoff)) if handoff.is_accepting() => handoff.as_fd(),
+            (Source::Other(CONTROL), _) if self.control_at.is_none() => self.control.as_fd(),
+            (Source::Other(STOP), _) => self.signals.stop.as_fd(),
+            (Source::Other(REPORT), _) => self.signals.report.as_fd(),
+            (Source::Other(RELOAD), _) => self.signals.reload.as_fd(),
+            _ => return Ok(()),
         };
-        self.backend.rearm(fd, token, Interest::Read)
+        self.backend.rearm(fd, source.token(), Interest::Read)
     }
 
     /// Lets waiting senders in.
@@ -329,8 +348,15 @@ impl<B: Backend> Daemon<B> {
         }
     }
 
-    /// Opens the doors again that were shut for want of something, when it is time.
-    fn reopen_doors(&mut self) {
+    /// Opens the doors again that were shut for want of something, and serves what the kernel had no
+    /// room to tell of, when it is time.
+    fn try_again(&mut self) {
+        if self.unarmed_at.is_some_and(|time| time <= self.now) {
+            self.unarmed_at = None;
+            for source in std::mem::take(&mut self.unarmed) {
+                self.serve(source);
+            }
+        }
         if self.control_at.is_some_and(|time| time <= self.now) {
             let token = Source::Other(CONTROL).token();
             self.control_at = match self.backend.add(self.control.as_fd(), token, Interest::Read) {
@@ -445,21 +471,22 @@ impl<B: Backend> Daemon<B> {
         // The client's end of stream is often there already: then nothing else need be done, as
         // close(2) sends our FIN. A listener, or a socket that was never connected, shows here
         // too, before anything is done to what its sender may still use.
-        let event = match tcp::discard(&socket) {
+        let mut event = match tcp::discard(&socket) {
             Err(e) if e.kind() == ErrorKind::NotConnected => {
                 return self.refuse(socket.into(), "not connected");
             }
             read => outcome(read, &mut self.counters),
         };
-        // A connect(2) in progress has nobody at the other end yet. One from which bytes came has,
-        // even if it no longer has a peer's address: both sides may have closed by now.
+        // Quiet, and nobody at the other end: the client has gone this very moment, which the next
+        // read says, or it is a connect(2) that is still in progress.
         if event == Event::Quiet && socket.peer_addr().is_err_and(|e| e.kind() == ErrorKind::NotConnected) {
-            return self.refuse(socket.into(), "not connected");
+            event = outcome(tcp::discard(&socket), &mut self.counters);
+            if event == Event::Quiet {
+                return self.refuse(socket.into(), "not connected");
+            }
         }
         if !matches!(event, Event::End | Event::Failed) {
-            // The sender should have done it. When it fails the connection has just gone, and the
-            // next read says so.
-            let _ = socket.shutdown(Shutdown::Write);
+            tcp::half_close(&socket); // the sender should have done it
         }
         let mut linger = Linger::new(self.now, &self.rules);
         match drive(&socket, &mut linger, event, self.now, &self.rules, &mut self.counters) {
@@ -585,8 +612,13 @@ impl<B: Backend> Daemon<B> {
             self.part_with(sender);
         }
         // One at a time, as there may be more of them than there is room for.
-        while let Some(Ok(sender)) = self.handoff.as_mut().map(HandOff::accept) {
-            self.part_with(sender);
+        while let Some(handoff) = &mut self.handoff {
+            match handoff.accept() {
+                Ok(sender) => self.part_with(sender),
+                // The one who waited has gone again.
+                Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                Err(_) => break,
+            }
         }
         self.handoff = None;
         info!("told to stop: {} connections are still lingering", self.table.len());
@@ -645,7 +677,211 @@ fn outcome(read: io::Result<usize>, counters: &mut Counters) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::Access;
+    use lingerd_platform::backend::System;
     use slotmap::SlotMap;
+    use std::collections::HashSet;
+    use std::io::{Read, Write};
+    use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+    use std::os::unix::net::UnixStream;
+    use std::path::PathBuf;
+
+    /// A kernel that forgets what it has reported, as event ports do, and that may have no room to
+    /// be told of it again.
+    struct Stingy {
+        system: System,
+        registered: HashSet<RawFd>,
+        forgotten: HashSet<RawFd>,
+        full: bool,
+    }
+
+    impl Backend for Stingy {
+        const NAME: &'static str = "stingy";
+
+        fn new() -> io::Result<Self> {
+            let (registered, forgotten) = (HashSet::new(), HashSet::new());
+            Ok(Stingy { system: System::new()?, registered, forgotten, full: false })
+        }
+
+        fn add(&mut self, fd: BorrowedFd<'_>, token: Token, interest: Interest) -> io::Result<()> {
+            self.registered.insert(fd.as_raw_fd());
+            self.system.add(fd, token, interest)
+        }
+
+        fn rearm(&mut self, fd: BorrowedFd<'_>, token: Token, interest: Interest) -> io::Result<()> {
+            assert!(self.registered.contains(&fd.as_raw_fd()), "armed without a token");
+            if self.full {
+                if self.forgotten.insert(fd.as_raw_fd()) {
+                    self.system.remove(fd)?;
+                }
+                return Err(ErrorKind::OutOfMemory.into());
+            }
+            match self.forgotten.remove(&fd.as_raw_fd()) {
+                true => self.system.add(fd, token, interest),
+                false => self.system.rearm(fd, token, interest),
+            }
+        }
+
+        fn remove(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+            self.registered.remove(&fd.as_raw_fd());
+            if self.forgotten.remove(&fd.as_raw_fd()) { Ok(()) } else { self.system.remove(fd) }
+        }
+
+        fn wait(&mut self, ready: &mut Vec<Token>, timeout: Option<Duration>) -> io::Result<()> {
+            self.system.wait(ready, timeout)
+        }
+    }
+
+    impl<B: Backend> Daemon<B> {
+        /// Serves what is ready now, whatever the clock says, and tells whether anything was.
+        fn serve_ready(&mut self) -> bool {
+            let mut ready = Vec::new();
+            self.backend.wait(&mut ready, Some(Duration::from_millis(1))).unwrap();
+            self.serve_all(&ready);
+            !ready.is_empty()
+        }
+
+        fn senders(&self) -> usize {
+            self.handoff.as_ref().map_or(0, HandOff::senders)
+        }
+    }
+
+    /// A daemon to be driven by hand, with its hand-off socket at the path.
+    fn daemon<B: Backend>(name: &str) -> (Daemon<B>, PathBuf) {
+        let path = std::env::temp_dir().join(format!("lingerd-{name}-{}", std::process::id()));
+        let access = Access { uid: None, gid: None, mode: 0o600 };
+        let handoff = HandOff::bind(&path, access, listener_token()).unwrap();
+        let control = Control::bind(&path, None).unwrap();
+        let room = Room::share(1024, 64, None).unwrap();
+        let signals = Signals::install().unwrap();
+        (Daemon::new(handoff, control, signals, Rules::default(), room).unwrap(), path)
+    }
+
+    #[test]
+    fn what_the_kernel_has_no_room_for_is_served_again_later() {
+        let (mut daemon, path) = daemon::<Stingy>("stingy");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = listener.accept().unwrap().0;
+
+        let first = UnixStream::connect(&path).unwrap();
+        daemon.backend.full = true;
+        daemon.serve_ready(); // lets the first one in, and can then wait for no other
+        daemon.serve_ready(); // the first one says nothing
+        let second = UnixStream::connect(&path).unwrap();
+        daemon.serve_ready();
+        assert_eq!(daemon.senders(), 1, "the door is not watched any more");
+        fdpass::send(&first, b"L", &[server.as_fd()]).unwrap();
+        daemon.serve_ready(); // a message, and then no room to wait for the next one
+        fdpass::send(&first, b"L", &[server.as_fd()]).unwrap();
+        daemon.serve_ready();
+        assert_eq!(daemon.table.len(), 1);
+
+        daemon.backend.full = false;
+        assert!(daemon.timeout().is_some_and(|time| time <= ACCEPT_AGAIN));
+        // It waits for nothing but the time.
+        while daemon.unarmed_at.is_some() {
+            daemon.turn(&mut Vec::new()).unwrap();
+        }
+        daemon.serve_ready();
+        assert_eq!(daemon.senders(), 2);
+        assert_eq!(daemon.table.len(), 2);
+        fdpass::send(&second, b"L", &[server.as_fd()]).unwrap();
+        daemon.serve_ready();
+        assert_eq!(daemon.table.len(), 3);
+        assert_eq!(daemon.unarmed_at, None);
+    }
+
+    #[test]
+    fn a_door_that_is_shut_is_not_armed() {
+        let (mut daemon, _) = daemon::<Stingy>("shut");
+        daemon.handoff.as_mut().unwrap().pause(&mut daemon.backend);
+        daemon.serve(Source::Other(LISTENER));
+        daemon.backend.remove(daemon.control.as_fd()).unwrap();
+        daemon.control_at = Some(daemon.now + ACCEPT_AGAIN);
+        daemon.serve(Source::Other(CONTROL));
+        assert!(daemon.unarmed.is_empty());
+    }
+
+    #[test]
+    fn any_sequence_of_messages_leaves_every_descriptor_counted() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let connection = || {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            (client, listener.accept().unwrap().0)
+        };
+        crate::fuzz::any(20, |random| {
+            let (mut daemon, path) = daemon::<System>("messages");
+            let (mut senders, mut clients, mut sent) = (Vec::new(), Vec::new(), 0);
+            let mut others = Vec::new(); // the other ends of what else is sent
+            for _ in 0..100 {
+                match random.u8(..16) {
+                    0 | 1 if senders.len() < 8 => senders.push(UnixStream::connect(&path).unwrap()),
+                    2 if !senders.is_empty() => drop(senders.swap_remove(random.usize(..senders.len()))),
+                    3..=9 if !senders.is_empty() => {
+                        // Mostly what the protocol says; now and then whatever else there is.
+                        let mut descriptors: Vec<OwnedFd> = Vec::new();
+                        for _ in 0..random.usize(..4) {
+                            descriptors.push(match random.u8(..8) {
+                                0 => std::fs::File::open("/dev/null").unwrap().into(),
+                                1 => listener.try_clone().unwrap().into(),
+                                2 => std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into(),
+                                3 => {
+                                    let (one, other) = UnixStream::pair().unwrap();
+                                    others.push(other);
+                                    one.into()
+                                }
+                                _ => {
+                                    let (client, server) = connection();
+                                    clients.push(client);
+                                    server.into()
+                                }
+                            });
+                        }
+                        let fds: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+                        let byte = if random.u8(..10) == 0 { random.u8(..) } else { b'L' };
+                        let sender = &senders[random.usize(..senders.len())];
+                        if fdpass::send(sender, &[byte], &fds).is_ok() {
+                            sent += fds.len();
+                        }
+                    }
+                    10 if !clients.is_empty() => drop(clients.swap_remove(random.usize(..clients.len()))),
+                    11 if !clients.is_empty() => {
+                        let client = random.usize(..clients.len());
+                        let _ = clients[client].write_all(b"late");
+                    }
+                    12 => daemon.now = daemon.now + Duration::from_millis(random.u64(..9_000)),
+                    13 => daemon.expire(),
+                    _ => drop(daemon.serve_ready()),
+                }
+            }
+            // What was sent to one that has closed since is still to be read.
+            let mut turns = 0;
+            while daemon.serve_ready() {
+                turns += 1;
+                assert!(turns < 10_000, "something is ready for ever");
+            }
+            let counters = daemon.snapshot();
+            assert_eq!(counters.get("handed_over").unwrap() + counters.get("rejected").unwrap(), sent as u64);
+            assert!(daemon.descriptors.is_empty());
+            daemon.stop();
+            daemon.stop();
+            assert!(daemon.table.is_empty());
+            // And none of them is kept: whoever has the other end sees it closed.
+            drop(senders);
+            for mut client in clients {
+                let start = Instant::now();
+                while client.write(b"x").is_ok() {
+                    assert!(start.elapsed() < Duration::from_secs(60), "a connection is kept");
+                    thread::yield_now();
+                }
+            }
+            for mut other in others {
+                other.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+                assert_eq!(other.read(&mut [0]).unwrap(), 0);
+            }
+        });
+    }
 
     #[test]
     fn a_token_names_one_source_and_no_other() {

@@ -47,18 +47,23 @@ impl Endpoint {
                 pid(&live)
             ),
             Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) if e.kind() == ErrorKind::ConnectionRefused => {
+            Err(e) => {
                 let there = fs::symlink_metadata(path).with_context(|| path.display().to_string())?;
                 if !there.file_type().is_socket() {
                     bail!("{}: a file that is no socket is in the way; it was left alone", path.display());
                 }
+                // A queue of connections that is full, a door that is closed to us, a datagram
+                // socket: alive, all of them. On the BSDs the queue of a daemon that hangs may be
+                // full and refuse as if it were dead: that is told by the control socket, which is
+                // bound first, and where nobody queues.
+                if e.kind() != ErrorKind::ConnectionRefused {
+                    bail!(
+                        "{}: a socket that is in use is in the way; it was left alone: {e}",
+                        path.display()
+                    );
+                }
                 fs::remove_file(path)
                     .with_context(|| format!("{}: cannot remove the stale socket", path.display()))?;
-            }
-            // A queue of connections that is full, a door that is closed to us, a datagram socket:
-            // alive, all of them.
-            Err(e) => {
-                bail!("{}: a socket that is in use is in the way; it was left alone: {e}", path.display())
             }
         }
         // The mode is there from the first moment, and without chmod(2), which would follow whatever

@@ -11,7 +11,7 @@ use lingerd_platform::process;
 use slotmap::SlotMap;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -48,7 +48,7 @@ struct Link {
     last: u64,
 }
 
-/// See the module's head.
+/// See the module's head. As a descriptor it is where senders knock.
 pub struct HandOff {
     endpoint: Endpoint,
     token: Token,
@@ -100,17 +100,6 @@ impl HandOff {
         }
     }
 
-    /// Asks the backend for the next sender, after one was reported.
-    ///
-    /// # Errors
-    /// As [`Backend::rearm`].
-    pub fn rearm(&self, backend: &mut impl Backend) -> io::Result<()> {
-        if self.accepting {
-            backend.rearm(self.endpoint.as_fd(), self.token, Interest::Read)?;
-        }
-        Ok(())
-    }
-
     /// Lets one sender in; [`watch`](Self::watch) makes the backend report it.
     ///
     /// # Errors
@@ -126,10 +115,7 @@ impl HandOff {
     /// # Errors
     /// As [`Backend::add`]. What the sender has said can still be read.
     pub fn watch(&self, backend: &mut impl Backend, sender: Sender, token: Token) -> io::Result<()> {
-        match self.senders.get(sender) {
-            Some(link) => backend.add(link.stream.as_fd(), token, Interest::Read),
-            None => Ok(()),
-        }
+        self.sender(sender).map_or(Ok(()), |fd| backend.add(fd, token, Interest::Read))
     }
 
     /// The sender that has been silent for the longest.
@@ -152,6 +138,7 @@ impl HandOff {
             }
             Ok(Received::Byte { byte: LINGER, .. }) => Message::Malformed("'L' without a descriptor"),
             Ok(Received::Byte { .. }) => Message::Malformed("an unknown byte"),
+            Ok(Received::Lost) => Message::Malformed("more sockets than the descriptor limit has room for"),
             Ok(Received::End) => Message::Gone,
             Err(e) => match e.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Message::Nothing,
@@ -160,15 +147,9 @@ impl HandOff {
         }
     }
 
-    /// Asks the backend for more of `sender`, after it was reported.
-    ///
-    /// # Errors
-    /// As [`Backend::rearm`].
-    pub fn rearm_sender(&self, backend: &mut impl Backend, sender: Sender, token: Token) -> io::Result<()> {
-        match self.senders.get(sender) {
-            Some(link) => backend.rearm(link.stream.as_fd(), token, Interest::Read),
-            None => Ok(()),
-        }
+    /// What the backend knows `sender` by, while it is there.
+    pub fn sender(&self, sender: Sender) -> Option<BorrowedFd<'_>> {
+        self.senders.get(sender).map(|link| link.stream.as_fd())
     }
 
     /// Lets `sender` say nothing more. What it has said can still be read, and must be before
@@ -197,5 +178,11 @@ impl HandOff {
     /// Every sender.
     pub fn all(&self) -> Vec<Sender> {
         self.senders.keys().collect()
+    }
+}
+
+impl AsFd for HandOff {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.endpoint.as_fd()
     }
 }

@@ -542,8 +542,7 @@ mod tests {
     /// end at the latest when the limit is looked at.
     #[test]
     fn any_sequence_of_events_keeps_the_promises() {
-        let mut random = fastrand::Rng::with_seed(2001);
-        for _ in 0..2_000 {
+        crate::fuzz::any(2_000, |random| {
             let mut linger = Linger::new(at(1_000), &RULES);
             let mut now = 1_000;
             for _ in 0..200 {
@@ -565,6 +564,6 @@ mod tests {
             }
             let end = visit(&mut linger, Event::Due, 301_000, in_flight(1));
             assert!(matches!(end, Action::Close(_)), "{end:?}");
-        }
+        });
     }
 }

@@ -3,6 +3,7 @@
 //! Logging never holds the daemon up: a message that cannot be taken now is dropped and counted,
 //! and a syslog daemon that went away is looked for again, at most once a second.
 
+use lingerd_platform::syslog::{Facility, Severity, Syslog};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
@@ -11,7 +12,6 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-use syslog::{Facility, LogFormat, LoggerBackend, Severity};
 
 const NAME: &str = "lingerd";
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ struct State {
 
 enum Sink {
     Stderr(Stderr),
-    Syslog(Syslog),
+    Syslog(Link),
 }
 
 /// Standard error may be a terminal that is stopped or a pipe that nobody reads: a thread of its
@@ -43,25 +43,11 @@ struct Stderr {
     waiting: Arc<AtomicUsize>,
 }
 
-type Connection = syslog::Logger<LoggerBackend, Format>;
-
-struct Syslog {
+/// The way to syslog, which may be down for a while.
+struct Link {
     facility: Facility,
-    connection: Option<Connection>,
+    connection: Option<Syslog>,
     tried: Instant,
-}
-
-/// RFC 3164 as it is spoken locally: the priority, the tag and the message. The time is left to
-/// the syslog daemon, which stamps what comes without.
-#[derive(Clone, Copy)]
-struct Format(Facility);
-
-impl LogFormat<Arguments<'_>> for Format {
-    fn format<W: Write>(&self, w: &mut W, severity: Severity, message: Arguments<'_>) -> syslog::Result<()> {
-        let priority = self.0 as u8 | severity as u8;
-        // One write, as one message is one datagram.
-        write!(w, "<{priority}>{NAME}[{}]: {message}", std::process::id()).map_err(syslog::Error::Write)
-    }
 }
 
 /// Logs to standard error from here on.
@@ -76,19 +62,19 @@ pub fn to_stderr(level: LevelFilter) -> io::Result<()> {
 /// Logs to syslog with `facility` from here on. Returns why syslog cannot be reached now, if so; it
 /// is tried again with later messages.
 pub fn to_syslog(level: LevelFilter, facility: Facility) -> Option<String> {
-    let (connection, trouble) = match connect(facility) {
+    let (connection, trouble) = match Syslog::connect(facility) {
         Ok(connection) => (Some(connection), None),
         Err(e) => (None, Some(e.to_string())),
     };
-    start(Sink::Syslog(Syslog { facility, connection, tried: Instant::now() }), level);
+    start(Sink::Syslog(Link { facility, connection, tried: Instant::now() }), level);
     trouble
 }
 
 /// Connects to syslog anew: it may have been restarted.
 pub fn reopen() {
     if let Some(logger) = LOGGER.get() {
-        if let Sink::Syslog(syslog) = &mut logger.state().sink {
-            syslog.reconnect();
+        if let Sink::Syslog(link) = &mut logger.state().sink {
+            link.reconnect();
         }
     }
 }
@@ -99,16 +85,6 @@ fn start(sink: Sink, level: LevelFilter) {
     if log::set_logger(logger).is_ok() {
         log::set_max_level(level);
     }
-}
-
-fn connect(facility: Facility) -> syslog::Result<Connection> {
-    let connection = syslog::unix(Format(facility))?;
-    match &connection.backend {
-        LoggerBackend::Unix(socket) => socket.set_nonblocking(true)?,
-        LoggerBackend::UnixStream(stream) => stream.get_ref().set_nonblocking(true)?,
-        LoggerBackend::Udp(..) | LoggerBackend::Tcp(_) => {} // never made by syslog::unix
-    }
-    Ok(connection)
 }
 
 impl Logger {
@@ -136,7 +112,7 @@ impl Sink {
     fn send(&mut self, level: Level, message: Arguments<'_>) -> bool {
         match self {
             Sink::Stderr(stderr) => stderr.send(level, message),
-            Sink::Syslog(syslog) => syslog.send(level, message),
+            Sink::Syslog(link) => link.send(level, message),
         }
     }
 }
@@ -171,13 +147,19 @@ impl Stderr {
     }
 }
 
-impl Syslog {
+impl Link {
     fn reconnect(&mut self) {
         self.tried = Instant::now();
-        self.connection = connect(self.facility).ok();
+        self.connection = Syslog::connect(self.facility).ok();
     }
 
     fn send(&mut self, level: Level, message: Arguments<'_>) -> bool {
+        let severity = match level {
+            Level::Error => Severity::LOG_ERR,
+            Level::Warn => Severity::LOG_WARNING,
+            Level::Info => Severity::LOG_INFO,
+            Level::Debug | Level::Trace => Severity::LOG_DEBUG,
+        };
         // The second time is for a syslog daemon that was restarted, which the first one finds out.
         for _ in 0..2 {
             if self.connection.is_none() && self.tried.elapsed() >= RETRY_AFTER {
@@ -186,17 +168,9 @@ impl Syslog {
             let Some(connection) = &mut self.connection else {
                 return false;
             };
-            let sent = match level {
-                Level::Error => connection.err(message),
-                Level::Warn => connection.warning(message),
-                Level::Info => connection.info(message),
-                Level::Debug | Level::Trace => connection.debug(message),
-            };
-            match sent {
+            match connection.send(severity, message) {
                 Ok(()) => return true,
-                Err(syslog::Error::Write(e) | syslog::Error::Io(e)) if e.kind() == ErrorKind::WouldBlock => {
-                    return false; // it is merely slow
-                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return false, // it is merely slow
                 Err(_) => self.connection = None,
             }
         }

@@ -4,11 +4,11 @@ use crate::linger::Rules;
 use crate::stats::Format;
 use getopts::{Matches, ParsingStyle};
 use lingerd_platform::backend::{Backend, System};
+use lingerd_platform::syslog::Facility;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
-use syslog::Facility;
 
 const DEFAULT_SOCKET: &str = "/var/run/lingerd/lingerd.sock";
 const DEFAULT_PIDFILE: &str = "/var/run/lingerd/lingerd.pid";

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-/// A `lingerd -k` holds the lock for an instant while it looks whether somebody has it.
+/// A `lingerd -k` holds the lock for an instant while it looks whether somebody has it, and a daemon
+/// for one before it has written its process id, or after it has wiped it out.
 const RETRIES: u32 = 5;
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
@@ -103,25 +104,28 @@ pub struct Running {
 pub fn running(path: &Path) -> Result<Option<Running>> {
     let name = || path.display().to_string();
     // As in create(): what the directory's owner may have put there is neither followed nor
-    // waited for.
+    // waited for. Open for writing because a lock may take that, fcntl(2).
     let flags = process::O_NOFOLLOW | process::O_NONBLOCK;
-    let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e).with_context(|| format!("{}: cannot open the pid file", name())),
-    };
-    let there = file.metadata().with_context(name)?;
-    if !there.is_file() || there.nlink() > 1 {
-        bail!("{}: not a plain file with one name, so no pid file of lingerd's", name());
+    for _ in 0..=RETRIES {
+        let mut file = match OpenOptions::new().read(true).write(true).custom_flags(flags).open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e).with_context(|| format!("{}: cannot open the pid file", name())),
+        };
+        let there = file.metadata().with_context(name)?;
+        if !there.is_file() || there.nlink() > 1 {
+            bail!("{}: not a plain file with one name, so no pid file of lingerd's", name());
+        }
+        if process::try_lock(&file).with_context(|| format!("{}: cannot lock", name()))? {
+            return Ok(None);
+        }
+        if let Some(pid) = read(&mut file) {
+            return Ok(Some(Running { pid, owner: there.uid() }));
+        }
+        // It is just starting, or just ending.
+        thread::sleep(RETRY_AFTER);
     }
-    if process::try_lock(&file).with_context(|| format!("{}: cannot lock", name()))? {
-        return Ok(None);
-    }
-    let owner = there.uid();
-    match read(&mut file) {
-        Some(pid) => Ok(Some(Running { pid, owner })),
-        None => bail!("{}: locked, but without a process id in it", name()),
-    }
+    bail!("{}: locked, but without a process id in it", name())
 }
 
 fn read(file: &mut File) -> Option<i32> {

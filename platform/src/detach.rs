@@ -1,10 +1,11 @@
 //! Leaving the terminal, and telling the one who started us how it went.
 //!
 //! The parent stays until the daemon reports that it serves, or that it failed; until then the
-//! daemon keeps standard error, so that what went wrong is read where the command was typed. The
-//! crate `daemonize` does the forking; nothing outside this module knows of it.
+//! daemon keeps standard error, so that what went wrong is read where the command was typed. Must
+//! not know what is served.
 
 use crate::check;
+use std::env;
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -20,12 +21,7 @@ impl Report {
     /// # Errors
     /// When /dev/null cannot be opened. That the parent has been killed meanwhile is no error.
     pub fn serving(mut self) -> io::Result<()> {
-        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-        for standard in 0..=2 {
-            // SAFETY: dup2(2) takes two numbers; std holds the standard descriptors open for good
-            // and never owns them.
-            check(unsafe { libc::dup2(null.as_raw_fd(), standard) })?;
-        }
+        point_at_null(0..=2)?;
         let _ = self.0.write_all(&[0]);
         Ok(())
     }
@@ -46,20 +42,41 @@ impl Report {
 /// In the parent or in the child, when forking or leaving the session fails.
 pub fn detach() -> io::Result<Report> {
     let (mut parent, child) = UnixStream::pair()?;
-    let daemon = daemonize::Daemonize::new() // standard input becomes /dev/null
-        .stdout(daemonize::Stdio::keep())
-        .stderr(daemonize::Stdio::keep());
-    match daemon.execute() {
-        daemonize::Outcome::Parent(forked) => {
-            drop(child);
-            forked.map_err(io::Error::other)?;
-            let mut code = [0];
-            let reported = parent.read_exact(&mut code);
-            process::exit(if reported.is_ok() { code[0].into() } else { 1 });
-        }
-        daemonize::Outcome::Child(done) => {
-            done.map_err(io::Error::other)?;
-            Ok(Report(child))
-        }
+    if fork()? {
+        drop(child);
+        let mut code = [0];
+        let reported = parent.read_exact(&mut code);
+        process::exit(if reported.is_ok() { code[0].into() } else { 1 });
     }
+    drop(parent);
+    // SAFETY: setsid(2) takes nothing. The child of a fork leads no process group yet, so that it
+    // does not fail.
+    check(unsafe { libc::setsid() })?;
+    // A session's leader could still be given a terminal, by opening one; its child cannot.
+    if fork()? {
+        // Not process::exit: what is registered to run at exit is the daemon's to run.
+        // SAFETY: _exit(2) takes a number and does not return.
+        unsafe { libc::_exit(0) };
+    }
+    env::set_current_dir("/")?;
+    point_at_null(0..=0)?;
+    Ok(Report(child))
+}
+
+/// fork(2); true in the parent.
+fn fork() -> io::Result<bool> {
+    // SAFETY: fork(2): the child of a process with one thread may do what the parent may; detach's
+    // caller answers for the one thread.
+    Ok(check(unsafe { libc::fork() })? != 0)
+}
+
+/// Makes standard descriptors read nothing and write nowhere.
+fn point_at_null(standard: std::ops::RangeInclusive<i32>) -> io::Result<()> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    for number in standard {
+        // SAFETY: dup2(2) takes two numbers; std holds the standard descriptors open for good
+        // and never owns them.
+        check(unsafe { libc::dup2(null.as_raw_fd(), number) })?;
+    }
+    Ok(())
 }

@@ -2,11 +2,12 @@
 //!
 //! Knows the control message and its traps; must not know what the descriptors are.
 
+use crate::SEND_FLAGS;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-/// The most descriptors in one message: Linux's SCM_MAX_FD, the least of all systems.
+/// The most descriptors in one message: Linux's SCM_MAX_FD. OpenBSD sends no more than 127.
 pub const MAX_DESCRIPTORS: usize = 253;
 
 /// Room for one control message with [`MAX_DESCRIPTORS`]: its header and data, each padded by at
@@ -32,6 +33,8 @@ pub enum Received {
         /// [`MAX_DESCRIPTORS`].
         truncated: bool,
     },
+    /// As `truncated`, but nothing of the message is left: that is how some systems do it.
+    Lost,
     /// The sender has closed.
     End,
 }
@@ -61,7 +64,12 @@ pub fn receive(link: &impl AsFd, descriptors: &mut Vec<OwnedFd>) -> io::Result<R
     // msg_control; both outlive the call, and it keeps no pointer.
     let got = unsafe { libc::recvmsg(link.as_fd().as_raw_fd(), &raw mut message, RECEIVE_FLAGS) };
     if got == -1 {
-        return Err(io::Error::last_os_error());
+        let error = io::Error::last_os_error();
+        return match error.raw_os_error() {
+            // The BSDs, and Solaris, for what Linux tells with MSG_CTRUNC.
+            Some(libc::EMSGSIZE | libc::EMFILE | libc::ENFILE) => Ok(Received::Lost),
+            _ => Err(error),
+        };
     }
 
     // SAFETY: recvmsg(2) has set msg_control and msg_controllen to what it wrote, which is what
@@ -141,19 +149,15 @@ pub fn send(link: &impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> i
 }
 
 cfg_if::cfg_if! {
-    if #[cfg(any(target_os = "macos", target_os = "ios", target_os = "solaris"))] {
-        // Neither flag exists: receive() sets FD_CLOEXEC itself, and std has SIGPIPE ignored.
+    if #[cfg(any(target_os = "macos", target_os = "illumos", target_os = "solaris"))] {
+        // macOS and Solaris have no MSG_CMSG_CLOEXEC, and illumos only since lately.
         const RECEIVE_FLAGS: libc::c_int = libc::MSG_DONTWAIT;
-        const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT;
 
         fn set_cloexec(fd: &OwnedFd) {
-            // SAFETY: F_SETFD takes an int and touches no memory, fcntl(2). It cannot fail on an
-            // open descriptor.
-            unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
+            let _ = crate::set_cloexec(fd); // it cannot fail on an open descriptor
         }
     } else {
         const RECEIVE_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-        const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
         /// MSG_CMSG_CLOEXEC has done it.
         fn set_cloexec(_: &OwnedFd) {}
@@ -188,10 +192,11 @@ mod tests {
     fn a_full_message_arrives_whole_and_close_on_exec() {
         let (a, b) = UnixStream::pair().unwrap();
         let file = File::open("/dev/null").unwrap();
-        send(&a, b"L", &[file.as_fd(); MAX_DESCRIPTORS]).unwrap();
+        let most = if cfg!(target_os = "openbsd") { 127 } else { MAX_DESCRIPTORS };
+        send(&a, b"L", &vec![file.as_fd(); most]).unwrap();
         let mut got = Vec::new();
         assert_eq!(receive(&b, &mut got).unwrap(), Received::Byte { byte: b'L', truncated: false });
-        assert_eq!(got.len(), MAX_DESCRIPTORS);
+        assert_eq!(got.len(), most);
         for fd in &got {
             // SAFETY: F_GETFD takes no argument and touches no memory, fcntl(2).
             let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFD) };

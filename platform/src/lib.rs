@@ -10,9 +10,44 @@ pub mod fdpass;
 pub mod peer;
 pub mod process;
 pub mod signals;
+pub mod syslog;
 pub mod tcp;
+
+cfg_if::cfg_if! {
+    if #[cfg(any(target_os = "macos", target_os = "illumos", target_os = "solaris"))] {
+        // illumos has MSG_NOSIGNAL only since lately, the others never; std has SIGPIPE ignored.
+        const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT;
+    } else {
+        /// To send without waiting and without SIGPIPE, send(2).
+        const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    }
+}
 
 /// Turns the -1 of a system call into the error that errno names.
 fn check(result: libc::c_int) -> std::io::Result<libc::c_int> {
     if result == -1 { Err(std::io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Sets FD_CLOEXEC, where the call that made the descriptor could not.
+#[allow(dead_code, reason = "where every call can, nobody asks")]
+fn set_cloexec(fd: &impl std::os::fd::AsRawFd) -> std::io::Result<()> {
+    // SAFETY: F_SETFD takes an int and touches no memory, fcntl(2).
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
+}
+
+/// getsockopt(2) for an option that fills in a value of type `T`, or the first part of one.
+///
+/// # Safety
+/// `T` is what the option writes, whose manual says so, and zeroes are a value of it.
+unsafe fn socket_option<T>(
+    fd: std::os::fd::RawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+) -> std::io::Result<T> {
+    // SAFETY: the caller's word.
+    let mut value: T = unsafe { std::mem::zeroed() };
+    let mut size = size_of::<T>() as libc::socklen_t;
+    // SAFETY: getsockopt(2) writes at most `size` bytes to `value`; both outlive the call.
+    check(unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut size) })?;
+    Ok(value)
 }

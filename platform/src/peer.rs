@@ -1,7 +1,7 @@
 //! Who is at the other end of a Unix socket: SO_PEERCRED and its like.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 /// The process at the other end, as it was when it called connect(2) or listen(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,43 +16,64 @@ pub struct Peer {
 ///
 /// # Errors
 /// What the kernel says, ENOTCONN for instance.
-#[cfg(any(target_os = "linux", target_os = "android"))]
 pub fn peer(link: &impl AsFd) -> io::Result<Peer> {
-    use std::mem;
-    use std::os::fd::AsRawFd;
-    let mut cred = libc::ucred { pid: 0, uid: 0, gid: 0 };
-    let mut size = mem::size_of_val(&cred) as libc::socklen_t;
-    // SAFETY: getsockopt(2) writes at most `size` bytes to `cred`, a ucred as unix(7) says of
-    // SO_PEERCRED; both outlive the call.
-    super::check(unsafe {
-        libc::getsockopt(
-            link.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            (&raw mut cred).cast(),
-            &raw mut size,
-        )
-    })?;
-    // A peer outside this pid namespace is 0.
-    Ok(Peer { uid: cred.uid, pid: (cred.pid > 0).then_some(cred.pid) })
+    let (uid, pid) = credentials(link.as_fd().as_raw_fd())?;
+    // A process that this one cannot see (another pid namespace, another zone) has none, or 0.
+    Ok(Peer { uid, pid: (pid > 0).then_some(pid) })
 }
 
-/// Asks the kernel who is at the other end of `link`.
-///
-/// # Errors
-/// What the kernel says, ENOTCONN for instance; `Unsupported` on a system without getpeereid(3).
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub fn peer(link: &impl AsFd) -> io::Result<Peer> {
-    cfg_if::cfg_if! {
-        if #[cfg(any(target_os = "illumos", target_os = "solaris"))] {
-            let _ = link;
-            Err(io::ErrorKind::Unsupported.into())
-        } else {
-            use std::os::fd::AsRawFd;
+cfg_if::cfg_if! {
+    if #[cfg(any(target_os = "linux", target_os = "android"))] {
+        fn credentials(fd: libc::c_int) -> io::Result<(libc::uid_t, libc::pid_t)> {
+            // SAFETY: unix(7): SO_PEERCRED fills in a ucred, plain numbers.
+            let cred: libc::ucred = unsafe { crate::socket_option(fd, libc::SOL_SOCKET, libc::SO_PEERCRED) }?;
+            Ok((cred.uid, cred.pid))
+        }
+    } else if #[cfg(target_os = "openbsd")] {
+        fn credentials(fd: libc::c_int) -> io::Result<(libc::uid_t, libc::pid_t)> {
+            // SAFETY: getsockopt(2): SO_PEERCRED fills in a sockpeercred, plain numbers.
+            let cred: libc::sockpeercred = unsafe { crate::socket_option(fd, libc::SOL_SOCKET, libc::SO_PEERCRED) }?;
+            Ok((cred.uid, cred.pid))
+        }
+    } else if #[cfg(target_os = "netbsd")] {
+        fn credentials(fd: libc::c_int) -> io::Result<(libc::uid_t, libc::pid_t)> {
+            const SOL_LOCAL: libc::c_int = 0; // unix(4): options are at level 0
+            // SAFETY: unix(4): LOCAL_PEEREID fills in an unpcbid, plain numbers.
+            let cred: libc::unpcbid = unsafe { crate::socket_option(fd, SOL_LOCAL, libc::LOCAL_PEEREID) }?;
+            Ok((cred.unp_euid, cred.unp_pid))
+        }
+    } else if #[cfg(target_os = "freebsd")] {
+        fn credentials(fd: libc::c_int) -> io::Result<(libc::uid_t, libc::pid_t)> {
+            // SAFETY: unix(4): LOCAL_PEERCRED fills in an xucred, numbers and one pointer.
+            let cred: libc::xucred = unsafe { crate::socket_option(fd, libc::SOL_LOCAL, libc::LOCAL_PEERCRED) }?;
+            // SAFETY: unix(4): cr_pid is the member in use; both are numbers or null.
+            Ok((cred.cr_uid, unsafe { cred.cr_pid__c_anonymous_union.cr_pid }))
+        }
+    } else if #[cfg(any(target_os = "illumos", target_os = "solaris"))] {
+        fn credentials(fd: libc::c_int) -> io::Result<(libc::uid_t, libc::pid_t)> {
+            let mut cred = std::ptr::null_mut();
+            // SAFETY: getpeerucred(3C) allocates a credential where the pointer is null.
+            crate::check(unsafe { libc::getpeerucred(fd, &raw mut cred) })?;
+            // SAFETY: ucred_get(3C): these read what getpeerucred made, -1 for what it does not say.
+            let ids = unsafe { (libc::ucred_geteuid(cred), libc::ucred_getpid(cred)) };
+            // SAFETY: ucred_free(3C) frees what getpeerucred made; nobody uses it after this.
+            unsafe { libc::ucred_free(cred) };
+            if ids.0 == libc::uid_t::MAX { Err(io::ErrorKind::Unsupported.into()) } else { Ok(ids) }
+        }
+    } else {
+        fn credentials(fd: libc::c_int) -> io::Result<(libc::uid_t, libc::pid_t)> {
             let (mut uid, mut gid) = (0, 0);
             // SAFETY: getpeereid(3) writes one id to each pointer; both outlive the call.
-            super::check(unsafe { libc::getpeereid(link.as_fd().as_raw_fd(), &raw mut uid, &raw mut gid) })?;
-            Ok(Peer { uid, pid: None })
+            crate::check(unsafe { libc::getpeereid(fd, &raw mut uid, &raw mut gid) })?;
+            cfg_if::cfg_if! {
+                if #[cfg(target_os = "macos")] {
+                    // SAFETY: LOCAL_PEERPID of <sys/un.h> fills in a pid_t.
+                    let pid = unsafe { crate::socket_option(fd, libc::SOL_LOCAL, libc::LOCAL_PEERPID) }.unwrap_or(0);
+                } else {
+                    let pid = 0;
+                }
+            }
+            Ok((uid, pid))
         }
     }
 }
@@ -66,7 +87,7 @@ mod tests {
         let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
         let peer = peer(&a).unwrap();
         assert_eq!(peer.uid, crate::process::effective_uid());
-        #[cfg(target_os = "linux")]
+        #[cfg(not(target_os = "dragonfly"))] // it does not tell
         assert_eq!(peer.pid, Some(std::process::id() as i32));
     }
 }

@@ -133,24 +133,58 @@ pub fn become_user(uid: u32) -> io::Result<()> {
     check(unsafe { libc::setuid(uid) }).map(drop)
 }
 
-/// Raises the soft limit of open descriptors to the hard one, and returns what is now in force.
+/// Raises the soft limit of open descriptors to the hard one, as far as the system lets it, and
+/// returns how many there can be now.
 ///
 /// # Errors
-/// What getrlimit(2) says. A raise that the system refuses (macOS has a limit of its own) is no
-/// error: the number returned is the one in force.
+/// What getrlimit(2) says. A raise that the system refuses or cuts is no error.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let limit = descriptor_limit()?;
+    // The second is OPEN_MAX, beyond which older macOS refuses; others may cut, and say nothing.
+    for wanted in [limit.rlim_max, limit.rlim_max.min(10_240)] {
+        let raised = libc::rlimit { rlim_cur: wanted, ..limit };
+        // SAFETY: setrlimit(2) reads one rlimit, which outlives the call.
+        if wanted > limit.rlim_cur && unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0
+        {
+            break;
+        }
+    }
+    // rlim_t is signed on some systems; infinity is beyond any table either way.
+    #[allow(clippy::unnecessary_cast)]
+    let now = descriptor_limit()?.rlim_cur as u64;
+    Ok(now.min(descriptor_cap()))
+}
+
+fn descriptor_limit() -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: getrlimit(2) writes one rlimit, which outlives the call.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
-    let raised = libc::rlimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
-    // SAFETY: setrlimit(2) reads one rlimit, which outlives the call.
-    let now = match check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) }) {
-        Ok(_) => raised.rlim_cur,
-        Err(_) => limit.rlim_cur,
+    Ok(limit)
+}
+
+/// How many descriptors a process can have whatever its limit says: macOS takes any limit, but has
+/// sysctl(3)'s kern.maxfilesperproc beside it.
+#[cfg(target_os = "macos")]
+fn descriptor_cap() -> u64 {
+    let mut cap: libc::c_int = 0;
+    let mut size = size_of_val(&cap);
+    // SAFETY: sysctlbyname(3) reads the NUL-terminated name and writes at most `size` bytes to `cap`.
+    let asked = unsafe {
+        libc::sysctlbyname(
+            c"kern.maxfilesperproc".as_ptr(),
+            (&raw mut cap).cast(),
+            &raw mut size,
+            std::ptr::null_mut(),
+            0,
+        )
     };
-    // rlim_t is signed on some systems; infinity is beyond any table either way.
-    #[allow(clippy::unnecessary_cast)]
-    Ok(now as u64)
+    if asked == 0 { cap.try_into().unwrap_or(u64::MAX) } else { u64::MAX }
+}
+
+/// How many descriptors a process can have whatever its limit says: the limit says it all.
+#[cfg(not(target_os = "macos"))]
+fn descriptor_cap() -> u64 {
+    u64::MAX
 }
 
 /// Sends signal `signal` to process `pid`.
@@ -171,24 +205,38 @@ pub fn umask(mask: u32) -> u32 {
     before
 }
 
-/// Closes every descriptor from 3 up, which only whoever started this process can have opened. To
+/// Closes the descriptors from 3 up, which only whoever started this process can have opened. To
 /// be called before the process opens any itself: what is inherited by mistake would take room,
 /// and would be kept open for as long as the daemon lives.
 pub fn close_inherited() {
     cfg_if::cfg_if! {
-        if #[cfg(any(target_os = "linux", target_os = "android"))] {
+        if #[cfg(any(
+            target_os = "freebsd",
+            target_os = "netbsd",
+            target_os = "openbsd",
+            target_os = "dragonfly",
+        ))] {
+            // SAFETY: closefrom(2) takes a number. No descriptor from 3 up is ours yet.
+            unsafe { libc::closefrom(3) };
+        } else if #[cfg(any(target_os = "illumos", target_os = "solaris"))] {
+            unsafe extern "C" {
+                /// closefrom(3C), which the crate libc lacks.
+                fn closefrom(lowest: libc::c_int);
+            }
+            // SAFETY: closefrom(3C) takes a number. No descriptor from 3 up is ours yet.
+            unsafe { closefrom(3) };
+        } else {
             // By number, as the C library may be older than the kernel.
             // SAFETY: close_range(2) takes three numbers. No descriptor from 3 up is ours yet.
-            let done = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) } == 0;
-        } else {
-            let done = false;
-        }
-    }
-    if !done {
-        // ENOSYS before Linux 5.9. Nobody inherits numbers beyond these by mistake.
-        for fd in 3..1024 {
-            // SAFETY: close(2) takes a number. No descriptor from 3 up is ours yet.
-            unsafe { libc::close(fd) };
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            if unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) } == 0 {
+                return;
+            }
+            // ENOSYS before Linux 5.9. Nobody inherits numbers beyond these by mistake.
+            for fd in 3..1024 {
+                // SAFETY: close(2) takes a number. No descriptor from 3 up is ours yet.
+                unsafe { libc::close(fd) };
+            }
         }
     }
 }
@@ -205,16 +253,29 @@ pub const O_NONBLOCK: i32 = libc::O_NONBLOCK;
 /// open(2): fail where the last part of the path is a symbolic link.
 pub const O_NOFOLLOW: i32 = libc::O_NOFOLLOW;
 
-/// Locks `file` as a whole and without waiting; `Ok(false)` when another process has it. The lock
-/// lives as long as any copy of the descriptor, also across fork(2).
+/// Locks `file`, which is open for writing, as a whole and without waiting; `Ok(false)` when another
+/// process has it. The lock lives as long as this process has the file open; on Solaris, where it is
+/// fcntl(2)'s, until it closes any descriptor of the file, and a child that it forks has none.
 ///
 /// # Errors
-/// What flock(2) says but EWOULDBLOCK.
+/// What flock(2) says but EWOULDBLOCK; on Solaris, which has none, fcntl(2).
 pub fn try_lock(file: &File) -> io::Result<bool> {
-    // SAFETY: flock(2) takes two numbers.
-    match check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
+    cfg_if::cfg_if! {
+        if #[cfg(target_os = "solaris")] {
+            // SAFETY: flock is plain numbers, for which zeroes (from the start, to the end) are a value.
+            let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+            lock.l_type = libc::F_WRLCK;
+            // SAFETY: fcntl(2): F_SETLK reads one flock, which outlives the call.
+            let locked = check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &raw const lock) });
+        } else {
+            // SAFETY: flock(2) takes two numbers.
+            let locked = check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) });
+        }
+    }
+    match locked {
         Ok(_) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        // fcntl(2) may say EACCES instead.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EWOULDBLOCK | libc::EACCES)) => Ok(false),
         Err(e) => Err(e),
     }
 }
@@ -237,10 +298,11 @@ mod tests {
     }
 
     #[test]
+    #[cfg(not(target_os = "solaris"))] // there one process has one lock, however often it opens the file
     fn the_second_lock_is_refused_and_the_third_is_not() {
         let path = std::env::temp_dir().join(format!("lingerd-lock-{}", std::process::id()));
         let first = File::create(&path).unwrap();
-        let second = File::open(&path).unwrap();
+        let second = File::options().write(true).open(&path).unwrap();
         assert!(try_lock(&first).unwrap());
         assert!(!try_lock(&second).unwrap());
         drop(first);

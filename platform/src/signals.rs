@@ -3,8 +3,9 @@
 //! Each signal is one byte: two that arrive in one turn are still two. No `unsafe`: `signal-hook`
 //! has the handlers.
 
+use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::low_level::pipe;
+use signal_hook::low_level::{pipe, unregister};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -12,8 +13,11 @@ use std::os::unix::net::UnixStream;
 /// The signal that asks a daemon to stop.
 pub const STOP: i32 = SIGTERM;
 
-/// Where signals of one meaning arrive.
-pub struct Signal(UnixStream);
+/// Where signals of one meaning arrive, while it lives.
+pub struct Signal {
+    reader: UnixStream,
+    handlers: Vec<SigId>,
+}
 
 impl Signal {
     /// # Errors
@@ -21,25 +25,34 @@ impl Signal {
     fn of(numbers: &[i32]) -> io::Result<Self> {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
+        let mut signal = Signal { reader, handlers: Vec::new() };
         for &number in numbers {
-            pipe::register(number, writer.try_clone()?)?;
+            signal.handlers.push(pipe::register(number, writer.try_clone()?)?);
         }
-        Ok(Signal(reader))
+        Ok(signal)
     }
 
     /// How many arrived since the last call.
     pub fn take(&mut self) -> usize {
-        self.0.read(&mut [0; 16]).unwrap_or(0) // WouldBlock: none
+        self.reader.read(&mut [0; 16]).unwrap_or(0) // WouldBlock: none
+    }
+}
+
+impl Drop for Signal {
+    fn drop(&mut self) {
+        for handler in self.handlers.drain(..) {
+            unregister(handler);
+        }
     }
 }
 
 impl AsFd for Signal {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.reader.as_fd()
     }
 }
 
-/// The signals that lingerd lives by. From here on none of them ends the process.
+/// The signals that lingerd lives by. Once installed none of them ever ends the process again.
 pub struct Signals {
     /// SIGTERM and SIGINT.
     pub stop: Signal,

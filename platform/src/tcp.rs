@@ -3,9 +3,9 @@
 //! Never sets O_NONBLOCK: the flag belongs to the open file description, which the sender's copy
 //! shares. Knows one socket at a time; must not know why it is asked.
 
+use crate::{SEND_FLAGS, socket_option};
 use std::io;
-use std::mem;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -16,20 +16,32 @@ pub const DISCARD_BYTES: usize = 256 * 1024;
 /// raw socket is none.
 ///
 /// Asked by way of TCP_NODELAY, which every system's TCP answers and nothing else does: SO_PROTOCOL
-/// would say the same but is missing on macOS and NetBSD.
+/// would say the same but is missing on macOS and NetBSD. The TCP of the BSDs answers ECONNRESET
+/// for a connection that has ended, which nothing else does either.
 pub fn is_tcp(fd: &impl AsFd) -> bool {
-    let mut value: libc::c_int = 0;
-    let mut size = mem::size_of_val(&value) as libc::socklen_t;
-    // SAFETY: getsockopt(2) writes at most `size` bytes to `value`; both outlive the call.
-    unsafe {
-        libc::getsockopt(
-            fd.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_NODELAY,
-            (&raw mut value).cast(),
-            &raw mut size,
-        ) == 0
+    // SAFETY: tcp(7): TCP_NODELAY fills in an int.
+    let asked =
+        unsafe { socket_option::<libc::c_int>(fd.as_fd().as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY) };
+    asked.is_ok() || asked.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionReset)
+}
+
+/// Half-closes: FIN follows what is queued, and receiving goes on, shutdown(2). That the connection
+/// has gone shows in the next read and is no matter here.
+///
+/// Whoever had the socket before may have done it already. On Linux a second time changes nothing;
+/// in the TCP of the BSDs, once the peer has acknowledged the FIN (FIN_WAIT_2), it ends receiving
+/// too, and that looks like the peer's own end of stream. So elsewhere we ask first.
+pub fn half_close(socket: &TcpStream) {
+    if cfg!(any(target_os = "linux", target_os = "android")) || !is_half_closed(socket) {
+        let _ = socket.shutdown(Shutdown::Write);
     }
+}
+
+/// Whether nothing can be sent any more: to send no byte at all tells, with EPIPE, send(2).
+fn is_half_closed(socket: &TcpStream) -> bool {
+    // SAFETY: send(2) reads no byte from the empty buffer.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), [0u8; 0].as_ptr().cast(), 0, SEND_FLAGS) };
+    sent == -1 && io::Error::last_os_error().kind() == io::ErrorKind::BrokenPipe
 }
 
 /// Makes the close(2) that comes next neither block nor abort, whatever SO_LINGER the socket came
@@ -100,7 +112,7 @@ const ERRORS: usize = 64;
 pub fn drain_errors(socket: &TcpStream) {
     for _ in 0..ERRORS {
         // SAFETY: msghdr is plain data, for which all zeroes (no buffers) is a value.
-        let mut message: libc::msghdr = unsafe { mem::zeroed() };
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         // SAFETY: recvmsg(2) writes to the buffers that the message names, and it names none; the
         // notice is dropped.
         let got = unsafe {
@@ -116,51 +128,43 @@ pub fn drain_errors(socket: &TcpStream) {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub fn drain_errors(_: &TcpStream) {}
 
-cfg_if::cfg_if! {
-    if #[cfg(any(target_os = "linux", target_os = "android"))] {
-        /// tcp(7), SIOCOUTQ (the same number as TIOCOUTQ): "the amount of unsent data in the socket
-        /// send queue" in its words; in fact all that is not yet acknowledged, the FIN included.
-        const UNACKNOWLEDGED: Option<libc::c_ulong> = Some(libc::TIOCOUTQ as libc::c_ulong);
-    } else if #[cfg(target_os = "freebsd")] {
-        /// FIONWRITE of <sys/filio.h>, "get # bytes (yet) to write": `_IOR('f', 119, int)`.
-        const UNACKNOWLEDGED: Option<libc::c_ulong> = Some(0x4004_6677);
-    } else if #[cfg(target_os = "netbsd")] {
-        /// FIONWRITE of <sys/filio.h>, "bytes to be written": `_IOR('f', 121, int)`.
-        const UNACKNOWLEDGED: Option<libc::c_ulong> = Some(0x4004_6679);
-    } else {
-        const UNACKNOWLEDGED: Option<libc::c_ulong> = None;
-    }
-}
-
 /// How many bytes the peer has not acknowledged yet (Linux counts the FIN as one), or `None` where
 /// the system cannot tell.
 pub fn unacknowledged(socket: &TcpStream) -> Option<u32> {
-    let request = UNACKNOWLEDGED?;
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: the request writes one int to its argument, tcp(7) or ioctl(2) of the system.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), request as _, &raw mut bytes) };
-    (result == 0).then_some(bytes.max(0) as u32)
+    cfg_if::cfg_if! {
+        if #[cfg(any(target_os = "linux", target_os = "android"))] {
+            // SIOCOUTQ has the number of TIOCOUTQ. "The amount of unsent data in the socket send
+            // queue" in tcp(7)'s words; in fact all that is not yet acknowledged.
+            let mut bytes: libc::c_int = 0;
+            // SAFETY: tcp(7): SIOCOUTQ writes one int.
+            let asked = crate::check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ as _, &raw mut bytes) });
+            asked.ok().map(|_| bytes.max(0) as u32)
+        } else if #[cfg(any(target_os = "freebsd", target_os = "netbsd"))] {
+            let mut bytes: libc::c_int = 0;
+            // SAFETY: FIONWRITE of <sys/filio.h> writes one int, the bytes in the send queue.
+            let asked = crate::check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONWRITE, &raw mut bytes) });
+            asked.ok().map(|_| bytes.max(0) as u32)
+        } else if #[cfg(target_os = "macos")] {
+            // SAFETY: getsockopt(2): SO_NWRITE fills in an int, the bytes in the send queue.
+            let asked = unsafe {
+                socket_option::<libc::c_int>(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NWRITE)
+            };
+            asked.ok().map(|bytes| bytes.max(0) as u32)
+        } else {
+            let _ = socket;
+            None
+        }
+    }
 }
 
 /// How long ago the last acknowledgement arrived, or `None` where the system cannot tell. It may
 /// have acknowledged nothing new (the answer to a zero-window probe): an upper bound of progress.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub fn last_acknowledgement(socket: &TcpStream) -> Option<Duration> {
-    // SAFETY: tcp_info is plain numbers, for which zeroes are a value.
-    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
-    let mut size = mem::size_of_val(&info) as libc::socklen_t;
-    // SAFETY: getsockopt(2) writes at most `size` bytes to `info`, a tcp_info as tcp(7) says of
-    // TCP_INFO (an older kernel writes less); both outlive the call.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            (&raw mut info).cast(),
-            &raw mut size,
-        )
-    };
-    (result == 0).then(|| Duration::from_millis(info.tcpi_last_ack_recv.into()))
+    // SAFETY: tcp(7): TCP_INFO fills in a tcp_info, plain numbers; an older kernel fills in less.
+    let info =
+        unsafe { socket_option::<libc::tcp_info>(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO) };
+    info.ok().map(|info| Duration::from_millis(info.tcpi_last_ack_recv.into()))
 }
 
 /// How long ago the last acknowledgement arrived, or `None` where the system cannot tell.
@@ -172,8 +176,8 @@ pub fn last_acknowledgement(_: &TcpStream) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
-    use std::net::{Shutdown, TcpListener, UdpSocket};
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, UdpSocket};
 
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -181,14 +185,50 @@ mod tests {
         (client, listener.accept().unwrap().0)
     }
 
+    /// Waits until there is something to read, be it an error: not every system's loopback delivers
+    /// before the call that sends returns.
+    fn readable(socket: &TcpStream) {
+        use crate::backend::{Backend, Interest, System, Token};
+        let mut backend = System::new().unwrap();
+        backend.add(socket.as_fd(), Token(0), Interest::Read).unwrap();
+        let mut ready = Vec::new();
+        while ready.is_empty() {
+            backend.wait(&mut ready, None).unwrap();
+        }
+    }
+
     #[test]
     fn only_tcp_is_tcp() {
         let (client, server) = pair();
         assert!(is_tcp(&client) && is_tcp(&server));
-        assert!(is_tcp(&TcpListener::bind("[::1]:0").unwrap()));
+        assert!(TcpListener::bind("[::1]:0").map_or(true, |listener| is_tcp(&listener))); // without IPv6
         assert!(!is_tcp(&UdpSocket::bind("127.0.0.1:0").unwrap()));
         assert!(!is_tcp(&std::os::unix::net::UnixStream::pair().unwrap().0));
         assert!(!is_tcp(&std::fs::File::open("/dev/null").unwrap()));
+    }
+
+    #[test]
+    fn a_connection_that_was_reset_is_still_tcp() {
+        let (client, mut server) = pair();
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        assert!(server.read(&mut [0]).is_err());
+        assert!(is_tcp(&server));
+    }
+
+    #[test]
+    fn a_second_half_close_leaves_the_receiving_side_alone() {
+        let (mut client, mut server) = pair();
+        assert!(!is_half_closed(&server));
+        half_close(&server);
+        assert!(is_half_closed(&server));
+        // The client has the FIN, and so has acknowledged it: FIN_WAIT_2.
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        half_close(&server);
+        client.write_all(b"late").unwrap();
+        let mut late = [0; 4];
+        server.read_exact(&mut late).unwrap();
+        assert_eq!(&late, b"late");
     }
 
     #[test]
@@ -196,14 +236,11 @@ mod tests {
         let (mut client, server) = pair();
         assert_eq!(discard(&server).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         client.write_all(b"late bytes").unwrap();
+        readable(&server);
         assert_eq!(discard(&server).unwrap(), 10);
         client.shutdown(Shutdown::Write).unwrap();
-        loop {
-            match discard(&server) {
-                Ok(n) => break assert_eq!(n, 0),
-                Err(e) => assert_eq!(e.kind(), io::ErrorKind::WouldBlock),
-            }
-        }
+        readable(&server);
+        assert_eq!(discard(&server).unwrap(), 0);
     }
 
     #[test]
@@ -211,6 +248,7 @@ mod tests {
         let (client, server) = pair();
         socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         drop(client);
+        readable(&server);
         assert_eq!(discard(&server).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         assert_eq!(discard(&server).unwrap(), 0, "the error is told once, then it is the end");
 
@@ -219,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
+    #[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd", target_os = "macos"))]
     fn counts_what_is_in_flight() {
         let (client, mut server) = pair();
         server.set_nonblocking(true).unwrap();
@@ -241,7 +279,7 @@ mod tests {
                 libc::SOL_SOCKET,
                 libc::SO_TIMESTAMPING,
                 (&raw const stamps).cast(),
-                mem::size_of_val(&stamps) as libc::socklen_t,
+                size_of_val(&stamps) as libc::socklen_t,
             )
         };
         assert_eq!(set, 0);

@@ -126,6 +126,7 @@ fn serve(options: Serve) -> ExitCode {
         }
     };
     if let Some(Err(error)) = report.map(|report| report.serving()) {
+        complain(&format!("cannot let go of the terminal: {error}"));
         log::error!("cannot let go of the terminal: {error}");
         return FAILED.into();
     }

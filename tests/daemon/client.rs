@@ -83,7 +83,7 @@ fn urgent_data_is_late_data() {
 
 #[test]
 fn a_big_response_outlives_the_daemons_patience() {
-    let response = tcp::response(300_000);
+    let response = tcp::big_response();
     let daemon = Daemon::start(&["-t", "0.3"]);
     let (mut client, server) = tcp::connection();
     hand_over_behind(&daemon, server, &response);
@@ -94,7 +94,7 @@ fn a_big_response_outlives_the_daemons_patience() {
 
 #[test]
 fn an_abortive_so_linger_of_the_sender_does_not_reset_the_client() {
-    let response = tcp::response(300_000);
+    let response = tcp::big_response();
     let daemon = Daemon::start(&["-t", "0.3"]);
     let (mut client, server) = tcp::connection();
     SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
@@ -173,15 +173,16 @@ fn a_slow_reader_with_late_bytes_gets_its_whole_response() {
 fn slow_reader_keeps_its_pace() -> bool {
     const IDLE: Duration = Duration::from_secs(1);
     const PAUSE: Duration = Duration::from_millis(50);
-    const PIECE: usize = 4_000;
-    let response = tcp::response(300_000); // in 75 pieces: it takes almost four times IDLE
+    const PIECES: usize = 75; // so that it takes almost four times IDLE
+    let response = tcp::big_response();
+    let piece_size = response.len().div_ceil(PIECES);
 
     let daemon = Daemon::start(&["-t", "1"]);
     let (mut client, server) = tcp::connection_with_small_window(16 * 1024);
     thread::scope(|scope| {
         scope.spawn(|| hand_over_behind(&daemon, server, &response));
         let mut got = Vec::new();
-        let mut piece = [0; PIECE];
+        let mut piece = vec![0; piece_size];
         let mut longest = Duration::ZERO;
         let late = [response.len() / 2, response.len() * 9 / 10];
         loop {
@@ -195,7 +196,7 @@ fn slow_reader_keeps_its_pace() -> bool {
                 Err(_) if longest >= IDLE / 2 => return false,
                 Err(e) => panic!("{} of {} bytes, then: {e}", got.len(), response.len()),
             }
-            if late.iter().any(|late| (got.len() - PIECE.min(got.len())..got.len()).contains(late)) {
+            if late.iter().any(|late| (got.len() - piece_size.min(got.len())..got.len()).contains(late)) {
                 client.write_all(b"x").unwrap();
             }
         }

@@ -1,6 +1,7 @@
 //! What is no connected TCP socket is refused, counted, and left as it was.
 
 use crate::support::daemon::Daemon;
+use crate::support::sender::most_descriptors;
 use crate::support::{PATIENCE, tcp};
 use lingerd_platform::backend::Interest;
 use socket2::{Domain, SockRef, Socket, Type};
@@ -163,8 +164,9 @@ fn the_hand_off_socket_itself() {
 fn a_message_full_of_them() {
     let daemon = Daemon::start(&[]);
     let null = File::open("/dev/null").unwrap();
-    daemon.sender().send(b"L", &[null.as_fd(); 253]);
-    daemon.finish("rejected=253");
+    let most = most_descriptors();
+    daemon.sender().send(b"L", &vec![null.as_fd(); most]);
+    daemon.finish(&format!("rejected={most}"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Many at once, and too many: the table's limit and that of the descriptors.
 
 use crate::support::daemon::{Daemon, Site, run};
-use crate::support::sender::Sender;
+use crate::support::sender::{Sender, most_descriptors};
 use crate::support::tcp;
 
 /// Few enough to be short of descriptors, and enough to serve with.
@@ -65,7 +65,7 @@ fn short_of_descriptors_nothing_is_lost() {
 fn a_message_with_more_sockets_than_the_limit_has_room_for_is_counted_and_logged() {
     let daemon = Site::new().start_limited(FEW, &[]);
     let sender = daemon.sender();
-    let (clients, servers) = tcp::connections(253);
+    let (clients, servers) = tcp::connections(most_descriptors());
     sender.hand_over_all(&servers);
     drop(servers);
     daemon.wait_for("protocol_errors=1 senders=1");

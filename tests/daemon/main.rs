@@ -3,6 +3,7 @@
 //! One test program, so that what it shares is built once and nothing of it lies idle.
 
 #[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
 mod support;
 
 mod client;

@@ -19,8 +19,16 @@ use std::thread;
 /// What Apache logs when it has started, and each time when it has restarted.
 const READY: &str = "resuming normal operations";
 
-/// Where servers are on systems that keep them out of PATH.
-const SERVER_DIRECTORIES: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
+/// Where servers are on systems that keep them out of PATH: Debian, FreeBSD and OpenBSD, NetBSD,
+/// OpenIndiana, OmniOS.
+const SERVER_DIRECTORIES: [&str; 6] = [
+    "/usr/sbin",
+    "/usr/local/sbin",
+    "/usr/pkg/sbin",
+    "/usr/pkg/bin",
+    "/usr/apache2/2.4/bin",
+    "/opt/ooce/apache-2.4/bin",
+];
 
 /// Runs a command, here Apache, which must not outlive us, however we end: once standard input is
 /// closed it is told to stop. Apache stops by a signal to its whole process group, so that it has
@@ -29,7 +37,7 @@ const GUARDED: &str =
     "exec 3<&0 </dev/null; { read -r _ <&3; kill -TERM -$$; } & exec 3<&-; exec \"$0\" \"$@\"";
 
 /// Whom an Apache started by root may become, by system.
-const USERS: [&str; 5] = ["www-data", "www", "apache", "daemon", "nobody"];
+const USERS: [&str; 7] = ["www-data", "www", "apache", "webservd", "_www", "daemon", "nobody"];
 
 /// What is installed on this system.
 struct Installation {
@@ -49,9 +57,11 @@ impl Installation {
     }
 
     fn look() -> Result<Self, String> {
-        let httpd = program("HTTPD", &["apache2", "httpd"])?;
         let apxs = program("APXS", &["apxs", "apxs2"])?;
-        let modules = run(Command::new(&apxs).args(["-q", "LIBEXECDIR"])).stdout.trim().into();
+        let query = |what| run(Command::new(&apxs).args(["-q", what])).stdout.trim().to_owned();
+        // It is apxs that knows which one is Apache: OpenBSD has a httpd of its own.
+        let httpd = program("HTTPD", &[&format!("{}/{}", query("sbindir"), query("progname"))])?;
+        let modules = query("LIBEXECDIR").into();
         let compiled_in = run(Command::new(&httpd).arg("-l")).stdout;
         Ok(Installation { httpd, apxs, modules, compiled_in })
     }
@@ -85,17 +95,20 @@ impl Installation {
         BUILT.get_or_init(|| {
             let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
             let directory = target.join(format!("mod_lingerd-{}", std::process::id()));
-            fs::create_dir_all(&directory).unwrap();
-            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("apache-2.4/mod_lingerd.c");
-            fs::copy(source, directory.join("mod_lingerd.c")).unwrap();
+            let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+            for source in ["apache-2.4/mod_lingerd.c", "apache-1.3/ap_lingerd.c", "apache-1.3/ap_lingerd.h"] {
+                let copy = directory.join(source);
+                fs::create_dir_all(copy.parent().unwrap()).unwrap();
+                fs::copy(sources.join(source), copy).unwrap();
+            }
             let built = run(Command::new(&self.apxs)
-                .current_dir(&directory)
+                .current_dir(directory.join("apache-2.4"))
                 .args(["-c", "-Wc,-Wall", "-Wc,-Wextra", "-Wc,-Wdeclaration-after-statement", "-Wc,-Werror"])
                 .arg("mod_lingerd.c"));
             assert_eq!(built.code, Some(0), "mod_lingerd does not build: {}{}", built.stdout, built.stderr);
             // Moved at once to where another run may have its own, just as good.
             let module = target.join("mod_lingerd.so");
-            fs::rename(directory.join(".libs/mod_lingerd.so"), &module).unwrap();
+            fs::rename(directory.join("apache-2.4/.libs/mod_lingerd.so"), &module).unwrap();
             let _ = fs::remove_dir_all(directory);
             module
         })
@@ -109,6 +122,7 @@ fn program(variable: &str, names: &[&str]) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories: Vec<_> =
         std::env::split_paths(&path).chain(SERVER_DIRECTORIES.map(PathBuf::from)).collect();
+    // An absolute path replaces the directory that it is joined to.
     let mut candidates =
         names.iter().flat_map(|name| directories.iter().map(move |directory| directory.join(name)));
     candidates.find(|file| file.is_file()).ok_or_else(|| format!("there is no {}", names.join(" or ")))
@@ -279,6 +293,10 @@ impl Setup {
              <Directory />\nAllowOverride None\n</Directory>\nListen {}\n",
             SocketAddr::new(self.ip, ports[0])
         );
+        if cfg!(not(target_os = "linux")) {
+            // FreeBSD has its filters in kernel modules, and Apache warns where they are missing.
+            conf += "AcceptFilter http none\nAcceptFilter https none\n";
+        }
         conf += &self.mpm_lines(installation)?;
         conf += &installation.load("authz_core")?;
         conf += &installation.load("log_config")?;

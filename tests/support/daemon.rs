@@ -174,11 +174,18 @@ impl Site {
 
     /// The process id in the pid file, as long as somebody holds it.
     fn holder(&self) -> Option<i32> {
-        let file = File::open(self.pidfile()).ok()?;
-        if process::try_lock(&file).ok()? {
-            return None;
+        loop {
+            // To write, too: without that there is no lock to be had on Solaris.
+            let file = File::options().read(true).write(true).open(self.pidfile()).ok()?;
+            if process::try_lock(&file).ok()? {
+                return None;
+            }
+            if let Ok(pid) = fs::read_to_string(self.pidfile()).ok()?.trim().parse() {
+                return Some(pid);
+            }
+            // A daemon that ends has wiped it out, and is about to let go.
+            thread::yield_now();
         }
-        fs::read_to_string(self.pidfile()).ok()?.trim().parse().ok()
     }
 
     /// What daemons in the foreground have logged here.

@@ -2,11 +2,12 @@
 //!
 //! What is not a whole response panics.
 
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, during, tcp, wait_until};
 use socket2::{Domain, Socket, Type};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::thread;
 
@@ -54,6 +55,32 @@ pub fn get(address: SocketAddr, path: &str) -> Held {
     let held = exchange(connect(address), request(path).as_bytes());
     assert!(held.head.contains(" 200 "), "{path}: {}", held.head);
     held
+}
+
+/// Lets clients get `/page`, [`tcp::response`] of 20,000 bytes, one after the other, each whole, while
+/// `meanwhile` runs. It is given a way to wait until so many more of them have been served.
+pub fn under_load(address: SocketAddr, meanwhile: impl FnOnce(&dyn Fn(usize))) {
+    let served = AtomicUsize::new(0);
+    let page = tcp::response(20_000);
+    let client = || {
+        assert!(get(address, "/page").body == page);
+        served.fetch_add(1, Ordering::Relaxed);
+    };
+    let wait_for_more = |requests: usize| {
+        let enough = served.load(Ordering::Relaxed) + requests;
+        wait_until("the load goes on", || served.load(Ordering::Relaxed) >= enough);
+    };
+    during(client, || during(client, || during(client, || meanwhile(&wait_for_more))));
+}
+
+/// The connection on which a server that may just be restarting has answered a request.
+pub fn try_get(address: SocketAddr, path: &str) -> Option<TcpStream> {
+    let mut socket = TcpStream::connect(address).ok()?;
+    socket.set_read_timeout(Some(PATIENCE)).ok()?;
+    socket.write_all(request(path).as_bytes()).ok()?;
+    let mut response = Vec::new();
+    socket.read_to_end(&mut response).ok()?;
+    response.starts_with(b"HTTP/1.1 200 ").then_some(socket)
 }
 
 /// Sends all of `request`, and only then reads, up to the end of the stream.

@@ -9,6 +9,9 @@ pub mod sender;
 pub mod tcp;
 
 use std::io::{Write, stderr};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -65,6 +68,13 @@ pub fn skip(why: &str) {
     let _ = writeln!(stderr(), "skipped: {test}: {why}");
 }
 
+/// Says that a test was not run, and why, where it is for whoever runs the tests to say whether it
+/// can: that is never a failure.
+pub fn not_run(why: &str) {
+    let test = thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(stderr(), "not run: {test}: {why}");
+}
+
 /// Whether this is root; a test for which it is not returns at once, and is counted as skipped.
 pub fn is_root() -> bool {
     let root = lingerd_platform::process::effective_uid() == 0;
@@ -72,4 +82,26 @@ pub fn is_root() -> bool {
         skip("it needs root");
     }
     root
+}
+
+/// A shell script that prints how many of its descriptors are sockets; other than the first three,
+/// which is how mod_cgid talks with it.
+pub const COUNT_SOCKETS: &str = "n=3; sockets=0
+while [ $n -lt 64 ]; do
+    if [ -S /dev/fd/$n ]; then sockets=$((sockets + 1)); fi
+    n=$((n + 1))
+done
+echo sockets=$sockets
+";
+
+/// Whether the script sees a socket where there is one: not on a system without a full /dev/fd.
+pub fn sockets_can_be_counted() -> bool {
+    let (socket, _other) = UnixStream::pair().unwrap();
+    let script = format!("exec 9<&0 </dev/null; {COUNT_SOCKETS}");
+    let output = Command::new("sh").args(["-c", &script]).stdin(OwnedFd::from(socket)).output().unwrap();
+    let seen = output.stdout == b"sockets=1\n";
+    if !seen {
+        skip("a script cannot list its descriptors in /dev/fd here");
+    }
+    seen
 }

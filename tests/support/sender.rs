@@ -41,6 +41,16 @@ impl Sender {
         assert_eq!(sent.expect("the daemon has hung up"), bytes.len());
     }
 
+    /// Hands over as many of `sockets`, each in a message of its own, as there is room for at the
+    /// moment, and returns how many that were.
+    pub fn hand_over_while_there_is_room(&self, sockets: &[TcpStream]) -> usize {
+        let sent = |socket: &&TcpStream| match self.try_send(b"L", &[socket.as_fd()]) {
+            Err(e) if is_full(&e) => false,
+            sent => sent.expect("the daemon has hung up") == 1,
+        };
+        sockets.iter().take_while(sent).count()
+    }
+
     /// Sends `bytes` with `descriptors`, and does not wait.
     pub fn try_send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
         fdpass::send(&self.0, bytes, descriptors)
@@ -67,6 +77,14 @@ impl AsFd for Sender {
     }
 }
 
+/// The most descriptors that a message can carry here: 253, which is what the protocol allows, but
+/// OpenBSD takes no more than half of that.
+pub fn most_descriptors() -> usize {
+    let (link, _other) = UnixStream::pair().unwrap();
+    let fits = |&number: &usize| fdpass::send(&link, b"L", &vec![link.as_fd(); number]).is_ok();
+    [fdpass::MAX_DESCRIPTORS, fdpass::MAX_DESCRIPTORS / 2].into_iter().find(fits).unwrap()
+}
+
 /// The descriptors of `sockets`.
 pub fn descriptors(sockets: &[TcpStream]) -> Vec<BorrowedFd<'_>> {
     sockets.iter().map(AsFd::as_fd).collect()
@@ -75,5 +93,6 @@ pub fn descriptors(sockets: &[TcpStream]) -> Vec<BorrowedFd<'_>> {
 /// Whether the daemon, and not the link, is in the way.
 fn is_full(error: &io::Error) -> bool {
     error.kind() == ErrorKind::WouldBlock
-        || matches!(error.raw_os_error(), Some(libc::ETOOMANYREFS | libc::ENOBUFS))
+        // EMFILE is OpenBSD's word for too many descriptors in flight.
+        || matches!(error.raw_os_error(), Some(libc::ETOOMANYREFS | libc::ENOBUFS | libc::EMFILE))
 }

@@ -1,12 +1,10 @@
 //! Any POSIX system: poll(2). Its cost grows with the number of descriptors, not of events.
 
+use super::registry::Registry;
 use super::{Backend, Interest, Token};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
-
-/// Marks a descriptor number that is not registered.
-const ABSENT: u32 = u32::MAX;
 
 /// See the module's head.
 pub struct Poll {
@@ -14,47 +12,37 @@ pub struct Poll {
     fds: Vec<libc::pollfd>,
     /// The tokens, in the order of `fds`.
     tokens: Vec<Token>,
-    /// The place in `fds` of each descriptor number, or [`ABSENT`].
-    place: Vec<u32>,
+    /// The place in `fds` of each descriptor.
+    places: Registry<u32>,
 }
 
 impl Backend for Poll {
     const NAME: &'static str = "poll";
 
     fn new() -> io::Result<Self> {
-        Ok(Poll { fds: Vec::new(), tokens: Vec::new(), place: Vec::new() })
+        Ok(Poll { fds: Vec::new(), tokens: Vec::new(), places: Registry::new() })
     }
 
     fn add(&mut self, fd: BorrowedFd<'_>, token: Token, interest: Interest) -> io::Result<()> {
-        let number = fd.as_raw_fd() as usize; // a BorrowedFd is never negative
-        if self.place.len() <= number {
-            self.place.resize(number + 1, ABSENT);
-        }
-        if self.place[number] != ABSENT {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
+        self.places.add(fd, self.fds.len() as u32)?;
         // POLLERR and POLLHUP need not be asked for, see poll(2).
         let events = match interest {
             Interest::Read => libc::POLLIN,
             Interest::Write => libc::POLLOUT,
         };
-        self.place[number] = self.fds.len() as u32;
         self.fds.push(libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 });
         self.tokens.push(token);
         Ok(())
     }
 
     fn remove(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        let number = fd.as_raw_fd() as usize;
-        let place = match self.place.get(number) {
-            Some(&place) if place != ABSENT => place as usize,
-            _ => return Err(io::ErrorKind::NotFound.into()),
-        };
-        self.place[number] = ABSENT;
-        self.fds.swap_remove(place);
-        self.tokens.swap_remove(place);
-        if let Some(moved) = self.fds.get(place) {
-            self.place[moved.fd as usize] = place as u32;
+        let place = self.places.remove(fd)?;
+        self.fds.swap_remove(place as usize);
+        self.tokens.swap_remove(place as usize);
+        if let Some(moved) = self.fds.get(place as usize) {
+            if let Some(of_moved) = self.places.get_mut(moved.fd) {
+                *of_moved = place;
+            }
         }
         Ok(())
     }

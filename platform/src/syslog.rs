@@ -1,0 +1,101 @@
+//! The system's log: one message at a time, never waiting where that can be helped.
+//!
+//! Must not know what is logged, nor what to do when it cannot be.
+
+use std::fmt::Arguments;
+use std::io;
+pub use syslog::{Facility, Severity};
+
+cfg_if::cfg_if! {
+    if #[cfg(any(target_os = "illumos", target_os = "solaris"))] {
+        const NAME: &std::ffi::CStr = c"lingerd";
+
+        /// The way to syslogd. /dev/log is no socket here, log(4D): only syslog(3C) can write to it,
+        /// and that may wait.
+        pub struct Syslog;
+
+        impl Syslog {
+            /// # Errors
+            /// None: syslog(3C) never tells.
+            pub fn connect(facility: Facility) -> io::Result<Self> {
+                // The crate has the numbers of other systems, which differ in this one.
+                let facility = match facility {
+                    Facility::LOG_CRON => libc::LOG_CRON,
+                    facility => facility as libc::c_int,
+                };
+                // SAFETY: openlog(3C) keeps the name, which is static.
+                unsafe { libc::openlog(NAME.as_ptr(), libc::LOG_PID, facility) };
+                Ok(Syslog)
+            }
+
+            /// # Errors
+            /// None: syslog(3C) never tells.
+            pub fn send(&mut self, severity: Severity, message: Arguments<'_>) -> io::Result<()> {
+                let text = std::ffi::CString::new(message.to_string().replace('\0', "?"))?;
+                // SAFETY: syslog(3C) reads the two NUL-terminated strings, of which the first is a
+                // format that takes the second; both outlive the call.
+                unsafe { libc::syslog(severity as libc::c_int, c"%s".as_ptr(), text.as_ptr()) };
+                Ok(())
+            }
+        }
+    } else {
+        use syslog::{Error, LogFormat, Logger, LoggerBackend};
+
+        const NAME: &str = "lingerd";
+
+        /// A connection to syslogd.
+        pub struct Syslog(Logger<LoggerBackend, Format>);
+
+        /// RFC 3164 as it is spoken locally: the priority, the tag and the message. The time is left
+        /// to the syslog daemon, which stamps what comes without.
+        #[derive(Clone, Copy)]
+        struct Format(Facility);
+
+        impl LogFormat<Arguments<'_>> for Format {
+            fn format<W: io::Write>(
+                &self,
+                w: &mut W,
+                severity: Severity,
+                message: Arguments<'_>,
+            ) -> syslog::Result<()> {
+                let priority = self.0 as u8 | severity as u8;
+                // One write, as one message is one datagram.
+                write!(w, "<{priority}>{NAME}[{}]: {message}", std::process::id()).map_err(Error::Write)
+            }
+        }
+
+        impl Syslog {
+            /// # Errors
+            /// When no syslog daemon listens.
+            pub fn connect(facility: Facility) -> io::Result<Self> {
+                let logger = syslog::unix(Format(facility)).map_err(plain)?;
+                match &logger.backend {
+                    LoggerBackend::Unix(socket) => socket.set_nonblocking(true)?,
+                    LoggerBackend::UnixStream(stream) => stream.get_ref().set_nonblocking(true)?,
+                    LoggerBackend::Udp(..) | LoggerBackend::Tcp(_) => {} // never made by syslog::unix
+                }
+                Ok(Syslog(logger))
+            }
+
+            /// # Errors
+            /// `WouldBlock` when the syslog daemon is slow; another when it has gone.
+            pub fn send(&mut self, severity: Severity, message: Arguments<'_>) -> io::Result<()> {
+                let sent = match severity {
+                    Severity::LOG_ERR => self.0.err(message),
+                    Severity::LOG_WARNING => self.0.warning(message),
+                    Severity::LOG_INFO => self.0.info(message),
+                    _ => self.0.debug(message),
+                };
+                sent.map_err(plain)
+            }
+        }
+
+        /// The system's own error, where there is one below.
+        fn plain(error: Error) -> io::Error {
+            match error {
+                Error::Write(e) | Error::Io(e) => e,
+                other => io::Error::other(other.to_string()),
+            }
+        }
+    }
+}

@@ -9,22 +9,20 @@ mod support;
 #[path = "support/apache.rs"]
 mod apache;
 #[path = "support/http.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
 mod http;
 
 use apache::{Apache, Mpm, Setup};
-use http::{Held, exchange, exchange_tls, get, record, request, upload};
+use http::{Held, exchange, exchange_tls, get, record, request, under_load, upload};
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
+use std::os::unix::net::SocketAddr as UnixAddr;
 use std::path::Path;
-use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 use support::daemon::{Daemon, Site};
-use support::{skip, tcp, wait_until};
+use support::{COUNT_SOCKETS, skip, sockets_can_be_counted, tcp, wait_until};
 
 /// As many requests as show that a server is well and truly at work.
 const SOME: usize = 200;
@@ -49,24 +47,6 @@ fn hold(address: SocketAddr, clients: usize) -> Vec<Held> {
     let held: Vec<_> = (0..clients).map(|_| get(address, "/small")).collect();
     assert!(held.iter().all(|held| held.body == b"hello\n"));
     held
-}
-
-/// Lets clients get `/page` one after the other, each whole, while `meanwhile` runs. It is given a
-/// way to wait until so many more of them have been served.
-fn under_load(apache: &Apache, meanwhile: impl FnOnce(&dyn Fn(usize))) {
-    let served = AtomicUsize::new(0);
-    let page = tcp::response(20_000);
-    let client = || {
-        assert!(get(apache.address, "/page").body == page);
-        served.fetch_add(1, Ordering::Relaxed);
-    };
-    let wait_for_more = |requests: usize| {
-        let enough = served.load(Ordering::Relaxed) + requests;
-        wait_until("the load goes on", || served.load(Ordering::Relaxed) >= enough);
-    };
-    support::during(client, || {
-        support::during(client, || support::during(client, || meanwhile(&wait_for_more)))
-    });
 }
 
 /// What mod_lingerd has logged, and whatever went wrong in Apache, which calls it an error that all
@@ -176,9 +156,9 @@ fn a_late_byte_is_no_reset() {
 fn a_slow_reader_with_a_late_byte_gets_its_whole_response() {
     // The whole takes three times as long as lingerd waits for a sign of life.
     let lingerd = lingerd(&["-t", "2"]);
-    let setup = Setup::prefork(&lingerd.site.socket()).with("SendBufferSize 1000000");
-    let Some(apache) = setup.start() else { return };
-    let page = tcp::response(300_000);
+    let page = tcp::big_response();
+    let buffer = format!("SendBufferSize {}", 2 * page.len());
+    let Some(apache) = Setup::prefork(&lingerd.site.socket()).with(&buffer).start() else { return };
     apache.publish("page", &page);
     let mut client = http::connect_with_small_window(apache.address, 16_000);
     client.write_all(request("/page").as_bytes()).unwrap();
@@ -189,7 +169,10 @@ fn a_slow_reader_with_a_late_byte_gets_its_whole_response() {
         if step == 40 {
             client.write_all(b"x").unwrap();
         }
-        (&mut client).take(5_000).read_to_end(&mut response).expect("the response was cut short");
+        (&mut client)
+            .take(page.len() as u64 / 60)
+            .read_to_end(&mut response)
+            .expect("the response was cut short");
         // Slowness is what this is about.
         thread::sleep(Duration::from_millis(100));
     }
@@ -266,7 +249,7 @@ fn without_lingerd_all_is_served_and_one_warning_names_the_socket() {
     let site = Site::new();
     let Some(apache) = Setup::prefork(&site.socket()).workers(4).start() else { return };
     publish(&apache);
-    under_load(&apache, |wait_for_more| wait_for_more(SOME));
+    under_load(apache.address, |wait_for_more| wait_for_more(SOME));
     let complaints = complaints(&apache);
     assert_eq!(complaints.len(), 1, "{complaints:#?}");
     assert!(complaints[0].contains("[lingerd:warn]"), "{complaints:?}");
@@ -294,7 +277,7 @@ fn lingerd_may_be_killed_and_started_under_load() {
     let site = Site::new();
     let Some(apache) = Setup::prefork(&site.socket()).workers(4).start() else { return };
     publish(&apache);
-    under_load(&apache, |wait_for_more| {
+    under_load(apache.address, |wait_for_more| {
         for _ in 0..3 {
             let lingerd = site.start(&["-m", "0666"]);
             wait_for_more(SOME);
@@ -311,16 +294,18 @@ fn lingerd_may_be_killed_and_started_under_load() {
 
 #[test]
 fn a_lingerd_that_hangs_fails_no_response_and_lingers_later_what_was_queued() {
+    /// So few that one link can queue them on every system.
+    const FEW: usize = 10;
     let lingerd = lingerd(&[]);
     let Some(apache) = Setup::prefork(&lingerd.site.socket()).start() else { return };
     publish(&apache);
     drop(hold(apache.address, 10)); // so that the links are there
     lingerd.signal(libc::SIGSTOP);
-    let held = hold(apache.address, 100);
+    let held = hold(apache.address, FEW);
     // Many more than the links can queue; from there on the workers linger.
-    under_load(&apache, |wait_for_more| wait_for_more(2_000));
+    under_load(apache.address, |wait_for_more| wait_for_more(2_000));
     lingerd.signal(libc::SIGCONT);
-    lingerd.wait_for("lingering=100");
+    lingerd.wait_for(&format!("lingering={FEW}"));
     drop(held);
     lingerd.wait_for("lingering=0");
     assert_eq!(complaints(&apache), [""; 0]);
@@ -358,7 +343,7 @@ fn a_graceful_restart_under_load_fails_no_response() {
     let Some(apache) = Setup::prefork(&lingerd.site.socket()).workers(4).start() else { return };
     publish(&apache);
     let before = hold(apache.address, 1);
-    under_load(&apache, |wait_for_more| {
+    under_load(apache.address, |wait_for_more| {
         for _ in 0..2 {
             wait_for_more(SOME);
             apache.restart_gracefully();
@@ -377,18 +362,23 @@ fn the_access_log_never_says_aborted_of_a_response_that_was_whole() {
     let setup = Setup::prefork(&lingerd.site.socket()).workers(1).tls().with("KeepAlive On");
     let Some(apache) = setup.start() else { return };
     publish(&apache);
-    let kept_alive = |path: &str| {
-        let first = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        let last = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        first + &last
-    };
     let mut whole = 0;
     for path in ["/small", "/page", "/big"] {
-        get(apache.address, path);
+        let length = get(apache.address, path).body.len();
         exchange_tls(apache.other, &[], request(path).as_bytes(), 0);
+        // Not at once: the first request is logged when its response is out, and would then be
+        // logged as the second one wants it.
         let mut client = http::connect(apache.address);
-        client.write_all(kept_alive(path).as_bytes()).unwrap();
-        client.read_to_end(&mut Vec::new()).unwrap();
+        write!(client, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            client.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        client.read_exact(&mut vec![0; length]).unwrap();
+        let last = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        http::exchange(client, last.as_bytes());
         whole += 4;
     }
     // The worker is alone, and writes its lines in order.
@@ -464,7 +454,7 @@ fn a_graceful_restart_of_worker_under_load_fails_no_response() {
     let setup = Setup::new(Mpm::Worker).workers(8).lingerd(&lingerd.site.socket());
     let Some(apache) = setup.start() else { return };
     publish(&apache);
-    under_load(&apache, |wait_for_more| {
+    under_load(apache.address, |wait_for_more| {
         wait_for_more(SOME);
         apache.restart_gracefully();
         wait_for_more(SOME);
@@ -475,28 +465,6 @@ fn a_graceful_restart_of_worker_under_load_fails_no_response() {
 }
 
 // ---- Programs that Apache starts ------------------------------------------------------------
-
-/// A shell script that prints how many of its descriptors are sockets; other than the first three,
-/// which is how mod_cgid talks with it.
-const COUNT_SOCKETS: &str = "n=3; sockets=0
-while [ $n -lt 64 ]; do
-    if [ -S /dev/fd/$n ]; then sockets=$((sockets + 1)); fi
-    n=$((n + 1))
-done
-echo sockets=$sockets
-";
-
-/// Whether the script sees a socket where there is one: not on a system without a full /dev/fd.
-fn sockets_can_be_counted() -> bool {
-    let (socket, _other) = UnixStream::pair().unwrap();
-    let script = format!("exec 9<&0 </dev/null; {COUNT_SOCKETS}");
-    let output = Command::new("sh").args(["-c", &script]).stdin(OwnedFd::from(socket)).output().unwrap();
-    let seen = output.stdout == b"sockets=1\n";
-    if !seen {
-        skip("a script cannot list its descriptors in /dev/fd here");
-    }
-    seen
-}
 
 /// That a program which an Apache with a link to lingerd starts at `path` has no socket.
 fn assert_no_socket(setup: Setup, publish_programs: impl FnOnce(&Apache), lingerd: &Daemon, path: &str) {

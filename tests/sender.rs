@@ -1,0 +1,325 @@
+//! The C sender, ap_lingerd.c, in a small server that is not Apache, with a real lingerd behind it.
+//!
+//! What can fail on the way to the daemon is made to fail: by a daemon that is away, killed or
+//! stopped, and where that is not to be had, by a sendmsg(2) or a connect(2) that says so.
+
+#[allow(dead_code, reason = "other tests use the rest of it")]
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::os::unix::net::SocketAddr as UnixAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+use support::daemon::{Daemon, Site, run};
+use support::{skip, wait_until};
+
+/// What must not be needed, and what must not be there.
+const STRICT: [&str; 5] = ["-std=c89", "-pedantic", "-Wall", "-Wextra", "-Werror"];
+
+/// Compiles in a directory of its own; `None` when the test is to be skipped.
+fn compile(name: &str, arguments: &[&str]) -> Option<PathBuf> {
+    let compiler = std::env::var("CC").unwrap_or("cc".to_owned());
+    if Command::new(&compiler).arg("--version").output().is_err() {
+        skip(&format!("there is no C compiler '{compiler}'"));
+        return None;
+    }
+    let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    let compiled = run(Command::new(compiler)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(STRICT)
+        .arg("-o")
+        .arg(&output)
+        .args(arguments));
+    assert_eq!(compiled.code, Some(0), "{arguments:?}: {}", compiled.stderr);
+    Some(output)
+}
+
+/// The libraries that sockets are in, where that is not the C library.
+fn libraries() -> &'static [&'static str] {
+    if cfg!(any(target_os = "illumos", target_os = "solaris")) { &["-lsocket", "-lnsl"] } else { &[] }
+}
+
+/// The server, built once.
+fn program() -> Option<&'static Path> {
+    static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+    PROGRAM
+        .get_or_init(|| {
+            let sender = "-Dsendmsg=faulty_sendmsg -Dconnect=faulty_connect -c apache-1.3/ap_lingerd.c";
+            let sender = compile("sender.o", &sender.split(' ').collect::<Vec<_>>())?;
+            let both = [&["tests/sender/server.c", sender.to_str().unwrap()], libraries()].concat();
+            compile("server", &both)
+        })
+        .as_deref()
+}
+
+/// A server, told to hand over to the daemon of a site.
+struct Server {
+    process: Child,
+    port: u16,
+    lines: mpsc::Receiver<String>,
+}
+
+/// What it says of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Told {
+    /// "given", "done", or "kept" and why.
+    what: String,
+    links: u32,
+    descriptors: u32,
+    connects: u32,
+}
+
+impl Server {
+    /// Starts it; `None` when the test is to be skipped.
+    fn start(site: &Site) -> Option<Self> {
+        let mut process = Command::new(program()?).arg(site.socket()).stdout(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(process.stdout.take().unwrap());
+        // Read in a thread, so that a server that hangs fails the test and does not hang it.
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || stdout.lines().try_for_each(|line| sender.send(line.unwrap())));
+        let port = lines.recv_timeout(support::PATIENCE).unwrap().parse().unwrap();
+        Some(Server { process, port, lines })
+    }
+
+    /// A client that has sent its request and has its response, up to the end if there is one.
+    fn request(&mut self, request: &str) -> TcpStream {
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        client.set_read_timeout(Some(support::PATIENCE)).unwrap();
+        writeln!(client, "{request}").unwrap();
+        let mut response = [0; 3];
+        client.read_exact(&mut response).unwrap();
+        assert_eq!(&response, b"ok\n");
+        client
+    }
+
+    /// What became of the next connection.
+    fn told(&mut self) -> Told {
+        let line = self.lines.recv_timeout(support::PATIENCE).expect("the server hangs");
+        let (what, rest) = line.split_once(" links ").unwrap_or_else(|| panic!("{line}"));
+        let numbers: Vec<_> = rest.split(' ').filter_map(|word| word.parse().ok()).collect();
+        let [links, descriptors, connects] = numbers[..] else { panic!("{line}") };
+        Told { what: what.to_owned(), links, descriptors, connects }
+    }
+
+    /// The client of a request, and what became of its connection.
+    fn exchange(&mut self, request: &str) -> (TcpStream, Told) {
+        let client = self.request(request);
+        (client, self.told())
+    }
+
+    /// Has connections handed over until one is; not before the second is over in which the last
+    /// attempt to connect was made.
+    fn give_again(&mut self) -> (TcpStream, Told) {
+        let mut given = None;
+        wait_until("a connection is handed over", || {
+            let (client, told) = self.exchange("hello");
+            let done = told.what == "given";
+            given = Some((client, told));
+            done || {
+                given = None; // the server lingers until it has gone
+                thread::sleep(Duration::from_millis(50));
+                false
+            }
+        });
+        given.unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn it_is_c89_without_a_warning_also_where_there_is_no_scm_rights() {
+    compile("plain.o", &["-c", "apache-1.3/ap_lingerd.c"]);
+    // By other names, as this system has no msg_accrights.
+    let old = "-DLINGERD_ACCRIGHTS -Dmsg_accrights=msg_control -Dmsg_accrightslen=msg_controllen";
+    compile("old.o", &[&old.split(' ').collect::<Vec<_>>()[..], &["-c", "apache-1.3/ap_lingerd.c"]].concat());
+}
+
+#[test]
+fn connections_are_handed_over_on_one_link() {
+    let daemon = Daemon::start(&[]);
+    let Some(mut server) = Server::start(&daemon.site) else { return };
+    let (first, told) = server.exchange("hello");
+    assert_eq!((told.what.as_str(), told.links), ("given", 1));
+    let (second, again) = server.exchange("apache");
+    assert_eq!(again, told, "nothing more was opened");
+    daemon.wait_for("lingering=2 senders=1");
+    for mut client in [first, second] {
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "it was half-closed");
+    }
+    daemon.wait_for("closed=2 lingering=0");
+}
+
+#[test]
+fn a_client_that_is_done_is_not_handed_over() {
+    let daemon = Daemon::start(&[]);
+    let Some(mut server) = Server::start(&daemon.site) else { return };
+    for request in ["hello", "apache"] {
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port)).unwrap();
+        client.write_all(request.as_bytes()).unwrap();
+        client.shutdown(Shutdown::Write).unwrap(); // the server waits for it, as there is no newline
+        assert_eq!(server.told().what, "done");
+        assert_eq!(support::tcp::read_to_end(&mut client), b"ok\n");
+    }
+    daemon.wait_for("handed_over=0");
+}
+
+#[test]
+fn without_a_daemon_it_asks_once_a_second_and_leaks_nothing() {
+    let site = Site::new();
+    let Some(mut server) = Server::start(&site) else { return };
+    let start = Instant::now();
+    let mut last = server.exchange("hello").1;
+    let descriptors = last.descriptors;
+    for _ in 0..50 {
+        let told = server.exchange("hello").1;
+        assert_eq!(told.what, format!("kept {}", libc::ENOENT));
+        assert_eq!((told.links, told.descriptors), (0, descriptors));
+        last = told;
+    }
+    // In as many seconds as there were, of which the first and the last were not whole.
+    assert!(u64::from(last.connects) <= start.elapsed().as_secs() + 2, "asked {} times", last.connects);
+    let daemon = site.start(&[]);
+    let (_client, told) = server.give_again();
+    assert_eq!((told.links, told.descriptors), (1, descriptors + 1), "the link, and nothing else");
+    daemon.wait_for("senders=1");
+}
+
+#[test]
+fn a_daemon_that_was_killed_is_found_again() {
+    let site = Site::new();
+    let daemon = site.start(&[]);
+    let Some(mut server) = Server::start(&site) else { return };
+    let (_client, first) = server.exchange("hello");
+    assert_eq!(first.what, "given");
+    daemon.kill();
+    // The link is dead, and in its place there is nobody.
+    let (client, told) = server.exchange("hello");
+    assert!(told.what.starts_with("kept "), "{told:?}");
+    assert_eq!(told.descriptors, first.descriptors - 1);
+    drop(client);
+    let daemon = site.start(&[]);
+    let (_client, told) = server.give_again();
+    assert_eq!((told.links, told.descriptors), (2, first.descriptors));
+    daemon.wait_for("lingering=1 senders=1");
+}
+
+#[test]
+fn a_connection_that_finds_the_link_dead_goes_over_a_new_one() {
+    let daemon = Daemon::start(&[]);
+    let Some(mut server) = Server::start(&daemon.site) else { return };
+    let _first = server.exchange("hello");
+    // Not in the second in which the first link was made: another would be too soon.
+    thread::sleep(Duration::from_millis(1_100));
+    let (_client, told) = server.exchange(&format!("sendmsg {} 1", libc::EPIPE));
+    assert_eq!((told.what.as_str(), told.links, told.connects), ("given", 2, 2));
+    daemon.wait_for("lingering=2 senders=1");
+}
+
+#[test]
+fn a_daemon_that_is_behind_is_not_hung_up_on() {
+    let daemon = Daemon::start(&[]);
+    let Some(mut server) = Server::start(&daemon.site) else { return };
+    let (_client, first) = server.exchange("hello");
+    for errno in [libc::EAGAIN, libc::ETOOMANYREFS, libc::ENOBUFS, libc::EMFILE, libc::ENOMEM] {
+        let (client, told) = server.exchange(&format!("sendmsg {errno} 1"));
+        assert_eq!(told, Told { what: format!("kept {errno}"), ..first });
+        drop(client);
+        let (_client, told) = server.exchange("hello");
+        assert_eq!(told, first, "the same link");
+    }
+    daemon.wait_for("closed=5 lingering=1 senders=1");
+}
+
+#[test]
+fn an_interrupted_call_is_no_failure() {
+    let daemon = Daemon::start(&[]);
+    let Some(mut server) = Server::start(&daemon.site) else { return };
+    let (_client, told) = server.exchange(&format!("sendmsg {} 3", libc::EINTR));
+    assert_eq!((told.what.as_str(), told.links), ("given", 1));
+    daemon.wait_for("lingering=1");
+}
+
+#[test]
+fn a_connect_that_takes_its_time_is_waited_for_by_nobody() {
+    for errno in [libc::EINTR, libc::EINPROGRESS, libc::EALREADY, libc::EAGAIN] {
+        let daemon = Daemon::start(&[]);
+        let Some(mut server) = Server::start(&daemon.site) else { return };
+        let (client, told) = server.exchange(&format!("connect {errno} 1"));
+        assert_eq!((told.what, told.links), (format!("kept {errno}"), 0));
+        drop(client);
+        let (_client, told) = server.give_again();
+        assert_eq!(told.links, 1);
+        daemon.wait_for("lingering=1 senders=1");
+    }
+}
+
+#[test]
+fn a_stopped_daemon_delays_nobody_and_loses_nothing() {
+    let daemon = Daemon::start(&[]);
+    let Some(mut server) = Server::start(&daemon.site) else { return };
+    let (first, told) = server.exchange("hello");
+    daemon.signal(libc::SIGSTOP);
+    let (mut given, mut clients) = (1, vec![first]);
+    let kept = loop {
+        let (client, told) = server.exchange("hello");
+        if told.what != "given" {
+            assert_eq!(told.links, 1);
+            break told.what;
+        }
+        given += 1;
+        assert!(given < 100_000, "a queue without end");
+        clients.push(client);
+        if cfg!(target_os = "linux") && given % 50 == 0 {
+            // Elsewhere it is lingerd that half-closes.
+            let end = clients.last_mut().unwrap().read(&mut [0]).expect("the end is delayed");
+            assert_eq!(end, 0);
+        }
+    };
+    assert!(
+        [libc::EAGAIN, libc::ETOOMANYREFS, libc::ENOBUFS, libc::EMFILE]
+            .iter()
+            .any(|errno| kept == format!("kept {errno}")),
+        "{kept}"
+    );
+    daemon.signal(libc::SIGCONT);
+    daemon.wait_for(&format!("lingering={given} senders=1"));
+    drop(clients);
+    let (_client, again) = server.exchange("hello");
+    assert_eq!(again, told, "the same link");
+}
+
+#[test]
+fn what_is_no_descriptor_does_not_cost_the_link() {
+    let daemon = Daemon::start(&[]);
+    let Some(mut server) = Server::start(&daemon.site) else { return };
+    let (_first, told) = server.exchange("hello");
+    let (_second, again) = server.exchange("bad");
+    assert_eq!(again, told, "the same link");
+    daemon.wait_for("lingering=2 senders=1");
+}
+
+#[test]
+fn a_path_that_does_not_fit_is_refused() {
+    let Some(program) = program() else { return };
+    let fits = |length: &usize| UnixAddr::from_pathname("x".repeat(*length)).is_ok();
+    let longest = (1..).take_while(fits).last().unwrap();
+    let refused = run(Command::new(program).arg("x".repeat(longest + 1)));
+    refused.assert_failed(2, "lingerd_init: File name too long");
+    run(Command::new(program).arg("")).assert_failed(2, "lingerd_init: Invalid argument");
+    let mut server = Command::new(program).arg("x".repeat(longest)).stdout(Stdio::piped()).spawn().unwrap();
+    let mut port = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(port.trim().parse::<u16>().is_ok(), "the longest path was refused");
+}

@@ -20,8 +20,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use support::daemon::{Daemon, Site, run};
-use support::{COUNT_SOCKETS, not_run, skip, sockets_can_be_counted, tcp, wait_until};
+use support::daemon::{Daemon, Site};
+use support::{COUNT_SOCKETS, compile, libraries, not_run, skip, sockets_can_be_counted, tcp, wait_until};
 
 /// As many requests as show that a server is well and truly at work.
 const SOME: usize = 200;
@@ -326,16 +326,12 @@ fn the_patched_code_compiles_and_hands_over() {
     let lingerd = lingerd();
     let site = Site::new();
     let Some(src) = patched(&site, &["aplinger.diff", "apstatus.diff"]) else { return };
-    let program = site.path("httpd");
-    let compiled = run(Command::new(std::env::var("CC").unwrap_or("cc".to_owned()))
-        .args(["-std=c89", "-Wall", "-Wextra", "-Werror", "-Dconnect=watched_connect", "-I"])
-        .arg(src.join("include"))
-        .arg("-o")
-        .arg(&program)
-        .args(
-            ["main/http_main.c", "main/ap_lingerd.c", "modules/standard/mod_status.c"].map(|c| src.join(c)),
-        ));
-    assert_eq!(compiled.code, Some(0), "{}", compiled.stderr);
+    let options = ["-Dconnect=watched_connect".into(), "-I".into(), src.join("include")];
+    let code =
+        ["main/http_main.c", "main/ap_lingerd.c", "modules/standard/mod_status.c"].map(|c| src.join(c));
+    let arguments: Vec<PathBuf> =
+        options.into_iter().chain(code).chain(libraries().iter().map(PathBuf::from)).collect();
+    let Some(program) = compile("httpd", &arguments) else { return };
     let socket = lingerd.site.socket();
     let (client, server) = tcp::connection();
     // The stand-in closes standard input as Apache closes a connection, and says how it went.

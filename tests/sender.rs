@@ -15,33 +15,7 @@ use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::daemon::{Daemon, Site, run};
-use support::{skip, wait_until};
-
-/// What must not be needed, and what must not be there.
-const STRICT: [&str; 5] = ["-std=c89", "-pedantic", "-Wall", "-Wextra", "-Werror"];
-
-/// Compiles in a directory of its own; `None` when the test is to be skipped.
-fn compile(name: &str, arguments: &[&str]) -> Option<PathBuf> {
-    let compiler = std::env::var("CC").unwrap_or("cc".to_owned());
-    if Command::new(&compiler).arg("--version").output().is_err() {
-        skip(&format!("there is no C compiler '{compiler}'"));
-        return None;
-    }
-    let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-    let compiled = run(Command::new(compiler)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(STRICT)
-        .arg("-o")
-        .arg(&output)
-        .args(arguments));
-    assert_eq!(compiled.code, Some(0), "{arguments:?}: {}", compiled.stderr);
-    Some(output)
-}
-
-/// The libraries that sockets are in, where that is not the C library.
-fn libraries() -> &'static [&'static str] {
-    if cfg!(any(target_os = "illumos", target_os = "solaris")) { &["-lsocket", "-lnsl"] } else { &[] }
-}
+use support::{compile, libraries, wait_until};
 
 /// The server, built once.
 fn program() -> Option<&'static Path> {

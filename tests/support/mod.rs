@@ -8,9 +8,12 @@ pub mod daemon;
 pub mod sender;
 pub mod tcp;
 
+use std::ffi::OsStr;
+use std::fmt::Debug;
 use std::io::{Write, stderr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -104,4 +107,32 @@ pub fn sockets_can_be_counted() -> bool {
         skip("a script cannot list its descriptors in /dev/fd here");
     }
     seen
+}
+
+/// The C of our senders: what must not be needed, and what must not be there.
+const STRICT: [&str; 5] = ["-std=c89", "-pedantic", "-Wall", "-Wextra", "-Werror"];
+
+/// Compiles C in the directory of the project, into a file of its own; `None` when the test is to be skipped.
+pub fn compile(name: &str, arguments: &[impl AsRef<OsStr> + Debug]) -> Option<PathBuf> {
+    let compiler = std::env::var("CC").unwrap_or("cc".to_owned());
+    if Command::new(&compiler).arg("--version").output().is_err() {
+        skip(&format!("there is no C compiler '{compiler}'"));
+        return None;
+    }
+    let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    let compiled = daemon::run(
+        Command::new(compiler)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(STRICT)
+            .arg("-o")
+            .arg(&output)
+            .args(arguments),
+    );
+    assert_eq!(compiled.code, Some(0), "{arguments:?}: {}", compiled.stderr);
+    Some(output)
+}
+
+/// The libraries that sockets are in, where that is not the C library.
+pub fn libraries() -> &'static [&'static str] {
+    if cfg!(any(target_os = "illumos", target_os = "solaris")) { &["-lsocket", "-lnsl"] } else { &[] }
 }

@@ -27,7 +27,7 @@ const WORKERS: usize = 10;
 const PAGE: &[u8] = b"<?php echo str_repeat('x', 20000);";
 
 /// What lingerd's command line has by default; the tests' daemon has others.
-const TIME_OUTS: [&str; 6] = ["-t", "5", "-T", "30", "-D", "300"];
+const TIME_OUTS: [&str; 6] = ["-t", "5", "-T", "300", "-D", "300"];
 
 /// Clients that hold, and for how long.
 const HOLDERS: usize = 1000;

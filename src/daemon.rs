@@ -586,12 +586,22 @@ impl<B: Backend> Daemon<B> {
     /// Counts a connection and closes it.
     fn end(&mut self, socket: TcpStream, linger: Linger, reason: Reason) {
         self.counters.ended(reason);
+        let unread = reason.is_ours() && tcp::has_unread(&socket);
+        let unacknowledged = reason.is_ours() && tcp::is_acknowledged(&socket) == Some(false);
+        if unread || unacknowledged {
+            self.counters.cut_short += 1;
+        }
         if log::log_enabled!(log::Level::Debug) {
             let peer = socket.peer_addr().map_or_else(|_| "client".to_owned(), |peer| peer.to_string());
             debug!(
-                "{peer}: {} after {:.3} s",
+                "{peer}: {} after {:.3} s{}",
                 reason.name(),
-                (self.now - linger.since(&self.rules)).as_secs_f64()
+                (self.now - linger.since(&self.rules)).as_secs_f64(),
+                match (unacknowledged, unread) {
+                    (true, _) => ", perhaps cut short: the client has not acknowledged everything",
+                    (false, true) => ", perhaps cut short: the client was still sending",
+                    (false, false) => "",
+                }
             );
         }
         tcp::close_in_background(&socket);
@@ -654,8 +664,7 @@ fn drive(
                 budget -= 1;
                 outcome(tcp::discard(socket), counters)
             }
-            Action::Ask => Event::Unacknowledged(tcp::unacknowledged(socket)),
-            Action::AskWhen => Event::Acknowledged(tcp::last_acknowledgement(socket)),
+            Action::Ask => Event::Acknowledged(tcp::is_acknowledged(socket)),
             action => return action,
         }
     }
@@ -754,7 +763,8 @@ mod tests {
         let control = Control::bind(&path, None).unwrap();
         let room = Room::share(1024, 64, None).unwrap();
         let signals = Signals::install().unwrap();
-        (Daemon::new(handoff, control, signals, Rules::default(), room).unwrap(), path)
+        let [idle, max, limit] = [5, 30, 300].map(Duration::from_secs);
+        (Daemon::new(handoff, control, signals, Rules { idle, max, limit }, room).unwrap(), path)
     }
 
     #[test]

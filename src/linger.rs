@@ -4,11 +4,18 @@
 //! allocation, and must not know of descriptors, backends or counters: every rule lives here, and
 //! is tested as a table.
 //!
-//! The rules are those of RFC 9112 section 9.6 (half-close, go on reading until the peer closes,
-//! or until it is reasonably certain that it has received the response), with one addition: what
-//! the peer's TCP acknowledges is progress just as the bytes it sends. How much is still
-//! unacknowledged is asked only when a deadline is due, so that an idle connection costs nothing;
-//! where the kernel can tell, progress is then dated back to the last acknowledgement.
+//! The rules are those of RFC 9112 section 9.6: half-close, and go on reading until the peer closes
+//! or is reasonably certain to have received the response. Certain is what its TCP acknowledges:
+//!
+//! - Until the peer has acknowledged everything, our FIN too, only [`Rules::limit`] ends a
+//!   connection. A reader that has stalled is not gone: it answers zero-window probes for as long as
+//!   it likes, and may read on at any time (RFC 9293 section 3.8.6.1). One byte from it after a close
+//!   would destroy what it has not read yet.
+//! - From then on the peer's system has it all. What it may not have is the peer's program, so that
+//!   closing waits until it has been silent for [`Rules::idle`].
+//!
+//! Whether everything is acknowledged is asked at the hand-off and then when a deadline is due, so
+//! that a connection costs nothing between its deadlines.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
@@ -55,7 +62,7 @@ impl Sub for Time {
 /// How long a connection may linger. Whole milliseconds, at least one each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// -t: without a byte received or newly acknowledged.
+    /// -t: after everything was acknowledged, without a byte received.
     pub idle: Duration,
     /// -T: after everything was acknowledged, while the client keeps sending.
     pub max: Duration,
@@ -64,17 +71,10 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The step in which a connection whose progress was dated back is looked at again, and in
-    /// which one that keeps sending is asked whether all is acknowledged: -t and -T are kept to so
+    /// The step in which a connection is asked whether all is acknowledged: -t and -T are kept to so
     /// much.
     fn look_again(&self) -> Duration {
-        (self.idle.min(self.max) / 8).max(Duration::from_millis(1))
-    }
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Rules { idle: Duration::from_secs(5), max: Duration::from_secs(30), limit: Duration::from_secs(300) }
+        (self.idle.min(self.max) / 4).max(Duration::from_millis(1))
     }
 }
 
@@ -85,7 +85,7 @@ pub enum Reason {
     Closed,
     /// The client reset it, or it was already gone at hand-off.
     Reset,
-    /// Nothing received and nothing newly acknowledged for [`Rules::idle`].
+    /// Everything acknowledged, and nothing received for [`Rules::idle`].
     Idle,
     /// Everything acknowledged, the client keeps sending: [`Rules::max`] after that.
     Max,
@@ -108,6 +108,12 @@ impl Reason {
         Reason::Evicted,
         Reason::Stopped,
     ];
+
+    /// Whether it was not the client that ended the connection. Then what it has not read yet, or
+    /// what of it was not read, may be lost.
+    pub const fn is_ours(self) -> bool {
+        !matches!(self, Reason::Closed | Reason::Reset)
+    }
 
     /// The counter's name.
     pub const fn name(self) -> &'static str {
@@ -138,10 +144,8 @@ pub enum Event {
     End,
     /// Reading failed: the connection is gone.
     Failed,
-    /// So many bytes are not yet acknowledged; `None` where the system cannot tell.
-    Unacknowledged(Option<u32>),
-    /// The last acknowledgement came so long ago; `None` where the system cannot tell.
-    Acknowledged(Option<Duration>),
+    /// Whether everything is acknowledged, our FIN too; `None` where the system cannot tell.
+    Acknowledged(Option<bool>),
 }
 
 /// What to do next.
@@ -150,10 +154,8 @@ pub enum Action {
     /// Read and throw away, then feed [`Event::Received`], [`Event::Quiet`], [`Event::End`] or
     /// [`Event::Failed`].
     Read,
-    /// Ask the kernel how much is unacknowledged, then feed [`Event::Unacknowledged`].
+    /// Ask the kernel whether everything is acknowledged, then feed [`Event::Acknowledged`].
     Ask,
-    /// Ask the kernel when the last acknowledgement came, then feed [`Event::Acknowledged`].
-    AskWhen,
     /// Wait until the socket is readable or the time has come, whichever is first.
     Wait(Time),
     /// Close the connection and count it.
@@ -163,32 +165,21 @@ pub enum Action {
 /// One lingering connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Linger {
-    /// When it has been without progress for too long.
+    /// From when on to ask whether all is acknowledged; [`Time::NEVER`] once it is.
+    ask: Time,
+    /// When it has been silent for too long; [`Time::NEVER`] until all is acknowledged.
     idle: Time,
-    /// When to look again whether it has, once progress was dated back; else [`Time::NEVER`].
-    check: Time,
     /// When a client that keeps sending has had enough; [`Time::NEVER`] until all is acknowledged.
     max: Time,
     /// When it ends, whatever happens.
     limit: Time,
-    /// From when on to ask what is unacknowledged; [`Time::NEVER`] once nothing is.
-    ask: Time,
-    /// What was unacknowledged when last asked; `u32::MAX` before that.
-    unacknowledged: u32,
 }
 
 impl Linger {
     /// A connection handed over at `now`. Read once and feed it the outcome next: the client's end
     /// of stream is often there already.
     pub fn new(now: Time, rules: &Rules) -> Self {
-        Linger {
-            idle: now + rules.idle,
-            check: Time::NEVER,
-            max: Time::NEVER,
-            limit: now + rules.limit,
-            ask: now, // the first answer is the mark that progress is measured from
-            unacknowledged: u32::MAX,
-        }
+        Linger { ask: now, idle: Time::NEVER, max: Time::NEVER, limit: now + rules.limit }
     }
 
     /// How many deadlines a connection has.
@@ -198,13 +189,12 @@ impl Linger {
     /// [`Action::Wait`] says. Each is set to a fixed time after the moment of its setting, so that
     /// connections in the order of their last setting are in the order of their deadlines.
     pub fn deadlines(&self) -> [Time; Self::DEADLINES] {
-        // Progress that was dated back leaves `idle` at a time out of that order: `check` steps in.
-        let idle = if self.check == Time::NEVER { self.idle } else { Time::NEVER };
-        [idle, self.check, self.max, self.limit]
+        [self.ask, self.idle, self.max, self.limit]
     }
 
     /// When it ends if nothing happens: unlike the least of [`deadlines`](Self::deadlines), never
-    /// a time at which to look again.
+    /// a time at which to ask. Of two connections the one with everything acknowledged is commonly
+    /// the one that ends first.
     pub fn end(&self) -> Time {
         self.idle.min(self.max).min(self.limit)
     }
@@ -223,64 +213,38 @@ impl Linger {
         match event {
             Event::Readable | Event::Due => Action::Read,
             Event::Received => {
-                self.progress(now, rules);
+                if self.ask == Time::NEVER {
+                    self.idle = self.idle.max(now + rules.idle);
+                }
                 Action::Read
             }
             Event::End => Action::Close(Reason::Closed),
             Event::Failed => Action::Close(Reason::Reset),
-            // Idle is never said without having asked; once all is acknowledged there is nothing
-            // left to ask.
-            Event::Quiet if self.ask != Time::NEVER && now >= self.ask.min(self.idle) => Action::Ask,
-            Event::Quiet => self.verdict(now, rules),
-            Event::Unacknowledged(bytes) => {
-                let left = bytes.unwrap_or(0);
-                let progress = left < self.unacknowledged && self.unacknowledged != u32::MAX;
-                self.unacknowledged = left;
-                if left == 0 {
-                    self.ask = Time::NEVER;
-                    self.max = now + rules.max;
-                } else {
-                    self.ask = now + rules.look_again();
-                }
-                if progress { Action::AskWhen } else { self.verdict(now, rules) }
+            // At the limit any answer would come too late.
+            Event::Quiet if now >= self.ask && now < self.limit => Action::Ask,
+            Event::Quiet => self.verdict(now),
+            Event::Acknowledged(Some(false)) => {
+                self.ask = now + rules.look_again();
+                self.verdict(now)
             }
-            Event::Acknowledged(None) => {
-                self.progress(now, rules);
-                self.verdict(now, rules)
+            // Where the system cannot tell, all that is left is a plain timer for silence.
+            Event::Acknowledged(Some(true) | None) => {
+                self.ask = Time::NEVER;
+                self.idle = now + rules.idle;
+                self.max = now + rules.max;
+                self.verdict(now)
             }
-            Event::Acknowledged(Some(ago)) => {
-                let idle = now - ago + rules.idle;
-                if idle > self.idle {
-                    self.idle = idle;
-                    self.check = now + rules.look_again();
-                }
-                self.verdict(now, rules)
-            }
-        }
-    }
-
-    fn progress(&mut self, now: Time, rules: &Rules) {
-        let idle = now + rules.idle;
-        if idle > self.idle {
-            self.idle = idle;
-            self.check = Time::NEVER;
         }
     }
 
     /// The deadline that fell first gives the reason; of two at the same time the sterner one.
-    fn verdict(&mut self, now: Time, rules: &Rules) -> Action {
+    fn verdict(&self, now: Time) -> Action {
         let (first, reason) =
             [(self.limit, Reason::Limit), (self.max, Reason::Max), (self.idle, Reason::Idle)]
                 .into_iter()
                 .min_by_key(|&(time, _)| time)
                 .expect("an array of three has a least"); // min_by_key keeps the first of equals
-        if now >= first {
-            return Action::Close(reason);
-        }
-        if now >= self.check {
-            self.check = now + rules.look_again();
-        }
-        Action::Wait(self.deadlines().into_iter().min().unwrap_or(first))
+        if now >= first { Action::Close(reason) } else { Action::Wait(first.min(self.ask)) }
     }
 }
 
@@ -298,23 +262,27 @@ mod tests {
         Time::from_millis(ms)
     }
 
-    /// What one visit to a connection finds: bytes, end, error, what is unacknowledged and when
-    /// the last acknowledgement came.
+    /// What one visit to a connection finds: bytes, end, error, and whether all is acknowledged.
     #[derive(Clone, Copy)]
     struct World {
         reads: &'static [Event],
-        left: Option<u32>,
-        ago: Option<Duration>,
+        acknowledged: Option<bool>,
     }
 
-    const SILENT: World = World { reads: &[], left: Some(0), ago: None };
-
-    fn in_flight(left: u32) -> World {
-        World { left: Some(left), ..SILENT }
-    }
+    const SILENT: World = World { reads: &[], acknowledged: Some(true) };
+    const IN_FLIGHT: World = World { acknowledged: Some(false), ..SILENT };
 
     fn reads(reads: &'static [Event]) -> World {
         World { reads, ..SILENT }
+    }
+
+    /// All is acknowledged at `when`.
+    fn acknowledged_at(when: u64) -> impl Fn(u64) -> World {
+        move |now| if now < when { IN_FLIGHT } else { SILENT }
+    }
+
+    fn every_second() -> Vec<u64> {
+        (1..1_000).map(|n| n * 1_000).collect()
     }
 
     /// Visits a connection as the daemon does and returns the verdict.
@@ -324,8 +292,7 @@ mod tests {
         for _ in 0..100 {
             event = match linger.on(event, at(now), &RULES) {
                 Action::Read => *reads.next().unwrap_or(&Event::Quiet),
-                Action::Ask => Event::Unacknowledged(world.left),
-                Action::AskWhen => Event::Acknowledged(world.ago),
+                Action::Ask => Event::Acknowledged(world.acknowledged),
                 verdict => return verdict,
             };
         }
@@ -408,80 +375,70 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgements_are_progress_without_a_byte() {
-        // 100 bytes in flight, one fewer each second, all of them gone after 100 s.
-        let slow = |now: u64| in_flight(100u64.saturating_sub(now / 1_000) as u32);
-        let (ended, action) = live(slow, &[], 1_000_000);
+    fn what_is_in_flight_is_never_idle() {
+        // A reader that stalls for 200 s, and then reads on.
+        let (ended, action) = live(acknowledged_at(200_000), &[], 1_000_000);
         assert_eq!(action, Action::Close(Reason::Idle));
-        assert!((105_000..=110_000).contains(&ended), "{ended}");
+        assert!((205_000..=206_250).contains(&ended), "{ended}");
+        // One that never does.
+        assert_eq!(live(|_| IN_FLIGHT, &[], 1_000_000), (300_000, Action::Close(Reason::Limit)));
     }
 
     #[test]
-    fn a_dated_acknowledgement_counts_from_when_it_came() {
-        // All was acknowledged 100 ms after hand-off; asked at the idle deadline, 4.9 s later.
-        let acknowledged = |now: u64| World {
-            left: Some(if now < 100 { 1 } else { 0 }),
-            ago: Some(Duration::from_millis(now.saturating_sub(100))),
-            ..SILENT
-        };
-        let (ended, action) = live(acknowledged, &[], 1_000_000);
-        assert_eq!(action, Action::Close(Reason::Idle));
-        assert!((5_100..=5_100 + 625).contains(&ended), "{ended}");
-    }
-
-    #[test]
-    fn bytes_after_a_dated_acknowledgement_count_in_full() {
-        let acknowledged = |now: u64| World {
-            left: Some(if now < 100 { 1 } else { 0 }),
-            ago: Some(Duration::from_millis(now.saturating_sub(100))),
-            ..SILENT
-        };
-        let (ended, action) = live(acknowledged, &[5_050], 1_000_000);
-        assert_eq!((ended, action), (10_050, Action::Close(Reason::Idle)));
-    }
-
-    #[test]
-    fn what_stalls_unacknowledged_is_idle() {
-        assert_eq!(live(|_| in_flight(1_000), &[], 1_000_000), (5_000, Action::Close(Reason::Idle)));
-    }
-
-    #[test]
-    fn idle_is_never_said_without_having_asked() {
-        // Asked at 6 s because of a byte at 3 s; what is acknowledged after that still counts at 8 s.
-        let world = |now: u64| in_flight(if now < 7_000 { 10 } else { 5 });
-        let (mut linger, _) = handed_over(0, world(0));
-        let byte = World { reads: &[Event::Received], ..world(3_000) };
-        assert_eq!(visit(&mut linger, Event::Readable, 3_000, byte), Action::Wait(at(8_000)));
-        assert_eq!(visit(&mut linger, Event::Readable, 6_000, world(6_000)), Action::Wait(at(8_000)));
-        assert_eq!(visit(&mut linger, Event::Due, 8_000, world(8_000)), Action::Wait(at(13_000)));
+    fn silence_counts_from_the_acknowledgement_to_a_quarter() {
+        // The FIN is commonly still in flight at the hand-off.
+        for when in [1, 100, 1_249, 1_250, 1_251, 5_000, 60_000] {
+            let (ended, action) = live(acknowledged_at(when), &[], 1_000_000);
+            assert_eq!(action, Action::Close(Reason::Idle));
+            assert!((when + 5_000..=when + 6_250).contains(&ended), "{when}: {ended}");
+        }
     }
 
     #[test]
     fn a_client_that_keeps_sending_ends_at_max_once_all_is_acknowledged() {
-        let every_second: Vec<u64> = (1..1_000).map(|n| n * 1_000).collect();
-        assert_eq!(live(|_| SILENT, &every_second, 1_000_000), (30_000, Action::Close(Reason::Max)));
+        assert_eq!(live(|_| SILENT, &every_second(), 1_000_000), (30_000, Action::Close(Reason::Max)));
         // All acknowledged at 60 s, noticed when asked next.
-        let late = |now: u64| in_flight(if now < 60_000 { 9 } else { 0 });
-        let (ended, action) = live(late, &every_second, 1_000_000);
+        let (ended, action) = live(acknowledged_at(60_000), &every_second(), 1_000_000);
         assert_eq!(action, Action::Close(Reason::Max));
-        assert!((90_000..=90_000 + 1_625).contains(&ended), "{ended}"); // a step, and the next arrival
+        assert!((90_000..=90_000 + 1_250).contains(&ended), "{ended}");
+    }
+
+    #[test]
+    fn the_kernel_is_not_asked_between_deadlines_nor_once_all_is_acknowledged() {
+        for (world, asked) in [(SILENT, 1), (IN_FLIGHT, 8)] {
+            let mut linger = Linger::new(at(0), &RULES);
+            let mut questions = 0;
+            for now in 0..10_000 {
+                // A client that sends a byte each millisecond.
+                let mut event = Event::Received;
+                loop {
+                    event = match linger.on(event, at(now), &RULES) {
+                        Action::Read => Event::Quiet,
+                        Action::Ask => {
+                            questions += 1;
+                            Event::Acknowledged(world.acknowledged)
+                        }
+                        Action::Wait(_) => break,
+                        Action::Close(reason) => panic!("{reason:?} at {now}"),
+                    };
+                }
+            }
+            assert_eq!(questions, asked);
+        }
     }
 
     #[test]
     fn limit_ends_it_whatever_happens() {
-        let every_second: Vec<u64> = (1..1_000).map(|n| n * 1_000).collect();
-        let endless = |now: u64| in_flight(1_000_000 - now as u32);
-        for arrivals in [&every_second[..], &[]] {
-            assert_eq!(live(endless, arrivals, 1_000_000), (300_000, Action::Close(Reason::Limit)));
+        for arrivals in [&every_second()[..], &[]] {
+            assert_eq!(live(|_| IN_FLIGHT, arrivals, 1_000_000), (300_000, Action::Close(Reason::Limit)));
         }
     }
 
     #[test]
     fn where_nothing_can_be_asked_the_plain_timers_hold() {
-        let blind = |_| World { left: None, ..SILENT };
-        let every_second: Vec<u64> = (1..1_000).map(|n| n * 1_000).collect();
+        let blind = |_| World { acknowledged: None, ..SILENT };
         assert_eq!(live(blind, &[], 1_000_000), (5_000, Action::Close(Reason::Idle)));
-        assert_eq!(live(blind, &every_second, 1_000_000), (30_000, Action::Close(Reason::Max)));
+        assert_eq!(live(blind, &every_second(), 1_000_000), (30_000, Action::Close(Reason::Max)));
     }
 
     #[test]
@@ -494,9 +451,9 @@ mod tests {
         visit(&mut linger, Event::Readable, 29_000, reads(&[Event::Received]));
         assert_eq!(visit(&mut linger, Event::Due, 900_000, SILENT), Action::Close(Reason::Max));
         // Kept busy, never acknowledged, until shortly before the limit.
-        let (mut linger, _) = handed_over(0, in_flight(9));
-        visit(&mut linger, Event::Readable, 298_000, World { reads: &[Event::Received], ..in_flight(9) });
-        assert_eq!(visit(&mut linger, Event::Due, 900_000, in_flight(9)), Action::Close(Reason::Limit));
+        let (mut linger, _) = handed_over(0, IN_FLIGHT);
+        visit(&mut linger, Event::Readable, 298_000, World { reads: &[Event::Received], ..IN_FLIGHT });
+        assert_eq!(visit(&mut linger, Event::Due, 900_000, IN_FLIGHT), Action::Close(Reason::Limit));
     }
 
     #[test]
@@ -510,7 +467,7 @@ mod tests {
                 limit: Duration::from_millis(limit),
             };
             let mut linger = Linger::new(at(0), &rules);
-            linger.on(Event::Unacknowledged(Some(0)), at(0), &rules);
+            linger.on(Event::Acknowledged(Some(true)), at(0), &rules);
             assert_eq!(linger.on(Event::Quiet, at(9), &rules), Action::Close(reason));
         }
     }
@@ -530,12 +487,15 @@ mod tests {
     #[test]
     fn the_end_of_time_is_no_overflow() {
         let mut linger = Linger::new(Time(u64::MAX - 1), &RULES);
-        for event in
-            [Event::Received, Event::Quiet, Event::Unacknowledged(Some(3)), Event::Unacknowledged(Some(1))]
-        {
+        for event in [
+            Event::Received,
+            Event::Quiet,
+            Event::Acknowledged(Some(false)),
+            Event::Acknowledged(Some(true)),
+            Event::Received,
+        ] {
             linger.on(event, Time(u64::MAX - 1), &RULES);
         }
-        linger.on(Event::Acknowledged(Some(Duration::MAX)), at(0), &RULES);
     }
 
     /// Whatever happens in whatever order: no panic, no wait that ends before it begins, and an
@@ -550,19 +510,18 @@ mod tests {
                     0 => Event::Readable,
                     1 => Event::Due,
                     2 => Event::Received,
-                    3 => Event::Unacknowledged(Some(random.u32(..20))),
-                    4 => Event::Unacknowledged(None),
-                    5 => Event::Acknowledged(Some(Duration::from_millis(random.u64(..9_000)))),
+                    3 => Event::Acknowledged(Some(false)),
+                    4 => Event::Acknowledged(*random.choice(&[Some(true), None]).unwrap_or(&None)),
                     _ => Event::Quiet,
                 };
                 match linger.on(event, at(now), &RULES) {
                     Action::Wait(until) => assert!(until > at(now), "{until:?} at {now}"),
                     Action::Close(_) => break,
-                    Action::Read | Action::Ask | Action::AskWhen => {}
+                    Action::Read | Action::Ask => {}
                 }
                 now += random.u64(..3_000);
             }
-            let end = visit(&mut linger, Event::Due, 301_000, in_flight(1));
+            let end = visit(&mut linger, Event::Due, 301_000, IN_FLIGHT);
             assert!(matches!(end, Action::Close(_)), "{end:?}");
         });
     }

@@ -5,6 +5,7 @@ use crate::stats::Format;
 use getopts::{Matches, ParsingStyle};
 use lingerd_platform::backend::{Backend, System};
 use lingerd_platform::syslog::Facility;
+use lingerd_platform::tcp;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -13,6 +14,10 @@ use std::time::Duration;
 const DEFAULT_SOCKET: &str = "/var/run/lingerd/lingerd.sock";
 const DEFAULT_PIDFILE: &str = "/var/run/lingerd/lingerd.pid";
 const DEFAULT_MODE: u32 = 0o660;
+/// Where the system does not tell what the client has acknowledged, a silent one may still be
+/// reading what was sent to it, and needs the more time.
+const DEFAULT_IDLE: Duration = Duration::from_secs(if tcp::TELLS_ACKNOWLEDGED { 5 } else { 30 });
+const DEFAULT_LIMIT: Duration = Duration::from_secs(300);
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -55,8 +60,6 @@ pub struct Serve {
 }
 
 fn options() -> getopts::Options {
-    let rules = Rules::default();
-    let seconds = |rule: Duration| rule.as_secs();
     let mut options = getopts::Options::new();
     options
         .parsing_style(ParsingStyle::StopAtFirstFree)
@@ -69,9 +72,9 @@ fn options() -> getopts::Options {
         .optopt("g", "", "group of the hand-off socket", "group")
         .optopt("m", "", &format!("mode of the hand-off socket ({DEFAULT_MODE:04o})"), "mode")
         .optopt("n", "", "most connections at once (what the descriptor limit allows)", "max")
-        .optopt("t", "", &format!("seconds without progress ({})", seconds(rules.idle)), "idle")
-        .optopt("T", "", &format!("seconds while the client keeps sending ({})", seconds(rules.max)), "max")
-        .optopt("D", "", &format!("seconds in all ({})", seconds(rules.limit)), "limit")
+        .optopt("t", "", &format!("seconds of silence ({})", DEFAULT_IDLE.as_secs()), "idle")
+        .optopt("T", "", "seconds while the client keeps sending (as -D)", "max")
+        .optopt("D", "", &format!("seconds in all ({})", DEFAULT_LIMIT.as_secs()), "limit")
         .optopt("l", "", "syslog facility (daemon)", "facility")
         .optflag("k", "", "stop the running daemon: once its lingers have ended; again: at once")
         .optflag("S", "", "print the running daemon's counters")
@@ -134,7 +137,7 @@ pub fn parse(arguments: &[String]) -> Result<Command, String> {
         },
         None => (None, None),
     };
-    let default = Rules::default();
+    let limit = value(&given, "D", seconds)?.unwrap_or(DEFAULT_LIMIT);
     Ok(Command::Serve(Box::new(Serve {
         foreground,
         level,
@@ -146,9 +149,10 @@ pub fn parse(arguments: &[String]) -> Result<Command, String> {
         mode: value(&given, "m", mode)?.unwrap_or(DEFAULT_MODE),
         capacity: value(&given, "n", capacity)?,
         rules: Rules {
-            idle: value(&given, "t", seconds)?.unwrap_or(default.idle),
-            max: value(&given, "T", seconds)?.unwrap_or(default.max),
-            limit: value(&given, "D", seconds)?.unwrap_or(default.limit),
+            idle: value(&given, "t", seconds)?.unwrap_or(DEFAULT_IDLE),
+            // It counts from later on than -D, so that it ends nobody unless it is given.
+            max: value(&given, "T", seconds)?.unwrap_or(limit),
+            limit,
         },
         facility: value(&given, "l", facility)?.unwrap_or(Facility::LOG_DAEMON),
     })))
@@ -223,9 +227,16 @@ mod tests {
         assert_eq!(serve.socket, Path::new("/var/run/lingerd/lingerd.sock"));
         assert_eq!(serve.pidfile.unwrap(), Path::new("/var/run/lingerd/lingerd.pid"));
         assert_eq!((serve.mode, serve.capacity), (0o660, None));
-        assert_eq!(serve.rules.idle, Duration::from_secs(5));
-        assert_eq!(serve.rules.max, Duration::from_secs(30));
+        let idle = if cfg!(any(target_os = "illumos", target_os = "solaris")) { 30 } else { 5 };
+        assert_eq!(serve.rules.idle, Duration::from_secs(idle));
+        assert_eq!(serve.rules.max, Duration::from_secs(300));
         assert_eq!(serve.rules.limit, Duration::from_secs(300));
+    }
+
+    #[test]
+    fn a_client_that_keeps_sending_has_as_long_as_the_limit_unless_told_otherwise() {
+        assert_eq!(serve("-D 600").rules.max, Duration::from_secs(600));
+        assert_eq!(serve("-D 600 -T 30").rules.max, Duration::from_secs(30));
     }
 
     #[test]

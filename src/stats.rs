@@ -11,6 +11,8 @@ use std::str::FromStr;
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     ended: [u64; Reason::ALL.len()],
+    /// Of those that ended by our doing, the ones with bytes unread or unacknowledged.
+    pub cut_short: u64,
     /// The most connections that lingered at once.
     pub peak: u64,
     /// Descriptors refused: no connected TCP sockets.
@@ -41,6 +43,7 @@ impl Counters {
             limit,
             evicted,
             stopped,
+            self.cut_short,
             self.rejected,
             self.protocol_errors,
             senders,
@@ -58,17 +61,18 @@ enum Kind {
 }
 
 /// Every figure: its key, its kind, and what it means.
-const FIGURES: [(&str, Kind, &str); 15] = [
+const FIGURES: [(&str, Kind, &str); 16] = [
     ("lingering", Kind::Gauge, "Connections lingering now."),
     ("peak", Kind::Gauge, "Most connections that lingered at once."),
     ("handed_over", Kind::Counter, "Connections taken over."),
     ("closed", Kind::Counter, "Ended: the client closed."),
     ("reset", Kind::Counter, "Ended: the client reset it, or it was gone at hand-off."),
-    ("idle", Kind::Counter, "Ended: no progress for the idle time (-t)."),
+    ("idle", Kind::Counter, "Ended: all acknowledged, and silent for the idle time (-t)."),
     ("max", Kind::Counter, "Ended: the client kept sending for the longest time (-T)."),
     ("limit", Kind::Counter, "Ended: the time limit after hand-off (-D)."),
     ("evicted", Kind::Counter, "Ended: the table was full (-n)."),
     ("stopped", Kind::Counter, "Ended: the daemon was told to stop at once."),
+    ("cut_short", Kind::Counter, "Ended by lingerd with bytes unread or unacknowledged."),
     ("rejected", Kind::Counter, "Descriptors refused: no connected TCP sockets."),
     ("protocol_errors", Kind::Counter, "Malformed or truncated hand-off messages."),
     ("senders", Kind::Gauge, "Senders connected now."),
@@ -190,7 +194,7 @@ mod tests {
     use super::*;
 
     fn some() -> Snapshot {
-        let mut counters = Counters { peak: 9, bytes_discarded: 77, ..Counters::default() };
+        let mut counters = Counters { peak: 9, cut_short: 1, bytes_discarded: 77, ..Counters::default() };
         counters.ended(Reason::Closed);
         counters.ended(Reason::Closed);
         counters.ended(Reason::Evicted);
@@ -233,7 +237,7 @@ mod tests {
         assert_eq!(
             some().render(Format::Json),
             "{\"lingering\":4,\"peak\":9,\"handed_over\":7,\"closed\":2,\"reset\":0,\"idle\":0,\"max\":0,\
-             \"limit\":0,\"evicted\":1,\"stopped\":0,\"rejected\":0,\"protocol_errors\":0,\"senders\":2,\
+             \"limit\":0,\"evicted\":1,\"stopped\":0,\"cut_short\":1,\"rejected\":0,\"protocol_errors\":0,\"senders\":2,\
              \"bytes_discarded\":77,\"uptime\":60}\n"
         );
     }

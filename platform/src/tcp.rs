@@ -128,49 +128,78 @@ pub fn drain_errors(socket: &TcpStream) {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub fn drain_errors(_: &TcpStream) {}
 
-/// How many bytes the peer has not acknowledged yet (Linux counts the FIN as one), or `None` where
-/// the system cannot tell.
-pub fn unacknowledged(socket: &TcpStream) -> Option<u32> {
-    cfg_if::cfg_if! {
-        if #[cfg(any(target_os = "linux", target_os = "android"))] {
+/// Whether the system tells what the peer has acknowledged, see [`is_acknowledged`].
+pub const TELLS_ACKNOWLEDGED: bool = cfg!(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "macos"
+));
+
+cfg_if::cfg_if! {
+    if #[cfg(any(target_os = "linux", target_os = "android"))] {
+        /// Whether the peer has acknowledged all that was sent on a half-closed socket, the FIN too;
+        /// `None` where the system cannot tell.
+        pub fn is_acknowledged(socket: &TcpStream) -> Option<bool> {
             // SIOCOUTQ has the number of TIOCOUTQ. "The amount of unsent data in the socket send
-            // queue" in tcp(7)'s words; in fact all that is not yet acknowledged.
+            // queue" in tcp(7)'s words; in fact all that is not yet acknowledged, the FIN as one byte.
             let mut bytes: libc::c_int = 0;
             // SAFETY: tcp(7): SIOCOUTQ writes one int.
-            let asked = crate::check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ as _, &raw mut bytes) });
-            asked.ok().map(|_| bytes.max(0) as u32)
-        } else if #[cfg(any(target_os = "freebsd", target_os = "netbsd"))] {
-            let mut bytes: libc::c_int = 0;
-            // SAFETY: FIONWRITE of <sys/filio.h> writes one int, the bytes in the send queue.
-            let asked = crate::check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONWRITE, &raw mut bytes) });
-            asked.ok().map(|_| bytes.max(0) as u32)
-        } else if #[cfg(target_os = "macos")] {
-            // SAFETY: getsockopt(2): SO_NWRITE fills in an int, the bytes in the send queue.
-            let asked = unsafe {
-                socket_option::<libc::c_int>(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NWRITE)
+            let asked =
+                crate::check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ as _, &raw mut bytes) });
+            asked.ok().map(|_| bytes == 0)
+        }
+    } else if #[cfg(any(
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "macos"
+    ))] {
+        /// Whether the peer has acknowledged all that was sent on a half-closed socket, the FIN too;
+        /// `None` where the system cannot tell.
+        ///
+        /// The bytes in the send queue (FIONWRITE, SO_NWRITE) would leave the FIN out; the state
+        /// does not, RFC 9293 section 3.3.2: FIN_WAIT_2 is entered by the acknowledgement of our FIN.
+        pub fn is_acknowledged(socket: &TcpStream) -> Option<bool> {
+            // <netinet/tcp_fsm.h>, the same in all of them; libc has none.
+            const TCPS_CLOSED: u8 = 0;
+            const TCPS_FIN_WAIT_2: u8 = 9;
+            const TCPS_TIME_WAIT: u8 = 10;
+            #[cfg(not(target_os = "macos"))]
+            // SAFETY: tcp(4): TCP_INFO fills in a tcp_info, plain numbers; another release of the
+            // system may fill in less, or have more.
+            let info = unsafe {
+                socket_option::<libc::tcp_info>(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO)
             };
-            asked.ok().map(|bytes| bytes.max(0) as u32)
-        } else {
-            let _ = socket;
+            #[cfg(target_os = "macos")]
+            // SAFETY: <netinet/tcp.h>: TCP_CONNECTION_INFO fills in a tcp_connection_info, plain numbers.
+            let info = unsafe {
+                socket_option::<libc::tcp_connection_info>(
+                    socket.as_raw_fd(),
+                    libc::IPPROTO_TCP,
+                    libc::TCP_CONNECTION_INFO,
+                )
+            };
+            let state = info.ok()?.tcpi_state;
+            Some(matches!(state, TCPS_CLOSED | TCPS_FIN_WAIT_2 | TCPS_TIME_WAIT))
+        }
+    } else {
+        /// Whether the peer has acknowledged everything: this system cannot tell.
+        pub fn is_acknowledged(_: &TcpStream) -> Option<bool> {
             None
         }
     }
 }
 
-/// How long ago the last acknowledgement arrived, or `None` where the system cannot tell. It may
-/// have acknowledged nothing new (the answer to a zero-window probe): an upper bound of progress.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub fn last_acknowledgement(socket: &TcpStream) -> Option<Duration> {
-    // SAFETY: tcp(7): TCP_INFO fills in a tcp_info, plain numbers; an older kernel fills in less.
-    let info =
-        unsafe { socket_option::<libc::tcp_info>(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO) };
-    info.ok().map(|info| Duration::from_millis(info.tcpi_last_ack_recv.into()))
-}
-
-/// How long ago the last acknowledgement arrived, or `None` where the system cannot tell.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub fn last_acknowledgement(_: &TcpStream) -> Option<Duration> {
-    None
+/// Whether there is something to read. Closed with that, the connection is reset at once, RFC 2525
+/// section 2.17.
+pub fn has_unread(socket: &TcpStream) -> bool {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int: tcp(7), tty(4), streamio(4I).
+    let asked = crate::check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD as _, &raw mut bytes) });
+    asked.is_ok() && bytes > 0
 }
 
 #[cfg(test)]
@@ -256,14 +285,55 @@ mod tests {
         assert_eq!(discard(&fresh.into()).unwrap_err().kind(), io::ErrorKind::NotConnected);
     }
 
+    /// Waits until what is acknowledged stands as `expected`: not every system's loopback delivers
+    /// before the call that sends returns.
+    fn wait_for_acknowledged(socket: &TcpStream, expected: bool) {
+        let start = std::time::Instant::now();
+        while is_acknowledged(socket) != Some(expected) {
+            assert!(start.elapsed() < Duration::from_secs(60), "never {expected}");
+            std::thread::yield_now();
+        }
+    }
+
     #[test]
-    #[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd", target_os = "macos"))]
-    fn counts_what_is_in_flight() {
-        let (client, mut server) = pair();
+    fn tells_whether_all_is_acknowledged_the_fin_too() {
+        if !TELLS_ACKNOWLEDGED {
+            let (_client, server) = pair();
+            half_close(&server);
+            assert_eq!(is_acknowledged(&server), None);
+            return;
+        }
+        // A full window in between.
+        let (mut client, mut server) = pair();
         server.set_nonblocking(true).unwrap();
         while server.write(&[0; 65536]).is_ok() {}
-        assert!(unacknowledged(&server).unwrap() > 0);
+        half_close(&server);
+        assert_eq!(is_acknowledged(&server), Some(false));
+        client.read_to_end(&mut Vec::new()).unwrap();
+        wait_for_acknowledged(&server, true);
+        // Nothing but the FIN.
+        let (_client, server) = pair();
+        half_close(&server);
+        wait_for_acknowledged(&server, true);
+        // A client that has ended, too: TIME_WAIT.
+        let (client, server) = pair();
+        half_close(&server);
         drop(client);
+        wait_for_acknowledged(&server, true);
+    }
+
+    #[test]
+    fn tells_whether_something_is_unread() {
+        let (mut client, server) = pair();
+        assert!(!has_unread(&server));
+        client.write_all(b"late").unwrap();
+        readable(&server);
+        assert!(has_unread(&server));
+        discard(&server).unwrap();
+        assert!(!has_unread(&server));
+        client.shutdown(Shutdown::Write).unwrap();
+        readable(&server);
+        assert!(!has_unread(&server), "an end of stream is nothing unread");
     }
 
     #[test]

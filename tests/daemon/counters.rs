@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 /// The documented names, in the documented order.
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 16] = [
     "lingering",
     "peak",
     "handed_over",
@@ -21,6 +21,7 @@ const NAMES: [&str; 15] = [
     "limit",
     "evicted",
     "stopped",
+    "cut_short",
     "rejected",
     "protocol_errors",
     "senders",

@@ -2,10 +2,14 @@
 
 use crate::support::daemon::Daemon;
 use crate::support::{during, skip, tcp};
+use lingerd_platform::tcp::TELLS_ACKNOWLEDGED;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::thread::sleep;
 use std::time::Duration;
+
+/// 1 where the system tells what is acknowledged, else 0: it does not count what it cannot know.
+const TELLS: u64 = TELLS_ACKNOWLEDGED as u64;
 
 #[test]
 fn end_of_stream_before_the_hand_off_is_closed_and_never_lingers() {
@@ -135,10 +139,29 @@ fn the_limit_ends_a_client_that_sends() {
 }
 
 #[test]
+fn a_response_that_the_limit_may_have_cut_short_is_counted_and_logged_with_the_client() {
+    let daemon = Daemon::start(&["-d", "-D", "0.3"]);
+    let sender = daemon.sender();
+    let (client, server) = tcp::connection_with_full_window();
+    sender.hand_over(server);
+    let (_silent, server) = tcp::connection();
+    tcp::half_close(&server);
+    sender.hand_over(server);
+    daemon.wait_for(&format!("limit=2 cut_short={TELLS}"));
+    if TELLS == 1 {
+        daemon.wait_for_log(&format!("{}: limit after", client.local_addr().unwrap()));
+        daemon.wait_for_log("perhaps cut short: the client has not acknowledged everything");
+        assert_eq!(daemon.site.log().matches("cut short:").count(), 1, "the other one was not");
+    }
+    daemon.finish(&format!("limit=2 cut_short={TELLS}"));
+}
+
+#[test]
 fn the_one_with_most_of_its_linger_had_is_evicted() {
     let daemon = Daemon::start(&["-n", "3"]);
     let sender = daemon.sender();
     let (mut clients, servers) = tcp::connections(4);
+    servers.iter().for_each(tcp::half_close);
     let mut servers = servers.into_iter();
     for (n, server) in servers.by_ref().take(3).enumerate() {
         sender.hand_over(server);
@@ -156,6 +179,46 @@ fn the_one_with_most_of_its_linger_had_is_evicted() {
     }
     drop(clients);
     daemon.finish("closed=3 evicted=1 bytes_discarded=4");
+}
+
+#[test]
+fn nobody_is_evicted_in_mid_response_while_others_have_theirs() {
+    if TELLS == 0 {
+        return println!("this system does not tell what is acknowledged");
+    }
+    let daemon = Daemon::start(&["-n", "2"]);
+    let sender = daemon.sender();
+    // The one in mid-response is the oldest.
+    let (_reader, server) = tcp::connection_with_full_window();
+    sender.hand_over(server);
+    daemon.wait_for("lingering=1");
+    let (mut clients, servers) = tcp::connections(2);
+    for server in servers {
+        tcp::half_close(&server);
+        sender.hand_over(server);
+    }
+    daemon.wait_for("lingering=2 evicted=1 cut_short=0");
+    tcp::write_until_gone(&mut clients[0]);
+    // With nobody else there it has to go, and that is told.
+    let (_other, server) = tcp::connection_with_full_window();
+    sender.hand_over(server);
+    daemon.wait_for("evicted=2 cut_short=0");
+    let (_last, server) = tcp::connection_with_full_window();
+    sender.hand_over(server);
+    daemon.wait_for("lingering=2 evicted=3 cut_short=1");
+}
+
+#[test]
+fn what_a_stop_cuts_short_is_counted() {
+    let daemon = Daemon::start(&[]);
+    let (_client, server) = tcp::connection_with_full_window();
+    daemon.sender().hand_over(server);
+    daemon.wait_for("lingering=1");
+    daemon.signal(libc::SIGTERM);
+    daemon.wait_for_log("told to stop");
+    daemon.signal(libc::SIGTERM);
+    let last = daemon.wait_for_good_end();
+    assert_eq!((last["stopped"], last["cut_short"]), (1, TELLS));
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use super::PATIENCE;
 use lingerd_platform::backend::{Backend, Interest, System, Token};
+use lingerd_platform::tcp::is_acknowledged;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -36,6 +37,20 @@ pub fn connection_with_small_window(bytes: usize) -> (TcpStream, TcpStream) {
         socket.connect(&address.into())?;
         Ok(socket.into())
     })
+}
+
+/// A connection on which the client has not read what the server has sent, nor has room for all of it.
+pub fn connection_with_full_window() -> (TcpStream, TcpStream) {
+    let (client, mut server) = connection_with_small_window(4096);
+    server.set_nonblocking(true).unwrap();
+    while server.write(&[0; 65536]).is_ok() {}
+    (client, server)
+}
+
+/// Half-closes the server's end, and waits until the client's system has acknowledged that.
+pub fn half_close(server: &TcpStream) {
+    server.shutdown(Shutdown::Write).unwrap();
+    super::wait_until("all is acknowledged", || is_acknowledged(server) != Some(false));
 }
 
 /// A listener that nobody has connected to yet.

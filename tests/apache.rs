@@ -6,6 +6,7 @@
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod support;
 
+#[allow(dead_code, reason = "other tests use the rest of it")]
 #[path = "support/apache.rs"]
 mod apache;
 #[path = "support/http.rs"]

@@ -8,7 +8,7 @@ use crate::support::{skip, wait_until};
 use lingerd_platform::process;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write, stderr};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -30,11 +30,19 @@ const SERVER_DIRECTORIES: [&str; 6] = [
     "/opt/ooce/apache-2.4/bin",
 ];
 
-/// Runs a command, here Apache, which must not outlive us, however we end: once standard input is
+/// Runs a command, here a server, which must not outlive us, however we end: once standard input is
 /// closed it is told to stop. Apache stops by a signal to its whole process group, so that it has
 /// to have one of its own, and Ctrl-C does not reach it.
 const GUARDED: &str =
     "exec 3<&0 </dev/null; { read -r _ <&3; kill -TERM -$$; } & exec 3<&-; exec \"$0\" \"$@\"";
+
+/// `program` as a command that ends when we do, and says what goes wrong in `site`'s stderr.
+pub fn guarded(program: &Path, site: &Site) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", GUARDED]).arg(program).process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(File::create(site.path("stderr")).unwrap());
+    command
+}
 
 /// Whom an Apache started by root may become, by system.
 const USERS: [&str; 7] = ["www-data", "www", "apache", "webservd", "_www", "daemon", "nobody"];
@@ -116,7 +124,7 @@ impl Installation {
 }
 
 /// The program that the environment variable names, or else the first one there is of `names`.
-fn program(variable: &str, names: &[&str]) -> Result<PathBuf, String> {
+pub fn program(variable: &str, names: &[&str]) -> Result<PathBuf, String> {
     let given = std::env::var(variable).ok();
     let names = given.as_deref().map_or(names.to_vec(), |name| vec![name]);
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -142,6 +150,8 @@ pub struct Setup {
     children: usize,
     workers: usize,
     ip: IpAddr,
+    also_v6: bool,
+    modules: Vec<&'static str>,
     lingerd: Option<PathBuf>,
     php: bool,
     cgi: bool,
@@ -158,6 +168,8 @@ impl Setup {
             children: 1,
             workers: 2,
             ip: Ipv4Addr::LOCALHOST.into(),
+            also_v6: false,
+            modules: Vec::new(),
             lingerd: None,
             php: false,
             cgi: false,
@@ -193,6 +205,18 @@ impl Setup {
     /// On another address than 127.0.0.1.
     pub fn listen(mut self, ip: IpAddr) -> Self {
         self.ip = ip;
+        self
+    }
+
+    /// Also on ::1, with the same port as elsewhere; only where the system has IPv6.
+    pub fn also_v6(mut self) -> Self {
+        self.also_v6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+        self
+    }
+
+    /// With more of Apache's own modules.
+    pub fn modules(mut self, names: &[&'static str]) -> Self {
+        self.modules.extend(names);
         self
     }
 
@@ -251,20 +275,15 @@ impl Setup {
             let site = Site::new();
             let addresses = free_addresses(self.ip);
             let installation = self.write(&site, addresses.map(|address| address.port()))?;
-            let child = Command::new("sh")
-                .args(["-c", GUARDED])
-                .arg(&installation.httpd)
+            let child = guarded(&installation.httpd, &site)
                 .arg("-DFOREGROUND")
                 .arg("-f")
                 .arg(site.path("httpd.conf"))
-                .process_group(0)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .stderr(File::create(site.path("stderr")).unwrap())
                 .spawn()
                 .map_err(|e| format!("sh: {e}"))?;
             let [address, other] = addresses;
-            let mut apache = Apache { site, child, address, other };
+            let v6 = self.also_v6.then(|| SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port()));
+            let mut apache = Apache { site, child, address, v6, other };
             wait_until("Apache serves", || apache.error_log().contains(READY) || apache.has_ended());
             if !apache.has_ended() {
                 return Ok(apache);
@@ -293,6 +312,9 @@ impl Setup {
              <Directory />\nAllowOverride None\n</Directory>\nListen {}\n",
             SocketAddr::new(self.ip, ports[0])
         );
+        if self.also_v6 {
+            conf += &format!("Listen {}\n", SocketAddr::new(Ipv6Addr::LOCALHOST.into(), ports[0]));
+        }
         if cfg!(not(target_os = "linux")) {
             // FreeBSD has its filters in kernel modules, and Apache warns where they are missing.
             conf += "AcceptFilter http none\nAcceptFilter https none\n";
@@ -300,6 +322,9 @@ impl Setup {
         conf += &self.mpm_lines(installation)?;
         conf += &installation.load("authz_core")?;
         conf += &installation.load("log_config")?;
+        for module in &self.modules {
+            conf += &installation.load(module)?;
+        }
         conf += "LogFormat \"%X %>s %B %P %U\" lingerd\nCustomLog access_log lingerd\n";
         if process::effective_uid() == 0 {
             let user = USERS.iter().find_map(|name| process::user(name).ok().flatten());
@@ -366,14 +391,14 @@ impl Setup {
     }
 }
 
-/// Two addresses on which nobody listens right now.
-fn free_addresses(ip: IpAddr) -> [SocketAddr; 2] {
-    let listeners = [(); 2].map(|()| TcpListener::bind((ip, 0)).unwrap());
+/// Addresses on which nobody listens right now.
+pub fn free_addresses<const N: usize>(ip: IpAddr) -> [SocketAddr; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind((ip, 0)).unwrap());
     listeners.map(|listener| listener.local_addr().unwrap())
 }
 
 /// A self-signed certificate for localhost, and its key.
-fn make_certificate(site: &Site) -> Result<(), String> {
+pub fn make_certificate(site: &Site) -> Result<(), String> {
     let openssl = program("OPENSSL", &["openssl"])?;
     let made = run(Command::new(openssl)
         .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
@@ -392,6 +417,8 @@ pub struct Apache {
     child: Child,
     /// Where it serves.
     pub address: SocketAddr,
+    /// Where it also serves, if it was to and can.
+    pub v6: Option<SocketAddr>,
     /// Its other port, with TLS if it has that.
     pub other: SocketAddr,
 }

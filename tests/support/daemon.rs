@@ -200,6 +200,11 @@ impl Site {
         Daemon::spawn(self, self.lingerd().arg("-f").args(with_time_outs(options)))
     }
 
+    /// The same, with the time-outs that it has by itself.
+    pub fn start_as_it_is(self: &Arc<Self>, options: &[&str]) -> Daemon {
+        Daemon::spawn(self, self.lingerd().arg("-f").args(options))
+    }
+
     /// The same, with at most `limit` open descriptors.
     pub fn start_limited(self: &Arc<Self>, limit: u32, options: &[&str]) -> Daemon {
         Daemon::spawn(self, self.limited(limit).args(with_time_outs(options)))

@@ -6,10 +6,10 @@ use crate::support::{PATIENCE, during, tcp, wait_until};
 use socket2::{Domain, Socket, Type};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 /// A response, and the connection on which it came: the server has ended its side, we have not.
 pub struct Held {
@@ -25,10 +25,15 @@ pub fn connect(address: SocketAddr) -> TcpStream {
 
 /// Connects with room for little more than `bytes` unread.
 pub fn connect_with_small_window(address: SocketAddr, bytes: usize) -> TcpStream {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
-    socket.set_recv_buffer_size(bytes).unwrap();
-    socket.connect(&address.into()).unwrap();
-    bounded(socket.into())
+    bounded(try_connect_with_small_window(address, bytes).unwrap())
+}
+
+/// The same, for whoever wants to know of a failure.
+pub fn try_connect_with_small_window(address: SocketAddr, bytes: usize) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_recv_buffer_size(bytes)?;
+    socket.connect(&address.into())?;
+    Ok(socket.into())
 }
 
 fn bounded(socket: TcpStream) -> TcpStream {
@@ -118,9 +123,19 @@ struct Records {
     header: Vec<u8>,
     /// What is left of the record that has begun.
     left: usize,
+    /// How long it is without its header.
+    length: usize,
 }
 
 impl Records {
+    /// How much is there of a record that is not whole.
+    fn bytes_of_part(&self) -> usize {
+        match self.left {
+            0 => self.header.len(),
+            left => 5 + self.length - left,
+        }
+    }
+
     fn feed(&mut self, mut bytes: &[u8]) {
         while let Some(&byte) = bytes.first() {
             if self.left > 0 {
@@ -133,7 +148,8 @@ impl Records {
             bytes = &bytes[1..];
             if let [kind, _, _, high, low] = self.header[..] {
                 self.types.push(kind);
-                self.left = usize::from(u16::from_be_bytes([high, low]));
+                self.length = usize::from(u16::from_be_bytes([high, low]));
+                self.left = self.length;
                 self.header.clear();
             }
         }
@@ -152,17 +168,7 @@ pub struct HeldTls {
 /// Nothing of the response is read before the client has sent `first` bytes of application data;
 /// unless that is 0 it takes TLS 1.2, where the end of the handshake can be seen from outside.
 pub fn exchange_tls(server: SocketAddr, options: &[&str], request: &[u8], first: usize) -> HeldTls {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let mut client = Command::new("openssl")
-        .args(["s_client", "-quiet", "-connect"])
-        .arg(listener.local_addr().unwrap().to_string())
-        .args(options)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let inside = bounded(listener.accept().unwrap().0);
+    let (mut client, inside) = s_client(options);
     let outside = connect(server);
     let mut stdin = client.stdin.take().unwrap();
     let gate = Gate::default();
@@ -183,6 +189,81 @@ pub fn exchange_tls(server: SocketAddr, options: &[&str], request: &[u8], first:
     });
     let (head, body) = split(&plain);
     HeldTls { held: Held { head, body, socket: outside }, records }
+}
+
+/// `openssl s_client`, and the connection on which it takes us for the server. It knows no authority,
+/// as to read the system's takes longer than all the rest.
+fn s_client(options: &[&str]) -> (Child, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let client = Command::new("openssl")
+        .args(["s_client", "-quiet", "-connect"])
+        .arg(listener.local_addr().unwrap().to_string())
+        .args(options)
+        .envs([("SSL_CERT_FILE", "/dev/null"), ("SSL_CERT_DIR", "/dev/null")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    (client, bounded(listener.accept().unwrap().0))
+}
+
+/// `openssl s_client` for whoever wants to go step by step: it sends what it is given, and gets so
+/// much of what the server sends as is relayed to it.
+pub struct TlsClient {
+    /// The connection to the server.
+    pub outside: TcpStream,
+    inside: TcpStream,
+    client: Child,
+    stdin: ChildStdin,
+    plain: JoinHandle<Vec<u8>>,
+    records: Records,
+    /// A record that is not whole yet.
+    part: Vec<u8>,
+}
+
+impl TlsClient {
+    /// Starts it on a connection to a server.
+    pub fn start(outside: TcpStream, options: &[&str]) -> Self {
+        let (mut client, inside) = s_client(options);
+        let (from, to) = (inside.try_clone().unwrap(), outside.try_clone().unwrap());
+        thread::spawn(move || relay_up(&from, &to, &Gate::default(), 0));
+        let (stdin, mut stdout) = (client.stdin.take().unwrap(), client.stdout.take().unwrap());
+        let plain = thread::spawn(move || {
+            let mut plain = Vec::new();
+            stdout.read_to_end(&mut plain).unwrap();
+            plain
+        });
+        TlsClient { outside, inside, client, stdin, plain, records: Records::default(), part: Vec::new() }
+    }
+
+    /// Has it send `bytes`, in a record of their own.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stdin.write_all(bytes)?;
+        self.stdin.flush()
+    }
+
+    /// Takes some of what the server has sent, no more than `buffer` has room for; how much it was,
+    /// or 0 at the end of the stream. Whole records are relayed: a client that has half of one
+    /// waits for the rest, and does not send.
+    pub fn relay_some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.outside.read(buffer)?;
+        self.records.feed(&buffer[..bytes]);
+        self.part.extend(&buffer[..bytes]);
+        let whole = self.part.len() - self.records.bytes_of_part();
+        let _ = self.inside.write_all(&self.part[..whole]); // the client may have left first
+        self.part.drain(..whole);
+        Ok(bytes)
+    }
+
+    /// Waits for its end; what it has made of what was relayed, and the types of the records.
+    pub fn finish(mut self) -> (Vec<u8>, Vec<u8>) {
+        let _ = self.inside.shutdown(Shutdown::Write); // as before
+        let plain = self.plain.join().unwrap();
+        drop(self.stdin);
+        self.client.wait().unwrap();
+        (plain, self.records.types)
+    }
 }
 
 /// Keeps the response away from a client that is still sending.

@@ -28,6 +28,11 @@ bench:
 	@sh ci/packages
 	@$(CARGO) bench --quiet --locked --bench apache
 
+# Whose responses survive cruel clients: Apache's, nginx's, and Apache's with lingerd. Two minutes.
+torture:
+	@sh ci/packages torture
+	@$(CARGO) bench --quiet --locked --bench torture
+
 # Installs what 'make' has built, so that it needs no Rust and can run as root. Each file is put in
 # place by a rename: a program that runs keeps its old one, where a copy would write into it.
 install:
@@ -58,4 +63,4 @@ clean:
 	$(CARGO) clean
 	cd apache-2.4 && rm -rf .libs mod_lingerd.o mod_lingerd.lo mod_lingerd.slo mod_lingerd.la
 
-.PHONY: all demo check bench install uninstall clean
+.PHONY: all demo check bench torture install uninstall clean

@@ -6,16 +6,16 @@
 #[allow(dead_code, reason = "the tests use the rest of it")]
 #[path = "../tests/support/apache.rs"]
 mod apache;
+mod shared;
 #[allow(dead_code, reason = "the tests use the rest of it")]
 #[path = "../tests/support/mod.rs"]
 mod support;
 
 use apache::{Apache, Mpm, Setup};
-use lingerd_platform::backend::{Backend, Interest, System, Token};
 use lingerd_platform::process;
-use lingerd_platform::signals::{STOP, Signals};
+use lingerd_platform::signals::STOP;
+use shared::{on_stop, print_table, progress, row};
 use std::fs;
-use std::os::fd::AsFd;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
@@ -80,25 +80,13 @@ static ABLINGER: AtomicI32 = AtomicI32::new(0);
 
 /// On SIGINT, SIGTERM and SIGHUP ends the ablinger that runs, and with it the measuring.
 fn watch_signals() {
-    let signals = Signals::install().expect("signal handlers");
-    let mut backend = System::new().expect("a backend");
-    backend.add(signals.stop.as_fd(), Token(0), Interest::Read).expect("a first descriptor");
-    backend.add(signals.reload.as_fd(), Token(1), Interest::Read).expect("a second descriptor");
-    thread::spawn(move || {
-        let mut ready = Vec::new();
-        while ready.is_empty() && backend.wait(&mut ready, None).is_ok() {}
+    on_stop(|| {
         INTERRUPTED.store(true, Ordering::SeqCst);
         let ablinger = ABLINGER.load(Ordering::SeqCst);
         if ablinger > 0 {
             let _ = process::kill(ablinger, STOP);
         }
-        drop(signals);
     });
-}
-
-/// Says what goes on, as it takes a while.
-fn progress(what: &str) {
-    eprintln!("... {what}");
 }
 
 // ---- What is measured -----------------------------------------------------------------------
@@ -284,22 +272,6 @@ fn status(pid: i32, key: &str) -> Option<u64> {
 }
 
 // ---- What is printed ------------------------------------------------------------------------
-
-/// Prints rows with their columns aligned, the first to the left.
-fn print_table<const N: usize>(rows: &[[String; N]]) {
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    for row in rows {
-        let mut line = format!("{:<width$}", row[0], width = width(0));
-        for (column, cell) in row.iter().enumerate().skip(1) {
-            line += &format!("   {cell:>width$}", width = width(column));
-        }
-        println!("{line}");
-    }
-}
-
-fn row<const N: usize>(cells: [&str; N]) -> [String; N] {
-    cells.map(str::to_owned)
-}
 
 /// Clients that hold: the two servers in one small table.
 fn print_holders(stock: &Run, lingerd: &Run) {

@@ -397,9 +397,11 @@ fn bench_closers(rig: &Rig) {
     }
 }
 
-/// One lingerd with thousands of connections that are silent.
+/// For how long a lingerd is watched that has nothing to do.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// One lingerd with thousands of connections that are silent, and one with a reader that has stalled.
 fn bench_many() {
-    const IDLE: Duration = Duration::from_secs(5);
     const BATCH: usize = 250;
     progress("3 of 3: thousands linger in one process");
     let limit = process::raise_descriptor_limit().map_or(usize::MAX, |limit| limit as usize);
@@ -419,21 +421,14 @@ fn bench_many() {
             clients.extend(near);
         }
         daemon.wait_for(&format!("lingering={number}"));
-        thread::sleep(IDLE / 5); // the last question is answered, and the daemon idle again
-        let wake_ups = || status(daemon.pid, "voluntary_ctxt_switches");
-        let before = wake_ups().zip(cpu(daemon.pid));
-        thread::sleep(IDLE);
-        let after = wake_ups().zip(cpu(daemon.pid));
-        let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
-        let spent = before.zip(after);
-        rows.push([
-            number.to_string(),
-            or_dash(status(daemon.pid, "VmRSS").map(|kb| kb.to_string())),
-            or_dash(status(daemon.pid, "RssAnon").map(|kb| kb.to_string())),
-            or_dash(spent.map(|((before, _), (after, _))| (after - before).to_string())),
-            or_dash(spent.map(|((_, before), (_, after))| format!("{:.0}", (after - before) * 1000.0))),
-        ]);
+        rows.push(idle_figures(&number.to_string(), &daemon));
     }
+    // Who has everything is left alone; this one is asked about, at each deadline.
+    let daemon = Daemon::start(&TIME_OUTS);
+    let (_reader, server) = tcp::connection_with_full_window();
+    daemon.sender().hand_over(server);
+    daemon.wait_for("lingering=1");
+    rows.push(idle_figures("1, in mid-response", &daemon));
     print_table(&rows);
     if most < MANY {
         println!("\nnot {MANY}, as the limit of open descriptors is {limit}");
@@ -441,4 +436,21 @@ fn bench_many() {
     if !cfg!(target_os = "linux") {
         println!("\nwhat is missing here is told by Linux only, in /proc");
     }
+}
+
+/// What a daemon takes while its clients do nothing.
+fn idle_figures(lingering: &str, daemon: &Daemon) -> [String; 5] {
+    thread::sleep(IDLE / 5); // the last question is answered, and the daemon idle again
+    let spent = || status(daemon.pid, "voluntary_ctxt_switches").zip(cpu(daemon.pid));
+    let before = spent();
+    thread::sleep(IDLE);
+    let spent = before.zip(spent());
+    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    [
+        lingering.to_owned(),
+        or_dash(status(daemon.pid, "VmRSS").map(|kb| kb.to_string())),
+        or_dash(status(daemon.pid, "RssAnon").map(|kb| kb.to_string())),
+        or_dash(spent.map(|((before, _), (after, _))| (after - before).to_string())),
+        or_dash(spent.map(|((_, before), (_, after))| format!("{:.0}", (after - before) * 1000.0))),
+    ]
 }

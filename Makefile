@@ -28,7 +28,7 @@ bench:
 	@sh ci/packages
 	@$(CARGO) bench --quiet --locked --bench apache
 
-# Whose responses survive cruel clients: Apache's, nginx's, and Apache's with lingerd. Two minutes.
+# Whose responses survive cruel clients: Apache's, nginx's, and Apache's with lingerd. Three minutes.
 torture:
 	@sh ci/packages torture
 	@$(CARGO) bench --quiet --locked --bench torture

@@ -40,9 +40,9 @@ const MIXED: usize = 200;
 
 /// lingerd, and Apache before it; `None` when the test is to be skipped.
 fn start() -> Option<(Daemon, Apache)> {
-    // Less silence than some of the clients keep, and longer than a machine under load may need. Where
+    // Less silence than some of the clients keep, and more than a machine under load may need. Where
     // the system does not tell who has received what, all depends on how long silence may last.
-    let idle: &[&str] = if TELLS_ACKNOWLEDGED { &["-t", "2"] } else { &[] };
+    let idle: &[&str] = if TELLS_ACKNOWLEDGED { &["-t", "3"] } else { &[] };
     let lingerd = Daemon::start(&[&["-m", "0666"], idle].concat());
     let setup = Setup::new(Mpm::Prefork).workers(100).lingerd(&lingerd.site.socket());
     let apache = pages::set_up(setup).start()?;
@@ -59,6 +59,7 @@ fn assert_whole(clients: &[(&Case, SocketAddr)], seen: &[Seen], lingerd: &Daemon
         .map(|((case, _), seen)| format!("{}: {:?}", case.title, seen.outcome))
         .collect();
     assert!(lost.is_empty(), "{} of {} lost: {lost:#?}\n{:?}", lost.len(), seen.len(), lingerd.counters());
+    assert_eq!(lingerd.counters()["cut_short"], 0);
 }
 
 /// What a client sees of a server that sends `response` and ends, with a reset if it is to.

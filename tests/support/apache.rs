@@ -397,6 +397,12 @@ pub fn free_addresses<const N: usize>(ip: IpAddr) -> [SocketAddr; N] {
     listeners.map(|listener| listener.local_addr().unwrap())
 }
 
+/// Puts a file where a server finds it, whatever our umask is.
+pub fn put_up(file: &Path, content: &[u8], mode: u32) {
+    fs::write(file, content).unwrap();
+    fs::set_permissions(file, Permissions::from_mode(mode)).unwrap();
+}
+
 /// A self-signed certificate for localhost, and its key.
 pub fn make_certificate(site: &Site) -> Result<(), String> {
     let openssl = program("OPENSSL", &["openssl"])?;
@@ -440,9 +446,7 @@ impl Apache {
     }
 
     fn publish_with_mode(&self, name: &str, content: &[u8], mode: u32) {
-        let file = self.site.path("htdocs").join(name);
-        fs::write(&file, content).unwrap();
-        fs::set_permissions(file, Permissions::from_mode(mode)).unwrap();
+        put_up(&self.site.path("htdocs").join(name), content, mode);
     }
 
     /// What it has logged but requests.

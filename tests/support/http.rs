@@ -1,10 +1,8 @@
-//! Clients of Apache that keep their end of the connection open until they are dropped.
-//!
-//! What is not a whole response panics.
+//! Clients of Apache. Those that get or exchange something keep their end of the connection open
+//! until they are dropped, and panic at what is not a whole response.
 
 use crate::support::{PATIENCE, during, tcp, wait_until};
-use socket2::{Domain, Socket, Type};
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,18 +23,11 @@ pub fn connect(address: SocketAddr) -> TcpStream {
 
 /// Connects with room for little more than `bytes` unread.
 pub fn connect_with_small_window(address: SocketAddr, bytes: usize) -> TcpStream {
-    bounded(try_connect_with_small_window(address, bytes).unwrap())
+    bounded(tcp::connect_with_window(address, bytes).unwrap())
 }
 
-/// The same, for whoever wants to know of a failure.
-pub fn try_connect_with_small_window(address: SocketAddr, bytes: usize) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_recv_buffer_size(bytes)?;
-    socket.connect(&address.into())?;
-    Ok(socket.into())
-}
-
-fn bounded(socket: TcpStream) -> TcpStream {
+/// What no longer hangs for ever.
+pub fn bounded(socket: TcpStream) -> TcpStream {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.set_write_timeout(Some(PATIENCE)).unwrap();
     socket
@@ -112,7 +103,9 @@ fn split(response: &[u8]) -> (String, Vec<u8>) {
 
 /// What the type of a TLS record may be, RFC 5246 section 6.2.1.
 pub mod record {
+    pub const CHANGE_CIPHER_SPEC: u8 = 20;
     pub const ALERT: u8 = 21;
+    pub const HANDSHAKE: u8 = 22;
     pub const APPLICATION_DATA: u8 = 23;
 }
 
@@ -223,9 +216,10 @@ pub struct TlsClient {
 }
 
 impl TlsClient {
-    /// Starts it on a connection to a server.
-    pub fn start(outside: TcpStream, options: &[&str]) -> Self {
-        let (mut client, inside) = s_client(options);
+    /// Starts it on a connection to a server, and comes back after the handshake. It takes TLS 1.2,
+    /// of which the end of the handshake, and an alert, can be told from outside.
+    pub fn start(outside: TcpStream) -> io::Result<Self> {
+        let (mut client, inside) = s_client(&["-tls1_2"]);
         let (from, to) = (inside.try_clone().unwrap(), outside.try_clone().unwrap());
         thread::spawn(move || relay_up(&from, &to, &Gate::default(), 0));
         let (stdin, mut stdout) = (client.stdin.take().unwrap(), client.stdout.take().unwrap());
@@ -234,7 +228,17 @@ impl TlsClient {
             stdout.read_to_end(&mut plain).unwrap();
             plain
         });
-        TlsClient { outside, inside, client, stdin, plain, records: Records::default(), part: Vec::new() }
+        let (records, part) = (Records::default(), Vec::new());
+        let mut client = TlsClient { outside, inside, client, stdin, plain, records, part };
+        // What the server says last in it is encrypted, and the first that is.
+        while !client.records.types.ends_with(&[record::CHANGE_CIPHER_SPEC, record::HANDSHAKE])
+            || client.records.bytes_of_part() > 0
+        {
+            if client.relay_some(&mut [0; 4096])? == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(client)
     }
 
     /// Has it send `bytes`, in a record of their own.
@@ -256,13 +260,15 @@ impl TlsClient {
         Ok(bytes)
     }
 
-    /// Waits for its end; what it has made of what was relayed, and the types of the records.
-    pub fn finish(mut self) -> (Vec<u8>, Vec<u8>) {
+    /// Waits for its end; what it has made of what was relayed, and the type of the last record, if
+    /// that was whole.
+    pub fn finish(mut self) -> (Vec<u8>, Option<u8>) {
         let _ = self.inside.shutdown(Shutdown::Write); // as before
         let plain = self.plain.join().unwrap();
         drop(self.stdin);
         self.client.wait().unwrap();
-        (plain, self.records.types)
+        let last = self.records.types.last().copied();
+        (plain, last.filter(|_| self.records.bytes_of_part() == 0))
     }
 }
 

@@ -3,16 +3,14 @@
 //!
 //! Whoever starts one is told what is missing.
 
-use crate::apache::{free_addresses, guarded, make_certificate, program};
+use crate::apache::{free_addresses, guarded, make_certificate, program, put_up};
 use crate::support::daemon::Site;
 use crate::support::wait_until;
 use crate::torture::Server;
 use crate::torture::pages::{self, UPLOAD_LIMIT};
 use lingerd_platform::process;
-use std::fs::{self, Permissions};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::process::Child;
 use std::sync::Arc;
 
@@ -69,7 +67,8 @@ impl Nginx {
                 .spawn()
                 .map_err(|e| format!("sh: {e}"))?;
             let mut nginx = Nginx { site, child, on, always };
-            wait_until("nginx serves", || TcpStream::connect(always.tls).is_ok() || nginx.has_ended());
+            // It is written when all its sockets are open.
+            wait_until("nginx serves", || nginx.site.path("nginx.pid").exists() || nginx.has_ended());
             if !nginx.has_ended() {
                 return Ok(nginx);
             }
@@ -104,16 +103,11 @@ fn write(site: &Site, servers: &[(&str, Server)]) -> Result<(), String> {
     let documents = site.path("htdocs");
     fs::create_dir(&documents).unwrap();
     for (name, content) in pages::pages() {
-        publish(&documents.join(name), &content);
+        put_up(&documents.join(name), &content, 0o644);
     }
     let servers: String = servers.iter().map(|(mode, server)| server_lines(mode, server)).collect();
     fs::write(site.path("nginx.conf"), format!("{CONFIGURATION}{servers}}}\n")).unwrap();
     Ok(())
-}
-
-fn publish(file: &Path, content: &[u8]) {
-    fs::write(file, content).unwrap();
-    fs::set_permissions(file, Permissions::from_mode(0o644)).unwrap();
 }
 
 fn server_lines(mode: &str, server: &Server) -> String {

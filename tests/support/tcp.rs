@@ -31,12 +31,16 @@ pub fn connection_v6() -> Option<(TcpStream, TcpStream)> {
 
 /// A connection whose client has room for little more than `bytes` unread.
 pub fn connection_with_small_window(bytes: usize) -> (TcpStream, TcpStream) {
-    connect(&listener(), |address| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.set_recv_buffer_size(bytes)?;
-        socket.connect(&address.into())?;
-        Ok(socket.into())
-    })
+    connect(&listener(), |address| connect_with_window(address, bytes))
+}
+
+/// Connects with room for little more than `bytes` unread.
+pub fn connect_with_window(address: SocketAddr, bytes: usize) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // NetBSD refuses a large one; then it is as large as the system makes it.
+    let _ = socket.set_recv_buffer_size(bytes);
+    socket.connect(&address.into())?;
+    Ok(socket.into())
 }
 
 /// A connection on which the client has not read what the server has sent, nor has room for all of it.
@@ -106,12 +110,22 @@ pub fn write_until_gone(client: &mut TcpStream) {
     super::wait_until("the connection is gone", || match client.write(b"x") {
         Ok(_) => false,
         Err(e) => {
-            // What macOS says while the connection is being taken down.
-            let going = e.raw_os_error() == Some(libc::EPROTOTYPE);
-            assert!(going || matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{e}");
+            assert!(is_gone(&e), "{e}");
             true
         }
     });
+}
+
+/// Whether that is what a call says when the connection is gone.
+pub fn is_gone(error: &std::io::Error) -> bool {
+    let kinds = [
+        ErrorKind::BrokenPipe,
+        ErrorKind::ConnectionReset,
+        ErrorKind::ConnectionAborted,
+        ErrorKind::NotConnected,
+    ];
+    // The last is what macOS says while the connection is being taken down.
+    kinds.contains(&error.kind()) || error.raw_os_error() == Some(libc::EPROTOTYPE)
 }
 
 /// A response that is big, yet fits into a socket's send buffer, if that is made twice its size:

@@ -157,7 +157,7 @@ pub fn all() -> Vec<Case> {
 }
 
 fn slow_readers() -> Vec<Case> {
-    let big = slowly(get("/big"), 1_500_000.0, 6.0);
+    let big = slowly(get("/big"), 800_000.0, 14.0);
     vec![
         Case::slow("slow reader, 25 kB/s, late request after 4 s", slowly(get("/page"), SLOW, 4.0)),
         Case::slow("the same, after 8 s", slowly(get("/page"), SLOW, 8.0)),
@@ -176,13 +176,18 @@ fn slow_readers() -> Vec<Case> {
             "25 kB/s, half-closed after the request",
             vec![get("/page"), HalfClose, ReadRest { rate: Some(SLOW) }],
         ),
+        Case::slow(
+            "25 kB/s, half-closed after 4 s",
+            vec![get("/page"), Read { rate: SLOW, seconds: 4.0 }, HalfClose, ReadRest { rate: Some(SLOW) }],
+        ),
         Case::of("25 kB/s, after 8 s, the system's own window", PAGE, slowly(get("/page"), SLOW, 8.0)),
-        // Lingering has ended before, and it is for the client's system to keep what is unread.
+        // With everything acknowledged, silence ends the linger before, and it is for the client's
+        // system to keep what is unread.
         Case {
             window: Some(2 * PAGE),
             ..Case::of("25 kB/s, after 11 s, all received before", PAGE, slowly(get("/page"), SLOW, 11.0))
         },
-        Case::of("12 MB at 1.5 MB/s, late request after 6 s", BIG, big),
+        Case::of("12 MB at 800 kB/s, late request after 14 s", BIG, big),
     ]
 }
 
@@ -206,8 +211,8 @@ fn stalled_readers() -> Vec<Case> {
             ..Case::slow("zero window for 30 s, late request after 25 s", zero_window(25.0, 5.0))
         },
         Case::slow(
-            "never reads the last third, closes after 22 s",
-            vec![get("/page"), two_thirds.clone(), Pause(20.0), late(), Leave],
+            "never reads the last third, late requests, closes after 22 s",
+            vec![get("/page"), two_thirds.clone(), Pause(10.0), late(), Pause(10.0), late(), Leave],
         ),
         Case::slow("resets in mid-response, after 4 s", vec![get("/page"), two_thirds, Pause(2.0), Reset]),
     ]

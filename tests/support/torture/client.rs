@@ -4,8 +4,8 @@ use super::answer::Answer;
 use super::cases::{Case, Over, Step};
 use super::held::Side;
 use crate::http::{self, TlsClient, record};
-use crate::support::{PATIENCE, tcp};
-use std::io::{self, ErrorKind, Read, Write};
+use crate::support::tcp;
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ pub enum Outcome {
     CutShort,
     /// A call failed, as the connection was gone before all had come; a write, too.
     Reset,
-    /// It is the client that left.
+    /// It is the client that left, before anything was lost.
     Left,
     /// What must never happen.
     Failed(String),
@@ -32,23 +32,21 @@ pub enum Outcome {
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub outcome: Outcome,
-    pub connected: Instant,
     /// The server's side of the connection, if there was one.
     pub side: Option<Side>,
 }
 
 /// Plays `case` against the server at `address`, its times multiplied by `scale`.
 pub fn run(case: &Case, address: SocketAddr, scale: f64) -> Seen {
-    let connected = Instant::now();
     let link = match Link::connect(case, address) {
         Ok(link) => link,
-        Err(e) => return Seen { outcome: Outcome::Failed(format!("connect: {e}")), connected, side: None },
+        Err(e) => return Seen { outcome: Outcome::Failed(format!("connect: {e}")), side: None },
     };
     let side = link.socket().local_addr().ok().map(|client| Side::of_server(address, client));
     let mut client = Client { link, answer: Answer::new(case.expected), scale, over: false };
     let played = client.play(&case.script);
     let outcome = client.outcome(played, case.leaves());
-    Seen { outcome, connected, side }
+    Seen { outcome, side }
 }
 
 /// The way to the server.
@@ -60,15 +58,13 @@ enum Link {
 impl Link {
     fn connect(case: &Case, address: SocketAddr) -> io::Result<Link> {
         let socket = match case.window {
-            Some(bytes) => http::try_connect_with_small_window(address, bytes)?,
+            Some(bytes) => tcp::connect_with_window(address, bytes)?,
             None => TcpStream::connect(address)?,
         };
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.set_write_timeout(Some(PATIENCE))?;
+        let socket = http::bounded(socket);
         Ok(match case.over {
             Over::V4 | Over::V6 => Link::Plain(socket),
-            // Before TLS 1.3 an alert can be told from outside.
-            Over::Tls => Link::Tls(TlsClient::start(socket, &["-tls1_2"])),
+            Over::Tls => Link::Tls(TlsClient::start(socket)?),
         })
     }
 
@@ -171,14 +167,11 @@ impl Client {
     }
 
     fn outcome(mut self, played: io::Result<()>, left: bool) -> Outcome {
-        if left {
-            return Outcome::Left;
-        }
         let mut said_goodbye = true;
         if let Link::Tls(client) = self.link {
-            let (plain, records) = client.finish();
+            let (plain, last_record) = client.finish();
             self.answer.feed(&plain);
-            said_goodbye = records.last() == Some(&record::ALERT);
+            said_goodbye = last_record == Some(record::ALERT);
         }
         if let Some(wrong) = self.answer.wrong() {
             return Outcome::Failed(wrong.to_owned());
@@ -186,23 +179,12 @@ impl Client {
         let whole = self.answer.is_whole() || self.over && self.answer.may_end_here();
         match played {
             _ if whole && said_goodbye => Outcome::Whole,
+            Ok(()) if left && !self.over => Outcome::Left,
             Ok(()) => Outcome::CutShort,
-            Err(e) if is_reset(&e) => Outcome::Reset,
+            Err(e) if tcp::is_gone(&e) => Outcome::Reset,
             Err(e) => Outcome::Failed(e.to_string()),
         }
     }
-}
-
-/// Whether that is what a call says when the connection is gone.
-fn is_reset(error: &io::Error) -> bool {
-    let kinds = [
-        ErrorKind::ConnectionReset,
-        ErrorKind::BrokenPipe,
-        ErrorKind::ConnectionAborted,
-        ErrorKind::NotConnected,
-    ];
-    // The last is what macOS says while the connection is being taken down.
-    kinds.contains(&error.kind()) || error.raw_os_error() == Some(libc::EPROTOTYPE)
 }
 
 /// Keeps to a rate.

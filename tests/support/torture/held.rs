@@ -17,27 +17,45 @@ impl Side {
     }
 }
 
-/// When a process was last seen to hold a side of a connection. Where the system does not tell, it
-/// stays empty.
+/// What was seen so far.
 #[derive(Default)]
-pub struct Held(Mutex<HashMap<Side, Instant>>);
+pub struct Held(Mutex<Looks>);
+
+#[derive(Default)]
+struct Looks {
+    /// When a process was first and last seen to hold a side of a connection. Where the system does
+    /// not tell, it stays empty.
+    sides: HashMap<Side, (Instant, Instant)>,
+    last: Option<Instant>,
+    /// The longest time in which nobody has looked.
+    gap: Duration,
+}
 
 impl Held {
     /// Looks once at all connections there are.
     pub fn look(&self) {
         let now = Instant::now();
+        let mut looks = self.0.lock().unwrap();
+        let since_last = looks.last.replace(now).map_or(Duration::ZERO, |last| now - last);
+        looks.gap = looks.gap.max(since_last);
         for (file, is_v6) in [("/proc/net/tcp", false), ("/proc/net/tcp6", true)] {
             let Ok(table) = fs::read_to_string(file) else { continue };
-            let sides = table.lines().filter_map(|line| owned(line, is_v6));
-            self.0.lock().unwrap().extend(sides.map(|side| (side, now)));
+            for side in table.lines().filter_map(|line| owned(line, is_v6)) {
+                looks.sides.entry(side).or_insert((now, now)).1 = now;
+            }
         }
     }
 
-    /// How long after `connected` the side was last held; 0 if that was shorter than we look.
-    pub fn since(&self, side: Side, connected: Instant) -> Option<Duration> {
-        let held = self.0.lock().unwrap();
-        let last = held.get(&side).copied().unwrap_or(connected);
-        (!held.is_empty()).then(|| last.duration_since(connected))
+    /// For how long the side was held, to the [`gap`](Self::gap).
+    pub fn time(&self, side: Side) -> Option<Duration> {
+        let looks = self.0.lock().unwrap();
+        let time = looks.sides.get(&side).map_or(Duration::ZERO, |&(first, last)| last - first);
+        (!looks.sides.is_empty()).then_some(time)
+    }
+
+    /// The longest time in which nobody has looked.
+    pub fn gap(&self) -> Duration {
+        self.0.lock().unwrap().gap
     }
 }
 

@@ -894,6 +894,30 @@ mod tests {
     }
 
     #[test]
+    fn what_was_unread_when_it_was_closed_counts_as_cut_short() {
+        let (mut daemon, _) = daemon::<System>("unread");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        for (late, cut_short) in [(&b""[..], 0), (b"x", 1)] {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let server = listener.accept().unwrap().0;
+            server.shutdown(std::net::Shutdown::Write).unwrap();
+            client.read_to_end(&mut Vec::new()).unwrap();
+            while tcp::is_acknowledged(&server) == Some(false) {
+                thread::yield_now();
+            }
+            daemon.admit(server.into());
+            let (entry, _) = daemon.table.nearest().unwrap();
+            client.write_all(late).unwrap();
+            let arrived = |daemon: &Daemon<_>| tcp::has_unread(daemon.table.socket(entry).unwrap());
+            while !late.is_empty() && !arrived(&daemon) {
+                thread::yield_now();
+            }
+            daemon.close(entry, Reason::Max);
+            assert_eq!(daemon.snapshot().get("cut_short"), Some(cut_short));
+        }
+    }
+
+    #[test]
     fn a_token_names_one_source_and_no_other() {
         let mut entries = SlotMap::<Entry, ()>::with_key();
         let mut senders = SlotMap::<Sender, ()>::with_key();

@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(serve.socket, Path::new("/var/run/lingerd/lingerd.sock"));
         assert_eq!(serve.pidfile.unwrap(), Path::new("/var/run/lingerd/lingerd.pid"));
         assert_eq!((serve.mode, serve.capacity), (0o660, None));
-        let idle = if cfg!(any(target_os = "illumos", target_os = "solaris")) { 30 } else { 5 };
+        let idle = if tcp::TELLS_ACKNOWLEDGED { 5 } else { 30 };
         assert_eq!(serve.rules.idle, Duration::from_secs(idle));
         assert_eq!(serve.rules.max, Duration::from_secs(300));
         assert_eq!(serve.rules.limit, Duration::from_secs(300));

@@ -38,6 +38,8 @@ struct Queue {
 pub struct Table {
     slab: SlotMap<Entry, Connection>,
     queues: [Queue; Linger::DEADLINES],
+    /// How many have their response under way.
+    under_way: usize,
 }
 
 impl Table {
@@ -53,6 +55,7 @@ impl Table {
 
     /// Adds a connection and names it.
     pub fn insert(&mut self, socket: TcpStream, linger: Linger) -> Entry {
+        self.under_way += usize::from(linger.is_under_way());
         let entry = self.slab.insert(Connection { socket, linger, links: Default::default() });
         for queue in 0..Linger::DEADLINES {
             self.link(queue, entry);
@@ -74,7 +77,9 @@ impl Table {
     ) -> Option<R> {
         let connection = self.slab.get_mut(entry)?;
         let before = connection.linger.deadlines();
+        self.under_way -= usize::from(connection.linger.is_under_way());
         let result = change(&connection.socket, &mut connection.linger);
+        self.under_way += usize::from(connection.linger.is_under_way());
         let after = connection.linger.deadlines();
         for queue in 0..Linger::DEADLINES {
             if before[queue] != after[queue] {
@@ -93,7 +98,9 @@ impl Table {
         for queue in 0..Linger::DEADLINES {
             self.unlink(queue, entry);
         }
-        self.slab.remove(entry).map(|connection| (connection.socket, connection.linger))
+        let connection = self.slab.remove(entry)?;
+        self.under_way -= usize::from(connection.linger.is_under_way());
+        Some((connection.socket, connection.linger))
     }
 
     /// The connection whose next deadline is the nearest, and that deadline.
@@ -104,8 +111,14 @@ impl Table {
     }
 
     /// The connection that has had the most of its linger: of those at the head of a queue, the
-    /// one that ends first.
+    /// one that ends first. It commonly has its response, and loses nothing.
+    ///
+    /// But readers that stall, who end last, must not have the table for themselves: where most
+    /// connections have their response under way, it is the one that was handed over first.
     pub fn oldest(&self) -> Option<Entry> {
+        if self.under_way > self.slab.len() / 2 {
+            return Some(self.queues[Linger::LIMIT].first); // everybody is in that queue
+        }
         self.firsts().min_by_key(|(_, _, linger)| linger.end()).map(|(_, first, _)| first)
     }
 
@@ -186,6 +199,8 @@ mod tests {
 
     /// Every queue, from both ends: linked both ways, in order, and with just those that belong.
     fn check(table: &Table) {
+        let under_way = table.slab.values().filter(|connection| connection.linger.is_under_way()).count();
+        assert_eq!(table.under_way, under_way);
         for queue in 0..Linger::DEADLINES {
             let mut seen = Vec::new();
             let mut before = Entry::null();
@@ -236,6 +251,22 @@ mod tests {
         assert_eq!(table.oldest(), Some(silent));
         table.remove(silent).unwrap();
         assert_eq!(table.oldest(), Some(in_flight));
+    }
+
+    #[test]
+    fn where_most_are_in_flight_the_first_of_all_goes() {
+        let mut table = Table::default();
+        let [first, second, silent] = [0, 1, 2].map(|n| table.insert(socket(), Linger::new(at(n), &RULES)));
+        for entry in [first, second, silent] {
+            let acknowledged = Event::Acknowledged(Some(entry == silent));
+            table.update(entry, |_, linger| linger.on(acknowledged, at(2), &RULES));
+        }
+        // The first was asked last, which makes it no younger.
+        table.update(first, |_, linger| linger.on(Event::Acknowledged(Some(false)), at(1_300), &RULES));
+        check(&table);
+        assert_eq!(table.oldest(), Some(first));
+        table.remove(first).unwrap();
+        assert_eq!(table.oldest(), Some(silent), "half of them are not most");
     }
 
     #[test]

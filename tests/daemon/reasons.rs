@@ -157,6 +157,48 @@ fn a_response_that_the_limit_may_have_cut_short_is_counted_and_logged_with_the_c
 }
 
 #[test]
+fn what_the_client_itself_cuts_short_is_not_counted_as_ours() {
+    let daemon = Daemon::start(&[]);
+    let sender = daemon.sender();
+    let (client, server) = tcp::connection_with_full_window();
+    sender.hand_over(server);
+    daemon.wait_for("lingering=1");
+    tcp::reset(client);
+    daemon.wait_for("reset=1 cut_short=0");
+    let (client, server) = tcp::connection_with_full_window();
+    sender.hand_over(server);
+    daemon.wait_for("lingering=1");
+    client.shutdown(Shutdown::Write).unwrap();
+    daemon.finish("reset=1 closed=1");
+}
+
+#[test]
+fn readers_that_stall_leave_half_of_the_table_to_others() {
+    if TELLS == 0 {
+        return println!("this system does not tell what is acknowledged");
+    }
+    let daemon = Daemon::start(&["-n", "10"]);
+    let sender = daemon.sender();
+    let mut stalled = Vec::new();
+    for _ in 0..10 {
+        let (client, server) = tcp::connection_with_full_window();
+        sender.hand_over(server);
+        stalled.push(client);
+    }
+    daemon.wait_for("lingering=10");
+    let (mut clients, servers) = tcp::connections(10);
+    for server in servers {
+        tcp::half_close(&server);
+        sender.hand_over(server);
+    }
+    daemon.wait_for("handed_over=20 lingering=10 evicted=10 cut_short=5");
+    for (n, client) in clients.iter_mut().skip(5).enumerate() {
+        client.write_all(b"x").unwrap();
+        daemon.wait_for(&format!("lingering=10 bytes_discarded={}", n + 1));
+    }
+}
+
+#[test]
 fn the_one_with_most_of_its_linger_had_is_evicted() {
     let daemon = Daemon::start(&["-n", "3"]);
     let sender = daemon.sender();

@@ -528,6 +528,25 @@ mod tests {
         }
     }
 
+    /// The queues of the table rely on it.
+    #[test]
+    fn each_deadline_is_set_to_a_time_of_its_own_from_now() {
+        let mut linger = Linger::new(at(0), &RULES);
+        let mut steps = [None; Linger::DEADLINES];
+        linger.on(Event::Acknowledged(Some(false)), at(0), &RULES); // at the hand-off
+        for now in (1_250..60_000).step_by(1_250) {
+            let before = linger.deadlines();
+            visit(&mut linger, Event::Due, now, if now < 30_000 { IN_FLIGHT } else { SILENT });
+            for (n, deadline) in linger.deadlines().into_iter().enumerate() {
+                if deadline != before[n] && deadline != Time::NEVER {
+                    assert_eq!(*steps[n].get_or_insert(deadline - at(now)), deadline - at(now), "{n}");
+                    assert!(n > 0, "set at the hand-off, and to another time");
+                }
+            }
+        }
+        assert!(steps[1..4].iter().all(Option::is_some), "{steps:?}");
+    }
+
     #[test]
     fn the_shortest_of_times_are_no_spin() {
         let ms = Duration::from_millis(1);

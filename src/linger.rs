@@ -216,9 +216,10 @@ impl Linger {
         [soon, later, self.idle, self.max, self.limit]
     }
 
-    /// Whether the response is under way, as far as is known.
+    /// Whether the response is known to be under way, and is not just new: soon after the hand-off the
+    /// FIN of most has not been acknowledged yet.
     pub fn is_under_way(&self) -> bool {
-        self.ask != Time::NEVER
+        self.asked == Asked::MoreOften && self.ask != Time::NEVER
     }
 
     /// When it ends if nothing happens: unlike the least of [`deadlines`](Self::deadlines), never

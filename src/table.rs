@@ -114,10 +114,12 @@ impl Table {
     /// one that ends first. It commonly has its response, and loses nothing.
     ///
     /// But readers that stall, who end last, must not have the table for themselves: where most
-    /// connections have their response under way, it is the one that was handed over first.
+    /// connections are known to have their response under way, it is the one that was handed over
+    /// first.
     pub fn oldest(&self) -> Option<Entry> {
-        if self.under_way > self.slab.len() / 2 {
-            return Some(self.queues[Linger::LIMIT].first); // everybody is in that queue
+        let first = self.queues[Linger::LIMIT].first; // everybody is in that queue
+        if self.under_way > self.slab.len() / 2 && self.slab.contains_key(first) {
+            return Some(first);
         }
         self.firsts().min_by_key(|(_, _, linger)| linger.end()).map(|(_, first, _)| first)
     }
@@ -261,6 +263,9 @@ mod tests {
             let acknowledged = Event::Acknowledged(Some(entry == silent));
             table.update(entry, |_, linger| linger.on(acknowledged, at(2), &RULES));
         }
+        // So far they are just new, and lose nothing to one that has everything.
+        assert_eq!(table.oldest(), Some(silent));
+        table.update(second, |_, linger| linger.on(Event::Acknowledged(Some(false)), at(1_252), &RULES));
         // The first was asked last, which makes it no younger.
         table.update(first, |_, linger| linger.on(Event::Acknowledged(Some(false)), at(1_300), &RULES));
         check(&table);

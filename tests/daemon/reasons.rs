@@ -177,8 +177,7 @@ fn readers_that_stall_leave_half_of_the_table_to_others() {
     if TELLS == 0 {
         return println!("this system does not tell what is acknowledged");
     }
-    const IDLE: Duration = Duration::from_secs(2);
-    let daemon = Daemon::start(&["-n", "10", "-t", "2"]);
+    let daemon = Daemon::start(&["-n", "10", "-t", "0.4"]);
     let sender = daemon.sender();
     let mut stalled = Vec::new();
     for _ in 0..10 {
@@ -187,12 +186,12 @@ fn readers_that_stall_leave_half_of_the_table_to_others() {
         stalled.push(client);
     }
     daemon.wait_for("lingering=10");
-    sleep(IDLE); // so that they are known to have stalled, and not just new
+    // So that they are known to have stalled, and are not just new: that takes a tenth of a second.
+    sleep(Duration::from_secs(3));
     let (_clients, servers) = tcp::connections(5);
-    for server in servers {
-        tcp::half_close(&server);
-        sender.hand_over(server);
-    }
+    servers.iter().for_each(tcp::half_close);
+    sender.hand_over_all(&servers); // at once: none has been silent for long when the last one comes
+    drop(servers);
     daemon.wait_for("handed_over=15 evicted=5 cut_short=5");
 }
 

@@ -1,11 +1,15 @@
-//! Descriptors passed over a Unix stream socket: unix(7), cmsg(3), SCM_RIGHTS.
+//! Unix stream sockets, and descriptors passed over them: unix(7), cmsg(3), SCM_RIGHTS.
 //!
 //! Knows the control message and its traps; must not know what the descriptors are.
 
-use crate::SEND_FLAGS;
-use std::io;
+use crate::backend::Descriptor;
+use crate::peer::{self, Peer};
+use crate::{SEND_FLAGS, process};
+use std::io::{self, Write};
 use std::mem::{self, MaybeUninit};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 
 /// The most descriptors in one message: Linux's SCM_MAX_FD. OpenBSD sends no more than 127.
 pub const MAX_DESCRIPTORS: usize = 253;
@@ -39,6 +43,104 @@ pub enum Received {
     End,
 }
 
+/// The contract of one accepted connection over a Unix socket. Nothing here ever waits; dropping
+/// closes, and closes whatever descriptors are still queued in it, which may take long.
+pub trait Link: Descriptor + Sized {
+    /// A descriptor that came along, close-on-exec, of whatever kind.
+    type Received;
+
+    /// Reads one byte, and appends the descriptors that came with it to `descriptors`: at most
+    /// [`MAX_DESCRIPTORS`], and it is the caller who has seen to it that the process may open so many.
+    /// With [`Received::End`] there may be descriptors too, on some systems.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is there, `Interrupted`; anything else means that the connection is
+    /// of no use any more. No descriptor is lost on error.
+    fn receive(&self, descriptors: &mut Vec<Self::Received>) -> io::Result<Received>;
+
+    /// Lets the other end say nothing more, while what it has said can still be read. Returns
+    /// whether the system can do that: else it may go on talking, and nothing is changed.
+    fn silence(&self) -> bool;
+
+    /// Who is at the other end.
+    ///
+    /// # Errors
+    /// `Unsupported` where the system does not tell, and what it says of a connection that is gone.
+    fn peer(&self) -> io::Result<Peer>;
+
+    /// Writes `text`, all of it or as much as the other end has room for.
+    ///
+    /// # Errors
+    /// What write(2) says; `WouldBlock` when there is no room for all of it.
+    fn tell(&mut self, text: &[u8]) -> io::Result<()>;
+
+    /// As something to close.
+    fn into_received(self) -> Self::Received;
+}
+
+/// The contract of a listening Unix socket. Nothing here ever waits.
+pub trait Door: Descriptor {
+    /// Who comes in.
+    type Link: Link;
+
+    /// Lets one in who waits.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nobody waits; `Interrupted` and `ConnectionAborted` when the next one may be
+    /// there all the same; else what accept(2) says when it can serve nobody for now (EMFILE, ENFILE,
+    /// ENOBUFS, ENOMEM).
+    fn accept(&self) -> io::Result<Self::Link>;
+
+    /// Lets nobody else knock, where the system can do that. Those who already wait can still be
+    /// accepted.
+    fn shut(&self);
+}
+
+impl Link for UnixStream {
+    type Received = OwnedFd;
+
+    fn receive(&self, descriptors: &mut Vec<OwnedFd>) -> io::Result<Received> {
+        receive(self, descriptors)
+    }
+
+    fn silence(&self) -> bool {
+        if process::SHUTDOWN_KEEPS_QUEUE {
+            let _ = self.shutdown(Shutdown::Read); // fails only if it is gone already
+        }
+        process::SHUTDOWN_KEEPS_QUEUE
+    }
+
+    fn peer(&self) -> io::Result<Peer> {
+        peer::peer(self)
+    }
+
+    fn tell(&mut self, text: &[u8]) -> io::Result<()> {
+        self.write_all(text)
+    }
+
+    fn into_received(self) -> OwnedFd {
+        self.into()
+    }
+}
+
+/// Which must be non-blocking.
+impl Door for UnixListener {
+    type Link = UnixStream;
+
+    fn accept(&self) -> io::Result<UnixStream> {
+        let (stream, _) = UnixListener::accept(self)?;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    }
+
+    fn shut(&self) {
+        if process::SHUTDOWN_KEEPS_QUEUE {
+            // It can fail only on what is no listening socket.
+            let _ = socket2::SockRef::from(self).shutdown(Shutdown::Read);
+        }
+    }
+}
+
 /// Reads one byte from `link`, never blocking, and appends the descriptors that came with it to
 /// `descriptors`. All of them are close-on-exec.
 ///
@@ -47,7 +149,7 @@ pub enum Received {
 ///
 /// # Errors
 /// `WouldBlock` when nothing is there; else what recvmsg(2) says. No descriptor is lost on error.
-pub fn receive(link: &impl AsFd, descriptors: &mut Vec<OwnedFd>) -> io::Result<Received> {
+fn receive(link: &impl AsFd, descriptors: &mut Vec<OwnedFd>) -> io::Result<Received> {
     // Reserved before the kernel is asked: from there on nothing may fail.
     descriptors.reserve(MAX_DESCRIPTORS);
     let mut byte = 0u8;

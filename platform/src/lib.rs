@@ -5,6 +5,8 @@
 //! (`../src`), which forbids `unsafe`. Nothing in here may know about lingering.
 
 pub mod backend;
+pub mod clock;
+pub mod closing;
 pub mod detach;
 pub mod fdpass;
 pub mod peer;
@@ -12,6 +14,7 @@ pub mod process;
 pub mod signals;
 pub mod syslog;
 pub mod tcp;
+pub mod world;
 
 cfg_if::cfg_if! {
     if #[cfg(any(target_os = "macos", target_os = "illumos", target_os = "solaris"))] {

@@ -3,6 +3,7 @@
 //! Each signal is one byte: two that arrive in one turn are still two. No `unsafe`: `signal-hook`
 //! has the handlers.
 
+use crate::backend::Descriptor;
 use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::low_level::{pipe, unregister};
@@ -13,32 +14,50 @@ use std::os::unix::net::UnixStream;
 /// The signal that asks a daemon to stop.
 pub const STOP: i32 = SIGTERM;
 
-/// Where signals of one meaning arrive, while it lives.
-pub struct Signal {
+/// The contract: a source for a backend that is ready, to read, while signals of one meaning have
+/// arrived and were not taken.
+pub trait Signal: Descriptor {
+    /// How many arrived since the last call. Two that arrive in one turn are two, up to 16.
+    fn take(&mut self) -> usize;
+}
+
+/// The signals that a daemon lives by.
+pub struct Signals<S> {
+    /// SIGTERM and SIGINT.
+    pub stop: S,
+    /// SIGUSR1.
+    pub report: S,
+    /// SIGHUP.
+    pub reload: S,
+}
+
+/// Signals as bytes on a socket, while it lives.
+pub struct Handler {
     reader: UnixStream,
     handlers: Vec<SigId>,
 }
 
-impl Signal {
+impl Handler {
     /// # Errors
     /// A descriptor limit, or what sigaction(2) says.
     fn of(numbers: &[i32]) -> io::Result<Self> {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
-        let mut signal = Signal { reader, handlers: Vec::new() };
+        let mut signal = Handler { reader, handlers: Vec::new() };
         for &number in numbers {
             signal.handlers.push(pipe::register(number, writer.try_clone()?)?);
         }
         Ok(signal)
     }
+}
 
-    /// How many arrived since the last call.
-    pub fn take(&mut self) -> usize {
+impl Signal for Handler {
+    fn take(&mut self) -> usize {
         self.reader.read(&mut [0; 16]).unwrap_or(0) // WouldBlock: none
     }
 }
 
-impl Drop for Signal {
+impl Drop for Handler {
     fn drop(&mut self) {
         for handler in self.handlers.drain(..) {
             unregister(handler);
@@ -46,32 +65,22 @@ impl Drop for Signal {
     }
 }
 
-impl AsFd for Signal {
+impl AsFd for Handler {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.reader.as_fd()
     }
 }
 
-/// The signals that lingerd lives by. Once installed none of them ever ends the process again.
-pub struct Signals {
-    /// SIGTERM and SIGINT.
-    pub stop: Signal,
-    /// SIGUSR1.
-    pub report: Signal,
-    /// SIGHUP.
-    pub reload: Signal,
-}
-
-impl Signals {
-    /// Installs the handlers.
+impl Signals<Handler> {
+    /// Installs the handlers: none of these signals ever ends the process again.
     ///
     /// # Errors
     /// A descriptor limit, or what sigaction(2) says.
     pub fn install() -> io::Result<Self> {
         Ok(Signals {
-            stop: Signal::of(&[SIGTERM, SIGINT])?,
-            report: Signal::of(&[SIGUSR1])?,
-            reload: Signal::of(&[SIGHUP])?,
+            stop: Handler::of(&[SIGTERM, SIGINT])?,
+            report: Handler::of(&[SIGUSR1])?,
+            reload: Handler::of(&[SIGHUP])?,
         })
     }
 }

@@ -3,37 +3,132 @@
 //! Never sets O_NONBLOCK: the flag belongs to the open file description, which the sender's copy
 //! shares. Knows one socket at a time; must not know why it is asked.
 
+use crate::backend::Descriptor;
 use crate::{SEND_FLAGS, socket_option};
 use std::io;
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
-/// The most bytes that one [`discard`] takes.
+/// The most bytes that one [`Tcp::discard`] takes.
 pub const DISCARD_BYTES: usize = 256 * 1024;
 
-/// Whether `fd` is a TCP socket, in whatever state. A file, a pipe, a terminal, a UDP, Unix or
-/// raw socket is none.
-///
-/// Asked by way of TCP_NODELAY, which every system's TCP answers and nothing else does: SO_PROTOCOL
-/// would say the same but is missing on macOS and NetBSD. The TCP of the BSDs answers ECONNRESET
-/// for a connection that has ended, which nothing else does either.
-pub fn is_tcp(fd: &impl AsFd) -> bool {
-    // SAFETY: tcp(7): TCP_NODELAY fills in an int.
-    let asked =
-        unsafe { socket_option::<libc::c_int>(fd.as_fd().as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY) };
-    asked.is_ok() || asked.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionReset)
+/// The contract between lingerd and a connection that somebody else has opened, and may still have
+/// a copy of. Nothing here waits, except where it says so; dropping closes.
+pub trait Tcp: Descriptor + Sized {
+    /// A descriptor that may be anything.
+    type Received;
+
+    /// Takes `received` for what it is, if that is a TCP socket, in whatever state; else gives it
+    /// back untouched. A file, a pipe, a terminal, a UDP, Unix or raw socket is none.
+    ///
+    /// # Errors
+    /// The descriptor itself, when it is no TCP socket.
+    fn of(received: Self::Received) -> Result<Self, Self::Received>;
+
+    /// Half-closes: FIN follows what is queued, and receiving goes on, shutdown(2). That the
+    /// connection has gone shows in the next read and is no matter here; nor is that it was
+    /// half-closed before.
+    fn half_close(&self);
+
+    /// Reads and throws away at most [`DISCARD_BYTES`]. `Ok(0)` is the end of the stream.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is there; ENOTCONN (`NotConnected`) when the socket never was
+    /// connected; ECONNRESET, ETIMEDOUT and their like, once, when the connection is gone: after that
+    /// it is the end of the stream. Never EINTR.
+    fn discard(&self) -> io::Result<usize>;
+
+    /// Whether the peer has acknowledged all that was sent on a half-closed socket, the FIN too;
+    /// `None` where the system cannot tell, see [`TELLS_ACKNOWLEDGED`].
+    fn is_acknowledged(&self) -> Option<bool>;
+
+    /// Whether there is something to read. Closed with that, the connection is reset at once, RFC
+    /// 2525 section 2.17.
+    fn has_unread(&self) -> bool;
+
+    /// Empties the socket's error queue. A sender that wrote with MSG_ZEROCOPY or asked for time
+    /// stamps leaves notices there, and for as long as one is there the socket counts as ready,
+    /// recv(2) on MSG_ERRQUEUE.
+    fn drain_errors(&self);
+
+    /// Who is at the other end.
+    ///
+    /// # Errors
+    /// `NotConnected` when there is nobody: not yet, or no longer.
+    fn peer(&self) -> io::Result<SocketAddr>;
+
+    /// Closes, and neither waits nor aborts, whatever SO_LINGER the socket came with: socket(7) lets
+    /// close(2) wait for l_linger seconds, and zero seconds would reset the connection. (To drop it
+    /// instead leaves that option as it is, for a socket that is somebody else's after all.)
+    fn close(self);
 }
 
-/// Half-closes: FIN follows what is queued, and receiving goes on, shutdown(2). That the connection
-/// has gone shows in the next read and is no matter here.
-///
-/// Whoever had the socket before may have done it already. On Linux a second time changes nothing;
-/// in the TCP of the BSDs, once the peer has acknowledged the FIN (FIN_WAIT_2), it ends receiving
-/// too, and that looks like the peer's own end of stream. So elsewhere we ask first.
-pub fn half_close(socket: &TcpStream) {
-    if cfg!(any(target_os = "linux", target_os = "android")) || !is_half_closed(socket) {
-        let _ = socket.shutdown(Shutdown::Write);
+impl Tcp for TcpStream {
+    type Received = OwnedFd;
+
+    /// Asked by way of TCP_NODELAY, which every system's TCP answers and nothing else does:
+    /// SO_PROTOCOL would say the same but is missing on macOS and NetBSD. The TCP of the BSDs answers
+    /// ECONNRESET for a connection that has ended, which nothing else does either.
+    fn of(received: OwnedFd) -> Result<Self, OwnedFd> {
+        // SAFETY: tcp(7): TCP_NODELAY fills in an int.
+        let asked = unsafe {
+            socket_option::<libc::c_int>(received.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY)
+        };
+        if asked.is_ok() || asked.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionReset) {
+            Ok(received.into())
+        } else {
+            Err(received)
+        }
+    }
+
+    /// On Linux a second time changes nothing; in the TCP of the BSDs, once the peer has acknowledged
+    /// the FIN (FIN_WAIT_2), it ends receiving too, and that looks like the peer's own end of stream.
+    /// So elsewhere we ask first.
+    fn half_close(&self) {
+        if cfg!(any(target_os = "linux", target_os = "android")) || !is_half_closed(self) {
+            let _ = self.shutdown(Shutdown::Write);
+        }
+    }
+
+    fn discard(&self) -> io::Result<usize> {
+        loop {
+            let got = discard_once(self);
+            if got >= 0 {
+                return Ok(got as usize);
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+
+    fn is_acknowledged(&self) -> Option<bool> {
+        is_acknowledged(self)
+    }
+
+    fn has_unread(&self) -> bool {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: FIONREAD writes one int: tcp(7), tty(4), streamio(4I).
+        let asked =
+            crate::check(unsafe { libc::ioctl(self.as_raw_fd(), libc::FIONREAD as _, &raw mut bytes) });
+        asked.is_ok() && bytes > 0
+    }
+
+    /// There is no error queue beside the stream on systems other than Linux.
+    fn drain_errors(&self) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        drain_errors(self);
+    }
+
+    fn peer(&self) -> io::Result<SocketAddr> {
+        self.peer_addr()
+    }
+
+    /// A system that refuses the option (macOS, once both sides have ended) has nothing to wait for.
+    fn close(self) {
+        let _ = socket2::SockRef::from(&self).set_linger(None::<Duration>);
     }
 }
 
@@ -42,32 +137,6 @@ fn is_half_closed(socket: &TcpStream) -> bool {
     // SAFETY: send(2) reads no byte from the empty buffer.
     let sent = unsafe { libc::send(socket.as_raw_fd(), [0u8; 0].as_ptr().cast(), 0, SEND_FLAGS) };
     sent == -1 && io::Error::last_os_error().kind() == io::ErrorKind::BrokenPipe
-}
-
-/// Makes the close(2) that comes next neither block nor abort, whatever SO_LINGER the socket came
-/// with: socket(7) lets close block for l_linger seconds, and zero seconds would reset the
-/// connection. A system that refuses it (macOS, once both sides have ended) has nothing to wait for.
-pub fn close_in_background(socket: &TcpStream) {
-    let _ = socket2::SockRef::from(socket).set_linger(None::<Duration>);
-}
-
-/// Reads and throws away at most [`DISCARD_BYTES`], never blocking. `Ok(0)` is the end of the
-/// stream.
-///
-/// # Errors
-/// `WouldBlock` when nothing is there; ENOTCONN (`NotConnected`) when the socket never was
-/// connected; ECONNRESET, ETIMEDOUT and their like when the connection is gone.
-pub fn discard(socket: &TcpStream) -> io::Result<usize> {
-    loop {
-        let got = discard_once(socket);
-        if got >= 0 {
-            return Ok(got as usize);
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -101,15 +170,12 @@ fn discard_once(socket: &TcpStream) -> isize {
     }
 }
 
-/// How many messages of an error queue one [`drain_errors`] takes.
+/// How many messages of an error queue one [`Tcp::drain_errors`] takes.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const ERRORS: usize = 64;
 
-/// Empties the socket's error queue, never blocking. A sender that wrote with MSG_ZEROCOPY or asked
-/// for time stamps leaves notices there, and for as long as one is there the socket counts as
-/// ready, see recv(2) on MSG_ERRQUEUE.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub fn drain_errors(socket: &TcpStream) {
+fn drain_errors(socket: &TcpStream) {
     for _ in 0..ERRORS {
         // SAFETY: msghdr is plain data, for which all zeroes (no buffers) is a value.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -124,11 +190,7 @@ pub fn drain_errors(socket: &TcpStream) {
     }
 }
 
-/// There is no error queue beside the stream on this system.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub fn drain_errors(_: &TcpStream) {}
-
-/// Whether the system tells what the peer has acknowledged, see [`is_acknowledged`].
+/// Whether the system tells what the peer has acknowledged, see [`Tcp::is_acknowledged`].
 pub const TELLS_ACKNOWLEDGED: bool = cfg!(any(
     target_os = "linux",
     target_os = "android",
@@ -140,9 +202,7 @@ pub const TELLS_ACKNOWLEDGED: bool = cfg!(any(
 
 cfg_if::cfg_if! {
     if #[cfg(any(target_os = "linux", target_os = "android"))] {
-        /// Whether the peer has acknowledged all that was sent on a half-closed socket, the FIN too;
-        /// `None` where the system cannot tell.
-        pub fn is_acknowledged(socket: &TcpStream) -> Option<bool> {
+        fn is_acknowledged(socket: &TcpStream) -> Option<bool> {
             // SIOCOUTQ has the number of TIOCOUTQ. "The amount of unsent data in the socket send
             // queue" in tcp(7)'s words; in fact all that is not yet acknowledged, the FIN as one byte.
             let mut bytes: libc::c_int = 0;
@@ -168,12 +228,9 @@ cfg_if::cfg_if! {
         target_os = "openbsd",
         target_os = "macos"
     ))] {
-        /// Whether the peer has acknowledged all that was sent on a half-closed socket, the FIN too;
-        /// `None` where the system cannot tell.
-        ///
         /// The bytes in the send queue (FIONWRITE, SO_NWRITE) would leave the FIN out; the state
         /// does not, RFC 9293 section 3.3.2: FIN_WAIT_2 is entered by the acknowledgement of our FIN.
-        pub fn is_acknowledged(socket: &TcpStream) -> Option<bool> {
+        fn is_acknowledged(socket: &TcpStream) -> Option<bool> {
             // <netinet/tcp_fsm.h>, the same in all of them; libc has none.
             const TCPS_CLOSED: u8 = 0;
             const TCPS_FIN_WAIT_2: u8 = 9;
@@ -197,20 +254,10 @@ cfg_if::cfg_if! {
             Some(matches!(state, TCPS_CLOSED | TCPS_FIN_WAIT_2 | TCPS_TIME_WAIT))
         }
     } else {
-        /// Whether the peer has acknowledged everything: this system cannot tell.
-        pub fn is_acknowledged(_: &TcpStream) -> Option<bool> {
+        fn is_acknowledged(_: &TcpStream) -> Option<bool> {
             None
         }
     }
-}
-
-/// Whether there is something to read. Closed with that, the connection is reset at once, RFC 2525
-/// section 2.17.
-pub fn has_unread(socket: &TcpStream) -> bool {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: FIONREAD writes one int: tcp(7), tty(4), streamio(4I).
-    let asked = crate::check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD as _, &raw mut bytes) });
-    asked.is_ok() && bytes > 0
 }
 
 #[cfg(test)]
@@ -218,6 +265,7 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::net::{TcpListener, UdpSocket};
+    use std::os::fd::AsFd;
 
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -237,14 +285,18 @@ mod tests {
         }
     }
 
+    fn is_tcp(descriptor: impl Into<OwnedFd>) -> bool {
+        TcpStream::of(descriptor.into()).is_ok()
+    }
+
     #[test]
     fn only_tcp_is_tcp() {
         let (client, server) = pair();
-        assert!(is_tcp(&client) && is_tcp(&server));
-        assert!(TcpListener::bind("[::1]:0").map_or(true, |listener| is_tcp(&listener))); // without IPv6
-        assert!(!is_tcp(&UdpSocket::bind("127.0.0.1:0").unwrap()));
-        assert!(!is_tcp(&std::os::unix::net::UnixStream::pair().unwrap().0));
-        assert!(!is_tcp(&std::fs::File::open("/dev/null").unwrap()));
+        assert!(is_tcp(client) && is_tcp(server));
+        assert!(TcpListener::bind("[::1]:0").map_or(true, is_tcp)); // without IPv6
+        assert!(!is_tcp(UdpSocket::bind("127.0.0.1:0").unwrap()));
+        assert!(!is_tcp(std::os::unix::net::UnixStream::pair().unwrap().0));
+        assert!(!is_tcp(std::fs::File::open("/dev/null").unwrap()));
     }
 
     #[test]
@@ -253,18 +305,18 @@ mod tests {
         socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         drop(client);
         assert!(server.read(&mut [0]).is_err());
-        assert!(is_tcp(&server));
+        assert!(is_tcp(server));
     }
 
     #[test]
     fn a_second_half_close_leaves_the_receiving_side_alone() {
         let (mut client, mut server) = pair();
         assert!(!is_half_closed(&server));
-        half_close(&server);
+        server.half_close();
         assert!(is_half_closed(&server));
         // The client has the FIN, and so has acknowledged it: FIN_WAIT_2.
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
-        half_close(&server);
+        server.half_close();
         client.write_all(b"late").unwrap();
         let mut late = [0; 4];
         server.read_exact(&mut late).unwrap();
@@ -274,13 +326,13 @@ mod tests {
     #[test]
     fn discards_until_the_end() {
         let (mut client, server) = pair();
-        assert_eq!(discard(&server).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(server.discard().unwrap_err().kind(), io::ErrorKind::WouldBlock);
         client.write_all(b"late bytes").unwrap();
         readable(&server);
-        assert_eq!(discard(&server).unwrap(), 10);
+        assert_eq!(server.discard().unwrap(), 10);
         client.shutdown(Shutdown::Write).unwrap();
         readable(&server);
-        assert_eq!(discard(&server).unwrap(), 0);
+        assert_eq!(server.discard().unwrap(), 0);
     }
 
     #[test]
@@ -289,11 +341,11 @@ mod tests {
         socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         drop(client);
         readable(&server);
-        assert_eq!(discard(&server).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-        assert_eq!(discard(&server).unwrap(), 0, "the error is told once, then it is the end");
+        assert_eq!(server.discard().unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(server.discard().unwrap(), 0, "the error is told once, then it is the end");
 
         let fresh = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        assert_eq!(discard(&fresh.into()).unwrap_err().kind(), io::ErrorKind::NotConnected);
+        assert_eq!(TcpStream::from(fresh).discard().unwrap_err().kind(), io::ErrorKind::NotConnected);
     }
 
     /// Waits until what is acknowledged stands as `expected`: not every system's loopback delivers
@@ -310,30 +362,30 @@ mod tests {
     fn tells_whether_all_is_acknowledged_the_fin_too() {
         if !TELLS_ACKNOWLEDGED {
             let (_client, server) = pair();
-            half_close(&server);
-            assert_eq!(is_acknowledged(&server), None);
+            server.half_close();
+            assert_eq!(server.is_acknowledged(), None);
             return;
         }
         #[cfg(target_os = "linux")]
         {
             let listener = std::os::fd::OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
-            assert_eq!(is_acknowledged(&listener.into()), None, "it has nothing to acknowledge");
+            assert_eq!(TcpStream::from(listener).is_acknowledged(), None, "it has nothing to acknowledge");
         }
         // A full window in between.
         let (mut client, mut server) = pair();
         server.set_nonblocking(true).unwrap();
         while server.write(&[0; 65536]).is_ok() {}
-        half_close(&server);
-        assert_eq!(is_acknowledged(&server), Some(false));
+        server.half_close();
+        assert_eq!(server.is_acknowledged(), Some(false));
         client.read_to_end(&mut Vec::new()).unwrap();
         wait_for_acknowledged(&server, true);
         // Nothing but the FIN.
         let (_client, server) = pair();
-        half_close(&server);
+        server.half_close();
         wait_for_acknowledged(&server, true);
         // A client that has ended, too: TIME_WAIT.
         let (client, server) = pair();
-        half_close(&server);
+        server.half_close();
         drop(client);
         wait_for_acknowledged(&server, true);
     }
@@ -341,15 +393,15 @@ mod tests {
     #[test]
     fn tells_whether_something_is_unread() {
         let (mut client, server) = pair();
-        assert!(!has_unread(&server));
+        assert!(!server.has_unread());
         client.write_all(b"x").unwrap();
         readable(&server);
-        assert!(has_unread(&server));
-        discard(&server).unwrap();
-        assert!(!has_unread(&server));
+        assert!(server.has_unread());
+        server.discard().unwrap();
+        assert!(!server.has_unread());
         client.shutdown(Shutdown::Write).unwrap();
         readable(&server);
-        assert!(!has_unread(&server), "an end of stream is nothing unread");
+        assert!(!server.has_unread(), "an end of stream is nothing unread");
     }
 
     #[test]
@@ -374,8 +426,8 @@ mod tests {
         backend.add(server.as_fd(), Token(1), Interest::Read).unwrap();
         let mut ready = Vec::new();
         backend.wait(&mut ready, None).unwrap();
-        assert_eq!(discard(&server).unwrap_err().kind(), io::ErrorKind::WouldBlock, "nothing to read");
-        drain_errors(&server);
+        assert_eq!(server.discard().unwrap_err().kind(), io::ErrorKind::WouldBlock, "nothing to read");
+        server.drain_errors();
         backend.wait(&mut ready, Some(Duration::from_millis(1))).unwrap();
         assert_eq!(ready, []);
     }

@@ -1,9 +1,9 @@
 //! Linux: epoll(7), level-triggered.
 
-use super::{Backend, Interest, Token};
+use super::{Backend, Descriptor, Interest, Token};
 use epoll::{ControlOptions, Event, Events};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 /// How many events one epoll_wait(2) may return. The kernel rotates its ready list, so a small
@@ -17,15 +17,11 @@ pub struct Epoll {
 }
 
 impl Epoll {
-    fn control(&self, op: ControlOptions, fd: BorrowedFd<'_>, event: Event) -> io::Result<()> {
-        epoll::ctl(self.epoll.as_raw_fd(), op, fd.as_raw_fd(), event)
-    }
-}
-
-impl Backend for Epoll {
-    const NAME: &'static str = "epoll";
-
-    fn new() -> io::Result<Self> {
+    /// Opens it; its descriptor is close-on-exec.
+    ///
+    /// # Errors
+    /// What epoll_create1(2) says: a limit of descriptors or of memory.
+    pub fn new() -> io::Result<Self> {
         let fd = epoll::create(true)?;
         Ok(Epoll {
             // SAFETY: epoll_create1(2) returned it a line above: it is open and nobody else has it.
@@ -34,16 +30,35 @@ impl Backend for Epoll {
         })
     }
 
-    fn add(&mut self, fd: BorrowedFd<'_>, token: Token, interest: Interest) -> io::Result<()> {
-        // EPOLLERR and EPOLLHUP need not be asked for, see epoll_ctl(2).
-        let events = match interest {
-            Interest::Read => Events::EPOLLIN | Events::EPOLLRDHUP,
-            Interest::Write => Events::EPOLLOUT,
-        };
-        self.control(ControlOptions::EPOLL_CTL_ADD, fd, Event::new(events, token.0))
+    fn control(&self, op: ControlOptions, fd: impl Descriptor, event: Event) -> io::Result<()> {
+        epoll::ctl(self.epoll.as_raw_fd(), op, fd.number(), event)
+    }
+}
+
+/// EPOLLERR and EPOLLHUP need not be asked for, see epoll_ctl(2).
+fn event(token: Token, interest: Interest) -> Event {
+    let mut events = Events::empty();
+    if interest.reads() {
+        events |= Events::EPOLLIN | Events::EPOLLRDHUP;
+    }
+    if interest.writes() {
+        events |= Events::EPOLLOUT;
+    }
+    Event::new(events, token.0)
+}
+
+impl Backend for Epoll {
+    const NAME: &'static str = "epoll";
+
+    fn add(&mut self, fd: impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
+        self.control(ControlOptions::EPOLL_CTL_ADD, fd, event(token, interest))
     }
 
-    fn remove(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+    fn change(&mut self, fd: impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
+        self.control(ControlOptions::EPOLL_CTL_MOD, fd, event(token, interest))
+    }
+
+    fn remove(&mut self, fd: impl Descriptor) -> io::Result<()> {
         self.control(ControlOptions::EPOLL_CTL_DEL, fd, Event::new(Events::empty(), 0))
     }
 

@@ -7,7 +7,7 @@
 //! for.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
 cfg_if::cfg_if! {
@@ -57,6 +57,32 @@ pub enum Interest {
     Read,
     /// Room to write, the end of a connect(2) that was in progress, or an error.
     Write,
+    /// Either of them.
+    Both,
+}
+
+impl Interest {
+    /// Whether it is about reading.
+    const fn reads(self) -> bool {
+        matches!(self, Interest::Read | Interest::Both)
+    }
+
+    /// Whether it is about writing.
+    const fn writes(self) -> bool {
+        matches!(self, Interest::Write | Interest::Both)
+    }
+}
+
+/// What a backend can wait for: a descriptor that is open.
+pub trait Descriptor {
+    /// Its number.
+    fn number(&self) -> RawFd;
+}
+
+impl<T: AsFd> Descriptor for T {
+    fn number(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
 }
 
 /// The contract between lingerd and the kernel's event facility.
@@ -77,6 +103,9 @@ pub enum Interest {
 /// it is stale, and drops it. A `wait` that starts after [`remove`](Self::remove) never returns
 /// the removed token.
 ///
+/// **Interest** can be changed at any time, by [`change`](Self::change): what comes out of a `wait`
+/// that starts later is about the new interest only. Whoever has changed it need not rearm.
+///
 /// **Remove before close.** A registration belongs to the open file description, not to the
 /// number (epoll(7), "Will closing a file descriptor cause it to be removed from all epoll
 /// interest lists?"), and a sender may hold a copy of a handed-over descriptor for a moment.
@@ -93,15 +122,9 @@ pub enum Interest {
 /// **Order and number.** Tokens come in no particular order, each at most once a `wait`. A
 /// backend may cap how many it returns at once; the others come with the next call, and no
 /// descriptor is starved for ever by others that are ready all the time.
-pub trait Backend: Sized + Send {
+pub trait Backend: Sized {
     /// The kernel facility's name, as `lingerd -V` prints it.
     const NAME: &'static str;
-
-    /// Opens the facility. Its descriptor, if it has one, is close-on-exec.
-    ///
-    /// # Errors
-    /// What the kernel says: a descriptor or memory limit, or a facility that is not there.
-    fn new() -> io::Result<Self>;
 
     /// Starts to report `fd` as `token`.
     ///
@@ -109,15 +132,21 @@ pub trait Backend: Sized + Send {
     /// `AlreadyExists` if `fd` is registered; what the kernel says of a table that is full
     /// (ENOSPC, ENOMEM). The descriptor is then not registered. Where the kernel is asked later
     /// (kqueue), what it refuses is reported as ready, and [`rearm`](Self::rearm) says why.
-    fn add(&mut self, fd: BorrowedFd<'_>, token: Token, interest: Interest) -> io::Result<()>;
+    fn add(&mut self, fd: impl Descriptor, token: Token, interest: Interest) -> io::Result<()>;
+
+    /// Waits for another `interest` of `fd` from now on; `token` is the one that it was added with.
+    ///
+    /// # Errors
+    /// `NotFound` if `fd` is not registered; else as [`rearm`](Self::rearm).
+    fn change(&mut self, fd: impl Descriptor, token: Token, interest: Interest) -> io::Result<()>;
 
     /// Asks to hear of `fd` again, after its token came out of `wait`; `token` and `interest` are
-    /// those that it was added with.
+    /// those that it was added with or changed to.
     ///
     /// # Errors
     /// As [`add`](Self::add) where the kernel has to be asked; never where it has not. The
     /// descriptor stays registered, but is not reported until a later `rearm` succeeds.
-    fn rearm(&mut self, fd: BorrowedFd<'_>, token: Token, interest: Interest) -> io::Result<()> {
+    fn rearm(&mut self, fd: impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
         let _ = (fd, token, interest);
         Ok(())
     }
@@ -126,7 +155,7 @@ pub trait Backend: Sized + Send {
     ///
     /// # Errors
     /// `NotFound` if `fd` is not registered.
-    fn remove(&mut self, fd: BorrowedFd<'_>) -> io::Result<()>;
+    fn remove(&mut self, fd: impl Descriptor) -> io::Result<()>;
 
     /// Waits until a descriptor is ready or `timeout` is over, and fills `ready` (which it clears
     /// first) with the tokens of those that are. Allocates nothing once `ready` has grown to the

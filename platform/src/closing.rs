@@ -10,22 +10,31 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-/// See the module's head. The thread starts with the first descriptor; most daemons never see one.
+/// The contract: takes descriptors and closes each exactly once, at some time, without making the
+/// caller wait where that can be helped.
+pub trait SlowClose<D> {
+    /// How many it was given that are not closed yet: they still count against the descriptor limit.
+    fn waiting(&self) -> usize;
+
+    /// Closes `descriptor` soon.
+    fn close(&mut self, descriptor: D);
+}
+
+/// A thread that starts with the first descriptor; most daemons never see one.
 #[derive(Default)]
-pub struct Closer {
-    thread: Option<Sender<OwnedFd>>,
+pub struct Thread {
+    descriptors: Option<Sender<OwnedFd>>,
     waiting: Arc<AtomicUsize>,
 }
 
-impl Closer {
-    /// How many are not closed yet.
-    pub fn waiting(&self) -> usize {
+impl SlowClose<OwnedFd> for Thread {
+    fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Closes `descriptor` soon. Where the system has no thread to spare it is closed here.
-    pub fn close(&mut self, descriptor: OwnedFd) {
-        if self.thread.is_none() {
+    /// Where the system has no thread to spare it is closed here.
+    fn close(&mut self, descriptor: OwnedFd) {
+        if self.descriptors.is_none() {
             let (sender, receiver) = channel::<OwnedFd>();
             let waiting = Arc::clone(&self.waiting);
             let close_all = move || {
@@ -34,13 +43,13 @@ impl Closer {
                     waiting.fetch_sub(1, Ordering::Relaxed);
                 }
             };
-            self.thread =
+            self.descriptors =
                 thread::Builder::new().name("closer".to_owned()).spawn(close_all).ok().map(|_| sender);
         }
-        if let Some(thread) = &self.thread {
+        if let Some(descriptors) = &self.descriptors {
             self.waiting.fetch_add(1, Ordering::Relaxed);
             // It fails, and closes, only if that thread has gone, which nothing makes it do.
-            let _ = thread.send(descriptor);
+            let _ = descriptors.send(descriptor);
         }
     }
 }

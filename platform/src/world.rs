@@ -1,0 +1,43 @@
+//! The world as the daemon sees it: everything it does beyond its own memory, as traits.
+//!
+//! Each trait has its contract where it is defined, beside the real thing: [`Backend`] waits,
+//! [`Tcp`] is a connection that was handed over, [`Door`] and [`Link`] are Unix sockets, [`Clock`]
+//! has the time and the pause, [`SlowClose`] closes what may take long, [`Signal`] tells of signals.
+//! A daemon is written for a [`World`] and gets it at compile time, by static dispatch: the
+//! kernel's, or the fake one that the tests make and in which everything can go wrong.
+//!
+//! [`Backend`]: crate::backend::Backend
+//! [`Tcp`]: crate::tcp::Tcp
+//! [`Door`]: crate::fdpass::Door
+//! [`Link`]: crate::fdpass::Link
+//! [`Clock`]: crate::clock::Clock
+//! [`SlowClose`]: crate::closing::SlowClose
+//! [`Signal`]: crate::signals::Signal
+
+use crate::backend::Backend;
+use crate::clock::Clock;
+use crate::closing::SlowClose;
+use crate::fdpass::{Door, Link};
+use crate::signals::Signal;
+use crate::tcp::Tcp;
+
+/// See the module's head.
+pub trait World: Sized {
+    /// What waits.
+    type Backend: Backend;
+    /// A descriptor that came over a Unix socket: nobody has looked yet what it is. Dropping closes
+    /// it, which may take long, see [`SlowClose`].
+    type Received;
+    /// A connection that was handed over. Dropping closes it.
+    type Socket: Tcp<Received = Self::Received>;
+    /// The connection of a sender, or of who asks at the control socket. Dropping closes it.
+    type Link: Link<Received = Self::Received>;
+    /// Where they come in.
+    type Door: Door<Link = Self::Link>;
+    /// Where signals of one meaning arrive.
+    type Signal: Signal;
+    /// The time.
+    type Clock: Clock;
+    /// Closes what may take long.
+    type SlowClose: SlowClose<Self::Received>;
+}

@@ -1,32 +1,31 @@
 //! lingerd: lingering close, taken over from servers with a process per connection.
 //!
-//! Data flows one way, and no module calls back up this line:
+//! Data flows one way, and nothing calls back up this line:
 //!
-//! 1. [`handoff`]: a socket comes in from a sender,
-//! 2. [`table`]: it becomes one entry,
-//! 3. [`linger`]: the state machine decides (every rule is there),
-//! 4. `lingerd_platform::backend` waits,
-//! 5. [`stats`]: it leaves with a reason, which is counted.
+//! ```text
+//! a sender -> senders (a message) -> connections (a row) <-> rules (a verdict) -> closed and counted
+//! ```
 //!
-//! [`daemon`] is the loop that moves them along, within the [`room`] that there is; [`control`]
-//! answers `lingerd -S`; [`options`], [`pidfile`], [`endpoint`], [`closer`] and [`logger`] are a
-//! daemon's manners. Everything that differs by system, and every `unsafe`, is in the crate
-//! `lingerd-platform`.
+//! [`daemon`] is the turn that moves them along and the stop; it makes no system call itself. The two
+//! wings, [`senders`] and [`connections`], never import each other; [`rules`] import nothing but
+//! themselves. [`source`] has the tokens by which a backend names either, [`retry`] what has to be
+//! tried again, [`stats`] the counters. [`service`] is what makes it a service of the system (the
+//! command line, the pid file, the control socket, the log), and [`start`] puts it all together.
+//! Everything that differs by system, and every `unsafe`, is in the crate `lingerd-platform`.
+//! CONTRIBUTING.md has the map; `ci/rooms` holds every file to what it may know.
 
 #![forbid(unsafe_code)]
 
-pub mod closer;
-pub mod control;
+mod clock;
+pub mod connections;
 pub mod daemon;
-pub mod endpoint;
-pub mod handoff;
-pub mod linger;
-pub mod logger;
-pub mod options;
-pub mod pidfile;
-pub mod room;
+pub mod retry;
+pub mod rules;
+pub mod senders;
+pub mod service;
+pub mod source;
+pub mod start;
 pub mod stats;
-pub mod table;
 
 /// Tests of what must hold in whatever order things happen.
 #[cfg(test)]

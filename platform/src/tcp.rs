@@ -278,7 +278,7 @@ mod tests {
     fn readable(socket: &TcpStream) {
         use crate::backend::{Backend, Interest, System, Token};
         let mut backend = System::new().unwrap();
-        backend.add(socket.as_fd(), Token(0), Interest::Read).unwrap();
+        backend.add(&socket, Token(0), Interest::Read).unwrap();
         let mut ready = Vec::new();
         while ready.is_empty() {
             backend.wait(&mut ready, None).unwrap();
@@ -423,7 +423,7 @@ mod tests {
         assert_eq!(set, 0);
         server.write_all(b"x").unwrap();
         let mut backend = System::new().unwrap();
-        backend.add(server.as_fd(), Token(1), Interest::Read).unwrap();
+        backend.add(&server, Token(1), Interest::Read).unwrap();
         let mut ready = Vec::new();
         backend.wait(&mut ready, None).unwrap();
         assert_eq!(server.discard().unwrap_err().kind(), io::ErrorKind::WouldBlock, "nothing to read");

@@ -132,13 +132,13 @@ pub trait Backend: Sized {
     /// `AlreadyExists` if `fd` is registered; what the kernel says of a table that is full
     /// (ENOSPC, ENOMEM). The descriptor is then not registered. Where the kernel is asked later
     /// (kqueue), what it refuses is reported as ready, and [`rearm`](Self::rearm) says why.
-    fn add(&mut self, fd: impl Descriptor, token: Token, interest: Interest) -> io::Result<()>;
+    fn add(&mut self, fd: &impl Descriptor, token: Token, interest: Interest) -> io::Result<()>;
 
     /// Waits for another `interest` of `fd` from now on; `token` is the one that it was added with.
     ///
     /// # Errors
     /// `NotFound` if `fd` is not registered; else as [`rearm`](Self::rearm).
-    fn change(&mut self, fd: impl Descriptor, token: Token, interest: Interest) -> io::Result<()>;
+    fn change(&mut self, fd: &impl Descriptor, token: Token, interest: Interest) -> io::Result<()>;
 
     /// Asks to hear of `fd` again, after its token came out of `wait`; `token` and `interest` are
     /// those that it was added with or changed to.
@@ -146,7 +146,7 @@ pub trait Backend: Sized {
     /// # Errors
     /// As [`add`](Self::add) where the kernel has to be asked; never where it has not. The
     /// descriptor stays registered, but is not reported until a later `rearm` succeeds.
-    fn rearm(&mut self, fd: impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
+    fn rearm(&mut self, fd: &impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
         let _ = (fd, token, interest);
         Ok(())
     }
@@ -155,7 +155,7 @@ pub trait Backend: Sized {
     ///
     /// # Errors
     /// `NotFound` if `fd` is not registered.
-    fn remove(&mut self, fd: impl Descriptor) -> io::Result<()>;
+    fn remove(&mut self, fd: &impl Descriptor) -> io::Result<()>;
 
     /// Waits until a descriptor is ready or `timeout` is over, and fills `ready` (which it clears
     /// first) with the tokens of those that are. Allocates nothing once `ready` has grown to the
@@ -230,12 +230,12 @@ mod tests {
     fn what_stays_ready_is_reported_again() {
         let (mut client, mut server) = pair();
         let mut backend = System::new().unwrap();
-        backend.add(server.as_fd(), Token(7), Interest::Read).unwrap();
+        backend.add(&server, Token(7), Interest::Read).unwrap();
         assert_eq!(wait(&mut backend, SOON), []);
         client.write_all(b"ab").unwrap();
         for _ in 0..3 {
             assert_eq!(wait(&mut backend, None), [Token(7)]);
-            backend.rearm(server.as_fd(), Token(7), Interest::Read).unwrap();
+            backend.rearm(&server, Token(7), Interest::Read).unwrap();
         }
         assert_eq!(server.read(&mut [0; 2]).unwrap(), 2);
         assert_eq!(wait(&mut backend, SOON), []);
@@ -247,7 +247,7 @@ mod tests {
     fn what_happens_during_a_wait_with_a_time_limit_is_reported() {
         let (mut client, server) = pair();
         let mut backend = System::new().unwrap();
-        backend.add(server.as_fd(), Token(1), Interest::Read).unwrap();
+        backend.add(&server, Token(1), Interest::Read).unwrap();
         let writer = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(20)); // most likely it waits by then
             client.write_all(b"x").unwrap();
@@ -261,7 +261,7 @@ mod tests {
     fn write_interest_reports_room() {
         let (_client, server) = pair();
         let mut backend = System::new().unwrap();
-        backend.add(server.as_fd(), Token(1), Interest::Write).unwrap();
+        backend.add(&server, Token(1), Interest::Write).unwrap();
         assert_eq!(wait(&mut backend, None), [Token(1)]);
     }
 
@@ -269,7 +269,7 @@ mod tests {
     fn a_reset_is_reported_whatever_the_interest() {
         let (client, server) = pair();
         let mut backend = System::new().unwrap();
-        backend.add(server.as_fd(), Token(1), Interest::Read).unwrap();
+        backend.add(&server, Token(1), Interest::Read).unwrap();
         socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         drop(client);
         assert_eq!(wait(&mut backend, None), [Token(1)]);
@@ -280,10 +280,10 @@ mod tests {
         let (mut client, server) = pair();
         let copy = server.try_clone().unwrap();
         let mut backend = System::new().unwrap();
-        backend.add(server.as_fd(), Token(1), Interest::Read).unwrap();
+        backend.add(&server, Token(1), Interest::Read).unwrap();
         client.write_all(b"x").unwrap();
         assert_eq!(wait(&mut backend, None), [Token(1)]);
-        backend.remove(server.as_fd()).unwrap();
+        backend.remove(&server).unwrap();
         drop(server);
         assert_eq!(wait(&mut backend, SOON), []);
         drop(copy);
@@ -294,10 +294,10 @@ mod tests {
         let (mut client, server) = pair();
         let (_client2, server2) = pair();
         let mut backend = System::new().unwrap();
-        backend.add(server.as_fd(), Token(1), Interest::Read).unwrap();
-        backend.add(server2.as_fd(), Token(2), Interest::Read).unwrap();
-        backend.remove(server2.as_fd()).unwrap();
-        backend.add(server2.as_fd(), Token(3), Interest::Write).unwrap();
+        backend.add(&server, Token(1), Interest::Read).unwrap();
+        backend.add(&server2, Token(2), Interest::Read).unwrap();
+        backend.remove(&server2).unwrap();
+        backend.add(&server2, Token(3), Interest::Write).unwrap();
         client.write_all(b"x").unwrap();
         let mut ready = wait(&mut backend, None);
         if ready.len() < 2 {
@@ -313,17 +313,17 @@ mod tests {
         let pairs: Vec<_> = (0..4).map(|_| pair()).collect();
         let mut backend = System::new().unwrap();
         for (n, (client, server)) in pairs.iter().enumerate() {
-            backend.add(server.as_fd(), Token(n as u64), Interest::Read).unwrap();
+            backend.add(&server, Token(n as u64), Interest::Read).unwrap();
             client.shutdown(Shutdown::Write).unwrap();
         }
-        backend.remove(pairs[0].1.as_fd()).unwrap(); // the first: another takes its place
-        backend.remove(pairs[3].1.as_fd()).unwrap();
-        backend.remove(pairs[2].1.as_fd()).unwrap(); // the last
-        backend.add(pairs[2].1.as_fd(), Token(5), Interest::Read).unwrap();
+        backend.remove(&pairs[0].1).unwrap(); // the first: another takes its place
+        backend.remove(&pairs[3].1).unwrap();
+        backend.remove(&pairs[2].1).unwrap(); // the last
+        backend.add(&pairs[2].1, Token(5), Interest::Read).unwrap();
         let mut seen = std::collections::BTreeSet::new();
         while seen.len() < 2 {
             for token in wait(&mut backend, None) {
-                backend.rearm(pairs[token.0 as usize % 3].1.as_fd(), token, Interest::Read).unwrap();
+                backend.rearm(&pairs[token.0 as usize % 3].1, token, Interest::Read).unwrap();
                 seen.insert(token);
             }
         }
@@ -343,13 +343,13 @@ mod tests {
             let (mut client, server) = pair();
             client.write_all(b"x").unwrap();
             let mut backend = System::new().unwrap();
-            backend.add(server.as_fd(), Token(1), interest).unwrap();
-            backend.remove(server.as_fd()).unwrap();
+            backend.add(&server, Token(1), interest).unwrap();
+            backend.remove(&server).unwrap();
             assert!(silent(&mut backend), "before the first wait");
-            backend.add(server.as_fd(), Token(2), interest).unwrap();
+            backend.add(&server, Token(2), interest).unwrap();
             assert_eq!(wait(&mut backend, None), [Token(2)]);
-            backend.rearm(server.as_fd(), Token(2), interest).unwrap();
-            backend.remove(server.as_fd()).unwrap();
+            backend.rearm(&server, Token(2), interest).unwrap();
+            backend.remove(&server).unwrap();
             assert!(silent(&mut backend), "after it was reported");
         }
     }
@@ -365,14 +365,14 @@ mod tests {
         let told = std::sync::Arc::clone(&interrupted);
         let waiter = std::thread::spawn(move || {
             let mut backend = System::new().unwrap();
-            backend.add(server.as_fd(), Token(1), Interest::Read).unwrap();
+            backend.add(&server, Token(1), Interest::Read).unwrap();
             assert_eq!(wait(&mut backend, Some(Duration::from_secs(60))), []);
             told.store(true, std::sync::atomic::Ordering::SeqCst);
-            backend.remove(server.as_fd()).unwrap();
+            backend.remove(&server).unwrap();
             client.write_all(b"x").unwrap();
             // One more signal may have been on its way.
             assert!(silent(&mut backend) || silent(&mut backend));
-            backend.add(server.as_fd(), Token(2), Interest::Read).unwrap();
+            backend.add(&server, Token(2), Interest::Read).unwrap();
             assert_eq!(wait(&mut backend, None), [Token(2)]);
         });
         while !interrupted.load(std::sync::atomic::Ordering::SeqCst) && !waiter.is_finished() {
@@ -410,19 +410,19 @@ mod tests {
         let pairs: Vec<_> = (0..600).map(|_| std::os::unix::net::UnixStream::pair().unwrap()).collect();
         let mut backend = System::new().unwrap();
         for (n, (_, b)) in pairs.iter().enumerate() {
-            backend.add(b.as_fd(), Token(n as u64), Interest::Read).unwrap();
+            backend.add(&b, Token(n as u64), Interest::Read).unwrap();
         }
         let null = std::fs::File::open("/dev/null").unwrap();
-        if backend.add(null.as_fd(), Token(1000), Interest::Read).is_ok() {
+        if backend.add(&null, Token(1000), Interest::Read).is_ok() {
             assert_eq!(wait(&mut backend, Some(Duration::from_secs(10))), [Token(1000)]);
         } else {
-            backend.remove(null.as_fd()).unwrap_err();
+            backend.remove(&null).unwrap_err();
         }
         for (mut a, b) in pairs[200..].iter().map(|(a, b)| (a, b)) {
-            backend.remove(b.as_fd()).unwrap();
+            backend.remove(&b).unwrap();
             a.write_all(b"x").unwrap();
         }
-        if backend.remove(null.as_fd()).is_err() {
+        if backend.remove(&null).is_err() {
             assert!(silent(&mut backend));
         }
         (&pairs[3].0).write_all(b"x").unwrap();
@@ -434,20 +434,20 @@ mod tests {
         let null = std::fs::File::open("/dev/null").unwrap();
         let (mut client, server) = pair();
         let mut backend = System::new().unwrap();
-        if backend.add(null.as_fd(), Token(1), Interest::Read).is_err() {
+        if backend.add(&null, Token(1), Interest::Read).is_err() {
             return; // said at once
         }
         assert_eq!(wait(&mut backend, None), [Token(1)]);
-        if backend.rearm(null.as_fd(), Token(1), Interest::Read).is_ok() {
+        if backend.rearm(&null, Token(1), Interest::Read).is_ok() {
             assert_eq!(wait(&mut backend, Some(Duration::from_secs(10))), [Token(1)], "armed, they said");
             return;
         }
         // SAFETY: dup2(2) takes two numbers; the File goes on owning its own.
         unsafe { libc::dup2(server.as_raw_fd(), null.as_raw_fd()) };
-        backend.rearm(null.as_fd(), Token(1), Interest::Read).unwrap();
+        backend.rearm(&null, Token(1), Interest::Read).unwrap();
         client.write_all(b"x").unwrap();
         assert_eq!(wait(&mut backend, None), [Token(1)]);
-        backend.remove(null.as_fd()).unwrap();
+        backend.remove(&null).unwrap();
         assert!(silent(&mut backend));
     }
 
@@ -456,14 +456,14 @@ mod tests {
         // To some kernels (epoll) this is nothing to wait for, to others it is always ready.
         let null = std::fs::File::open("/dev/null").unwrap();
         let mut backend = System::new().unwrap();
-        if backend.add(null.as_fd(), Token(1), Interest::Read).is_ok() {
+        if backend.add(&null, Token(1), Interest::Read).is_ok() {
             assert_eq!(wait(&mut backend, None), [Token(1)]);
-            if backend.rearm(null.as_fd(), Token(1), Interest::Read).is_err() {
+            if backend.rearm(&null, Token(1), Interest::Read).is_err() {
                 assert_eq!(wait(&mut backend, SOON), [], "refused, and so not reported again");
             }
-            backend.remove(null.as_fd()).unwrap();
+            backend.remove(&null).unwrap();
         }
-        backend.remove(null.as_fd()).unwrap_err();
+        backend.remove(&null).unwrap_err();
         assert_eq!(wait(&mut backend, SOON), []);
     }
 
@@ -471,10 +471,10 @@ mod tests {
     fn misuse_is_an_error() {
         let (_client, server) = pair();
         let mut backend = System::new().unwrap();
-        let missing = backend.remove(server.as_fd()).unwrap_err();
+        let missing = backend.remove(&server).unwrap_err();
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
-        backend.add(server.as_fd(), Token(1), Interest::Read).unwrap();
-        let twice = backend.add(server.as_fd(), Token(1), Interest::Read).unwrap_err();
+        backend.add(&server, Token(1), Interest::Read).unwrap();
+        let twice = backend.add(&server, Token(1), Interest::Read).unwrap_err();
         assert_eq!(twice.kind(), io::ErrorKind::AlreadyExists);
     }
 
@@ -483,14 +483,14 @@ mod tests {
         let pairs: Vec<_> = (0..600).map(|_| std::os::unix::net::UnixStream::pair().unwrap()).collect();
         let mut backend = System::new().unwrap();
         for (n, (mut a, b)) in pairs.iter().map(|(a, b)| (a, b)).enumerate() {
-            backend.add(b.as_fd(), Token(n as u64), Interest::Read).unwrap();
+            backend.add(&b, Token(n as u64), Interest::Read).unwrap();
             a.write_all(b"x").unwrap();
         }
         let mut seen = std::collections::HashSet::new();
         for _ in 0..20 {
             for token in wait(&mut backend, SOON) {
                 let server = &pairs[token.0 as usize].1;
-                backend.rearm(server.as_fd(), token, Interest::Read).unwrap();
+                backend.rearm(&server, token, Interest::Read).unwrap();
                 seen.insert(token);
             }
         }

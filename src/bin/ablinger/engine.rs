@@ -185,8 +185,8 @@ struct Engine<'a> {
 
 impl Engine<'_> {
     fn run(&mut self, signals: &mut Signals) -> io::Result<()> {
-        self.backend.add(signals.stop.as_fd(), STOP, Interest::Read)?;
-        self.backend.add(signals.reload.as_fd(), HANGUP, Interest::Read)?;
+        self.backend.add(&signals.stop, STOP, Interest::Read)?;
+        self.backend.add(&signals.reload, HANGUP, Interest::Read)?;
         let mut ready = Vec::new();
         let mut interrupted = false;
         loop {
@@ -213,8 +213,8 @@ impl Engine<'_> {
         if interrupted {
             complain(format_args!("interrupted: the report is of the time until then"));
         }
-        self.backend.remove(signals.stop.as_fd())?;
-        self.backend.remove(signals.reload.as_fd())
+        self.backend.remove(&signals.stop)?;
+        self.backend.remove(&signals.reload)
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -557,9 +557,9 @@ impl Engine<'_> {
         }
         let token = Token((u64::from(client.generation) << 32) | u64::from(index));
         if again {
-            self.backend.rearm(socket.as_fd(), token, interest)
+            self.backend.rearm(socket, token, interest)
         } else {
-            self.backend.add(socket.as_fd(), token, interest)?;
+            self.backend.add(socket, token, interest)?;
             client.watched = Some(interest);
             Ok(())
         }
@@ -568,7 +568,7 @@ impl Engine<'_> {
     fn unwatch(&mut self, index: u32) {
         let client = &mut self.clients[index as usize];
         if let (Some(socket), Some(_)) = (&client.socket, client.watched.take()) {
-            let removed = self.backend.remove(socket.as_fd());
+            let removed = self.backend.remove(socket);
             debug_assert!(removed.is_ok(), "{removed:?}");
         }
     }

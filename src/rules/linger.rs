@@ -1,11 +1,7 @@
-//! The rules of lingering: one connection's state machine, sans-IO.
+//! The rules of lingering: one connection's state machine.
 //!
-//! It is fed what happened and answers what to do next. It has no socket, no clock and no
-//! allocation, and must not know of descriptors, backends or counters: every rule lives here, and
-//! is tested as a table.
-//!
-//! The rules are those of RFC 9112 section 9.6: half-close, and go on reading until the peer closes
-//! or is reasonably certain to have received the response. Certain is what its TCP acknowledges:
+//! They are those of RFC 9112 section 9.6: half-close, and go on reading until the peer closes or is
+//! reasonably certain to have received the response. Certain is what its TCP acknowledges:
 //!
 //! - Until the peer has acknowledged everything, our FIN too, only [`Rules::limit`] ends a
 //!   connection. A reader that has stalled is not gone: it answers zero-window probes for as long as
@@ -17,265 +13,179 @@
 //! Whether everything is acknowledged is asked at the hand-off and then when a deadline is due, so
 //! that a connection costs nothing between its deadlines: soon once more, as it commonly is but for
 //! the time that our FIN takes, and then each [`Rules::idle`].
+//!
+//! ```text
+//!            hand-off
+//!               |  asked at once
+//!               v
+//!   no   +-------------+   yes, or the system cannot tell
+//!  +-----|     New     |-------------------------------------------+
+//!  |     +-------------+                                           |
+//!  |     +-------------+   asked again a quarter of `idle` later   |
+//!  +---->|    Asked    |---------------------------------------- yes
+//!        +-------------+                                           |
+//!               | no                                               |
+//!               v                                                  v
+//!        +-------------+   asked again each `idle`          +--------------+
+//!        |   UnderWay  |-------------------------------- yes|  HasItAll    |
+//!        +-------------+                                    +--------------+
+//!               |                                                  | silent for `idle`: Idle
+//!               |                                                  | sends for `max`: Max
+//!               +-----------------+--------------------------------+
+//!                                 | `limit` after the hand-off: Limit
+//!                                 | end of stream at any time: Closed; an error: Reset
+//!                                 v
+//!                               closed
+//! ```
 
-use std::ops::{Add, Sub};
-use std::time::Duration;
+use super::event::{Action, Event, Reason};
+use super::time::{Span, Time};
 
-/// A point in time, in milliseconds since some fixed moment of a monotonic clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Time(u64);
-
-impl Time {
-    /// Later than anything that happens.
-    pub const NEVER: Time = Time(u64::MAX);
-
-    /// The point `ms` milliseconds after the fixed moment.
-    pub const fn from_millis(ms: u64) -> Self {
-        Time(ms)
-    }
-}
-
-impl Add<Duration> for Time {
-    type Output = Time;
-
-    fn add(self, duration: Duration) -> Time {
-        Time(self.0.saturating_add(duration.as_millis().try_into().unwrap_or(u64::MAX)))
-    }
-}
-
-impl Sub<Duration> for Time {
-    type Output = Time;
-
-    fn sub(self, duration: Duration) -> Time {
-        Time(self.0.saturating_sub(duration.as_millis().try_into().unwrap_or(u64::MAX)))
-    }
-}
-
-impl Sub for Time {
-    type Output = Duration;
-
-    /// Nothing, not a panic, if `earlier` is later.
-    fn sub(self, earlier: Time) -> Duration {
-        Duration::from_millis(self.0.saturating_sub(earlier.0))
-    }
-}
-
-/// How long a connection may linger. Whole milliseconds, at least one each.
+/// How long a connection may linger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// -t: after everything was acknowledged, without a byte received.
-    pub idle: Duration,
+    pub idle: Span,
     /// -T: after everything was acknowledged, while the client keeps sending.
-    pub max: Duration,
+    pub max: Span,
     /// -D: after the hand-off, whatever happens.
-    pub limit: Duration,
+    pub limit: Span,
 }
 
 impl Rules {
     /// How long after the hand-off to ask again whether all is acknowledged: for most clients -t and
     /// -T are kept to so much.
-    fn ask_soon(&self) -> Duration {
-        (self.ask_later() / 4).max(Duration::from_millis(1))
+    fn ask_soon(&self) -> Span {
+        self.ask_later().quarter()
     }
 
     /// How long after that to ask each time: for slow ones -t and -T are kept to so much.
-    fn ask_later(&self) -> Duration {
+    fn ask_later(&self) -> Span {
         self.idle.min(self.max)
     }
 }
 
-/// Why a connection ended. The names are those of the counters.
+/// What is known of whether the client's system has everything, our FIN too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// The client closed: end of stream read.
-    Closed,
-    /// The client reset it, or it was already gone at hand-off.
-    Reset,
-    /// Everything acknowledged, and nothing received for [`Rules::idle`].
-    Idle,
-    /// Everything acknowledged, the client keeps sending: [`Rules::max`] after that.
-    Max,
-    /// [`Rules::limit`] after hand-off, whatever happens.
-    Limit,
-    /// The table is full, and this one had had the most of its linger.
-    Evicted,
-    /// The daemon was told to stop twice.
-    Stopped,
+pub enum Stage {
+    /// Nobody has asked yet.
+    New,
+    /// It had not when asked at the hand-off, as most have not: the FIN takes its time.
+    Asked,
+    /// Nor when asked again: the response is under way.
+    UnderWay,
+    /// It has, or the system cannot tell, so that silence is all there is to go by.
+    HasItAll,
 }
 
-impl Reason {
-    /// All of them, in the order of DESIGN's table and of the counters.
-    pub const ALL: [Reason; 7] = [
-        Reason::Closed,
-        Reason::Reset,
-        Reason::Idle,
-        Reason::Max,
-        Reason::Limit,
-        Reason::Evicted,
-        Reason::Stopped,
-    ];
-
-    /// Whether it was not the client that ended the connection. Then what it has not read yet, or
-    /// what of it was not read, may be lost.
-    pub const fn is_ours(self) -> bool {
-        !matches!(self, Reason::Closed | Reason::Reset)
-    }
-
-    /// The counter's name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Reason::Closed => "closed",
-            Reason::Reset => "reset",
-            Reason::Idle => "idle",
-            Reason::Max => "max",
-            Reason::Limit => "limit",
-            Reason::Evicted => "evicted",
-            Reason::Stopped => "stopped",
-        }
-    }
-}
-
-/// What happened to a connection.
+/// One lingering connection: facts only, from which [`Rules`] make deadlines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The socket is readable, says the backend.
-    Readable,
-    /// A deadline is due, says the table.
-    Due,
-    /// Bytes were read and thrown away (at least one).
-    Received,
-    /// There is nothing more to read now, or this turn's budget is spent.
-    Quiet,
-    /// End of stream: the client has closed its side.
-    End,
-    /// Reading failed: the connection is gone.
-    Failed,
-    /// Whether everything is acknowledged, our FIN too; `None` where the system cannot tell.
-    Acknowledged(Option<bool>),
-}
-
-/// What to do next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Read and throw away, then feed [`Event::Received`], [`Event::Quiet`], [`Event::End`] or
-    /// [`Event::Failed`].
-    Read,
-    /// Ask the kernel whether everything is acknowledged, then feed [`Event::Acknowledged`].
-    Ask,
-    /// Wait until the socket is readable or the time has come, whichever is first.
-    Wait(Time),
-    /// Close the connection and count it.
-    Close(Reason),
-}
-
-/// One lingering connection.
-#[derive(Clone, Copy, Debug)]
 pub struct Linger {
-    /// From when on to ask whether all is acknowledged; [`Time::NEVER`] once it is.
-    ask: Time,
-    /// How often it was not.
-    asked: Asked,
-    /// When it has been silent for too long; [`Time::NEVER`] until all is acknowledged.
-    idle: Time,
-    /// When a client that keeps sending has had enough; [`Time::NEVER`] until all is acknowledged.
-    max: Time,
-    /// When it ends, whatever happens.
-    limit: Time,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
-    Never,
-    Once,
-    MoreOften,
+    /// When it was handed over.
+    pub handed_over: Time,
+    /// When it was asked last whether the client has everything; once it has, when that was noticed.
+    pub asked: Time,
+    /// When something was received last.
+    pub heard: Time,
+    /// What the answer was.
+    pub stage: Stage,
 }
 
 impl Linger {
     /// A connection handed over at `now`. Read once and feed it the outcome next: the client's end
     /// of stream is often there already.
-    pub fn new(now: Time, rules: &Rules) -> Self {
-        let (idle, max) = (Time::NEVER, Time::NEVER);
-        Linger { ask: now, asked: Asked::Never, idle, max, limit: now + rules.limit }
+    pub const fn new(now: Time) -> Self {
+        Linger { handed_over: now, asked: now, heard: now, stage: Stage::New }
     }
 
-    /// How many deadlines a connection has.
-    pub const DEADLINES: usize = 5;
-
-    /// Which of them is [`Rules::limit`]'s: the only one that always applies, and that is in the order
-    /// of the hand-offs.
-    pub const LIMIT: usize = 4;
-
-    /// Its deadlines, [`Time::NEVER`] for one that does not apply; the earliest of them is what
-    /// [`Action::Wait`] says. Each is set to a fixed time after the moment of its setting, so that
-    /// connections in the order of their last setting are in the order of their deadlines.
-    pub fn deadlines(&self) -> [Time; Self::DEADLINES] {
-        let (soon, later) = match self.asked {
-            Asked::MoreOften => (Time::NEVER, self.ask),
-            Asked::Never | Asked::Once => (self.ask, Time::NEVER),
-        };
-        [soon, later, self.idle, self.max, self.limit]
-    }
-
-    /// Whether the response is known to be under way, and is not just new: soon after the hand-off the
-    /// FIN of most has not been acknowledged yet.
+    /// Whether the response is known to be under way, and the connection is not just new: soon after
+    /// the hand-off the FIN of most has not been acknowledged yet.
     pub fn is_under_way(&self) -> bool {
-        self.asked == Asked::MoreOften && self.ask != Time::NEVER
+        self.stage == Stage::UnderWay
     }
 
-    /// When it ends if nothing happens: unlike the least of [`deadlines`](Self::deadlines), never
-    /// a time at which to ask. Of two connections the one with everything acknowledged is commonly
-    /// the one that ends first.
-    pub fn end(&self) -> Time {
-        self.idle.min(self.max).min(self.limit)
+    /// Whether everything is acknowledged, as far as one can tell.
+    pub fn has_it_all(&self) -> bool {
+        self.stage == Stage::HasItAll
     }
 
-    /// When it was handed over.
-    pub fn since(&self, rules: &Rules) -> Time {
-        self.limit - rules.limit
+    /// How long after `now` it ends if nothing happens, in 1/64 s; less than nothing if it is
+    /// late. Of two connections the one with everything acknowledged is commonly the one that ends
+    /// first.
+    pub fn left(&self, now: Time, rules: &Rules) -> i64 {
+        self.end(now, rules).0
+    }
+
+    /// When it wants to be looked at next: when it ends, or may have to be asked again.
+    pub fn due(&self, now: Time, rules: &Rules) -> Time {
+        let left = self.left(now, rules).min(self.until_asked(now, rules));
+        // Both terms are differences of points of which none is older than a Time can tell.
+        Time::from_ticks(now.ticks().wrapping_add(left as u32))
     }
 
     /// Takes in what happened at `now` and says what to do next.
     ///
     /// What the client did comes before what the clock says: at a deadline the socket is read
     /// once more, and an end of stream found there makes the connection `closed`, not `idle`.
-    /// `now` may jump by any step; one that goes back moves no deadline back.
+    /// `now` may leap by any step forward; one that goes back moves no deadline back.
     pub fn on(&mut self, event: Event, now: Time, rules: &Rules) -> Action {
         match event {
             Event::Readable | Event::Due => Action::Read,
             Event::Received => {
-                self.idle = self.idle.max(now + rules.idle);
+                self.heard = self.heard + now.since(self.heard);
                 Action::Read
             }
             Event::End => Action::Close(Reason::Closed),
             Event::Failed => Action::Close(Reason::Reset),
-            Event::Quiet if now >= self.ask => Action::Ask,
-            Event::Quiet => self.verdict(now),
-            Event::Acknowledged(Some(false)) => {
-                (self.ask, self.asked) = match self.asked {
-                    Asked::Never => (now + rules.ask_soon(), Asked::Once),
-                    Asked::Once | Asked::MoreOften => (now + rules.ask_later(), Asked::MoreOften),
+            Event::Quiet if self.until_asked(now, rules) <= 0 => Action::Ask,
+            Event::Quiet => self.verdict(now, rules),
+            Event::Acknowledged(answer) => {
+                self.asked = now;
+                self.stage = match (answer, self.stage) {
+                    (Some(true) | None, _) => Stage::HasItAll,
+                    (Some(false), Stage::New) => Stage::Asked,
+                    (Some(false), _) => Stage::UnderWay,
                 };
-                self.verdict(now)
-            }
-            // Where the system cannot tell, all that is left is a plain timer for silence.
-            Event::Acknowledged(Some(true) | None) => {
-                self.ask = Time::NEVER;
-                self.idle = now + rules.idle;
-                self.max = now + rules.max;
-                self.verdict(now)
+                self.verdict(now, rules)
             }
         }
     }
 
-    /// The deadline that fell first gives the reason; of two at the same time the sterner one.
-    fn verdict(&self, now: Time) -> Action {
-        let (first, reason) =
-            [(self.limit, Reason::Limit), (self.max, Reason::Max), (self.idle, Reason::Idle)]
-                .into_iter()
-                .min_by_key(|&(time, _)| time)
-                .expect("an array of three has a least"); // min_by_key keeps the first of equals
-        if now >= first { Action::Close(reason) } else { Action::Wait(first.min(self.ask)) }
+    fn verdict(&self, now: Time, rules: &Rules) -> Action {
+        match self.end(now, rules) {
+            (left, reason) if left <= 0 => Action::Close(reason),
+            _ => Action::Wait(self.due(now, rules)),
+        }
     }
+
+    /// How long after `now` it ends if nothing happens, and why: the deadline that falls first gives
+    /// the reason; of two at the same time the sterner one.
+    fn end(&self, now: Time, rules: &Rules) -> (i64, Reason) {
+        let limit = (left(self.handed_over, rules.limit, now), Reason::Limit);
+        if !self.has_it_all() {
+            return limit;
+        }
+        let max = (left(self.asked, rules.max, now), Reason::Max);
+        // Silence counts from the later of the two.
+        let silent = left(self.asked, rules.idle, now).max(left(self.heard, rules.idle, now));
+        let sterner = |one: (i64, Reason), other: (i64, Reason)| if other.0 < one.0 { other } else { one };
+        sterner(sterner(limit, max), (silent, Reason::Idle))
+    }
+
+    /// How long after `now` to ask whether everything is acknowledged.
+    fn until_asked(&self, now: Time, rules: &Rules) -> i64 {
+        match self.stage {
+            Stage::New => 0,
+            Stage::Asked => left(self.asked, rules.ask_soon(), now),
+            Stage::UnderWay => left(self.asked, rules.ask_later(), now),
+            Stage::HasItAll => i64::MAX,
+        }
+    }
+}
+
+/// What is left at `now` of `span`, which began at `start`.
+fn left(start: Time, span: Span, now: Time) -> i64 {
+    i64::from(span.ticks()) - now.ticks_since(start)
 }
 
 #[cfg(test)]
@@ -283,13 +193,13 @@ mod tests {
     use super::*;
 
     const RULES: Rules = Rules {
-        idle: Duration::from_millis(5_000),
-        max: Duration::from_millis(30_000),
-        limit: Duration::from_millis(300_000),
+        idle: Span::from_ticks(5_000),
+        max: Span::from_ticks(30_000),
+        limit: Span::from_ticks(300_000),
     };
 
-    fn at(ms: u64) -> Time {
-        Time::from_millis(ms)
+    fn at(ticks: u32) -> Time {
+        Time::from_ticks(ticks)
     }
 
     /// What one visit to a connection finds: bytes, end, error, and whether all is acknowledged.
@@ -307,16 +217,16 @@ mod tests {
     }
 
     /// All is acknowledged at `when`.
-    fn acknowledged_at(when: u64) -> impl Fn(u64) -> World {
+    fn acknowledged_at(when: u32) -> impl Fn(u32) -> World {
         move |now| if now < when { IN_FLIGHT } else { SILENT }
     }
 
-    fn every_second() -> Vec<u64> {
+    fn every_second() -> Vec<u32> {
         (1..1_000).map(|n| n * 1_000).collect()
     }
 
     /// Visits a connection as the daemon does and returns the verdict.
-    fn visit(linger: &mut Linger, event: Event, now: u64, world: World) -> Action {
+    fn visit(linger: &mut Linger, event: Event, now: u32, world: World) -> Action {
         let mut reads = world.reads.iter();
         let mut event = event;
         for _ in 0..100 {
@@ -329,19 +239,20 @@ mod tests {
         panic!("no verdict in 100 steps");
     }
 
-    fn handed_over(now: u64, world: World) -> (Linger, Action) {
-        let mut linger = Linger::new(at(now), &RULES);
+    fn handed_over(now: u32, world: World) -> (Linger, Action) {
+        let mut linger = Linger::new(at(now));
         let action = visit(&mut linger, Event::Readable, now, world);
         (linger, action)
     }
 
     /// Lets a connection live with the visits that it asks for itself, up to `end`.
-    fn live(world: impl Fn(u64) -> World, arrivals: &[u64], end: u64) -> (u64, Action) {
+    fn live(world: impl Fn(u32) -> World, arrivals: &[u32], end: u32) -> (u32, Action) {
         let (mut linger, mut action) = handed_over(0, world(0));
         let mut arrivals = arrivals.iter().copied().peekable();
         let mut last = 0;
         loop {
-            let Action::Wait(Time(due)) = action else { return (last, action) };
+            let Action::Wait(due) = action else { return (last, action) };
+            let due = due.ticks();
             assert!(due > last, "a wait until {due} at {last} would spin");
             let now = match arrivals.peek() {
                 Some(&arrival) if arrival <= due => {
@@ -386,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_idle_to_the_millisecond() {
+    fn silence_is_idle_to_the_tick() {
         let (mut linger, _) = handed_over(0, SILENT);
         assert_eq!(visit(&mut linger, Event::Due, 4_999, SILENT), Action::Wait(at(5_000)));
         assert_eq!(visit(&mut linger, Event::Due, 5_000, SILENT), Action::Close(Reason::Idle));
@@ -437,7 +348,7 @@ mod tests {
     #[test]
     fn the_kernel_is_not_asked_between_deadlines_nor_once_all_is_acknowledged() {
         for (world, asked) in [(SILENT, 1), (IN_FLIGHT, 3)] {
-            let mut linger = Linger::new(at(0), &RULES);
+            let mut linger = Linger::new(at(0));
             let mut questions = 0;
             for now in 0..10_000 {
                 // A client that sends a byte each millisecond.
@@ -474,9 +385,12 @@ mod tests {
 
     #[test]
     fn of_deadlines_passed_in_one_step_the_first_gives_the_reason() {
-        // The clock jumps a year: idle was due first.
+        // The clock leaps a year: idle was due first.
         let (mut linger, _) = handed_over(0, SILENT);
-        assert_eq!(visit(&mut linger, Event::Due, 31_536_000_000, SILENT), Action::Close(Reason::Idle));
+        assert_eq!(
+            visit(&mut linger, Event::Due, Span::LONGEST.ticks(), SILENT),
+            Action::Close(Reason::Idle)
+        );
         // Kept busy until shortly before max, then a jump: max was due first.
         let (mut linger, _) = handed_over(0, SILENT);
         visit(&mut linger, Event::Readable, 29_000, reads(&[Event::Received]));
@@ -493,11 +407,11 @@ mod tests {
             [(9, 9, 9, Reason::Limit), (9, 9, 10, Reason::Max), (9, 10, 9, Reason::Limit)]
         {
             let rules = Rules {
-                idle: Duration::from_millis(idle),
-                max: Duration::from_millis(max),
-                limit: Duration::from_millis(limit),
+                idle: Span::from_ticks(idle),
+                max: Span::from_ticks(max),
+                limit: Span::from_ticks(limit),
             };
-            let mut linger = Linger::new(at(0), &rules);
+            let mut linger = Linger::new(at(0));
             linger.on(Event::Acknowledged(Some(true)), at(0), &rules);
             assert_eq!(linger.on(Event::Quiet, at(9), &rules), Action::Close(reason));
         }
@@ -516,43 +430,55 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_time_is_no_overflow() {
-        let mut linger = Linger::new(Time(u64::MAX - 1), &RULES);
-        for event in [
-            Event::Received,
-            Event::Quiet,
-            Event::Acknowledged(Some(false)),
-            Event::Acknowledged(Some(true)),
-            Event::Received,
-        ] {
-            linger.on(event, Time(u64::MAX - 1), &RULES);
+    fn the_count_of_time_may_start_over_at_any_moment() {
+        for offset in [0, 1, 1_251, 4_999, 5_000, 29_999, 299_999, u32::MAX / 2] {
+            let start = at(0u32.wrapping_sub(offset));
+            let mut linger = Linger::new(start);
+            linger.on(Event::Acknowledged(Some(false)), start, &RULES);
+            assert_eq!(linger.due(start, &RULES), start + Span::from_ticks(1_250));
+            linger.on(Event::Acknowledged(Some(true)), start + Span::from_ticks(1_250), &RULES);
+            for passed in [1_250, 2_000, 6_249] {
+                let now = start + Span::from_ticks(passed);
+                let due = Action::Wait(start + Span::from_ticks(6_250));
+                assert_eq!(linger.on(Event::Quiet, now, &RULES), due, "{offset}");
+            }
+            let now = start + Span::from_ticks(6_250);
+            assert_eq!(linger.on(Event::Quiet, now, &RULES), Action::Close(Reason::Idle));
         }
     }
 
-    /// The queues of the table rely on it.
     #[test]
-    fn each_deadline_is_set_to_a_time_of_its_own_from_now() {
-        let mut linger = Linger::new(at(0), &RULES);
-        let mut steps = [None; Linger::DEADLINES];
-        linger.on(Event::Acknowledged(Some(false)), at(0), &RULES); // at the hand-off
-        for now in (1_250..60_000).step_by(1_250) {
-            let before = linger.deadlines();
-            visit(&mut linger, Event::Due, now, if now < 30_000 { IN_FLIGHT } else { SILENT });
-            for (n, deadline) in linger.deadlines().into_iter().enumerate() {
-                if deadline != before[n] && deadline != Time::NEVER {
-                    assert_eq!(*steps[n].get_or_insert(deadline - at(now)), deadline - at(now), "{n}");
-                    assert!(n > 0, "set at the hand-off, and to another time");
-                }
+    fn who_is_looked_at_as_late_as_can_be_is_late() {
+        let rules = Rules { idle: Span::LONGEST, max: Span::LONGEST, limit: Span::LONGEST };
+        for answer in [Some(true), Some(false)] {
+            let mut linger = Linger::new(at(9));
+            linger.on(Event::Acknowledged(answer), at(9), &rules);
+            linger.asked = at(9); // whatever it was asked before
+            let action = linger.on(Event::Acknowledged(answer), at(9) + Span::OLDEST, &rules);
+            assert_eq!(action, Action::Close(Reason::Limit));
+        }
+    }
+
+    #[test]
+    fn what_it_waits_for_is_when_it_is_due() {
+        let mut linger = Linger::new(at(0));
+        for now in (0..60_000).step_by(250) {
+            let world = if now < 30_000 { IN_FLIGHT } else { SILENT };
+            let event = if now % 750 == 0 { Event::Readable } else { Event::Due };
+            let found = if now % 1_000 == 0 { &[Event::Received][..] } else { &[] };
+            match visit(&mut linger, event, now, World { reads: found, ..world }) {
+                Action::Wait(due) => assert_eq!(due, linger.due(at(now), &RULES)),
+                Action::Close(reason) => return assert_eq!((reason, now), (Reason::Max, 60_000)),
+                _ => unreachable!("a visit ends with a verdict"),
             }
         }
-        assert!(steps[1..4].iter().all(Option::is_some), "{steps:?}");
     }
 
     #[test]
     fn the_shortest_of_times_are_no_spin() {
-        let ms = Duration::from_millis(1);
-        let rules = Rules { idle: ms, max: ms, limit: Duration::from_millis(100) };
-        let mut linger = Linger::new(at(0), &rules);
+        let tick = Span::from_ticks(1);
+        let rules = Rules { idle: tick, max: tick, limit: Span::from_ticks(100) };
+        let mut linger = Linger::new(at(0));
         for now in 0..100 {
             let Action::Ask = linger.on(Event::Quiet, at(now), &rules) else { panic!("not due at {now}") };
             let next = linger.on(Event::Acknowledged(Some(false)), at(now), &rules);
@@ -568,7 +494,7 @@ mod tests {
     #[test]
     fn any_sequence_of_events_keeps_the_promises() {
         crate::fuzz::any(2_000, |random| {
-            let mut linger = Linger::new(at(1_000), &RULES);
+            let mut linger = Linger::new(at(1_000));
             let mut now = 1_000;
             for _ in 0..200 {
                 let event = match random.u8(..8) {
@@ -580,11 +506,13 @@ mod tests {
                     _ => Event::Quiet,
                 };
                 match linger.on(event, at(now), &RULES) {
-                    Action::Wait(until) => assert!(until > at(now), "{until:?} at {now}"),
+                    Action::Wait(until) => {
+                        assert!(until.since(at(now)) > Span::from_ticks(0), "{until:?} at {now}")
+                    }
                     Action::Close(_) => break,
                     Action::Read | Action::Ask => {}
                 }
-                now += random.u64(..3_000);
+                now += random.u32(..3_000);
             }
             let end = visit(&mut linger, Event::Due, 301_000, IN_FLIGHT);
             assert!(matches!(end, Action::Close(_)), "{end:?}");

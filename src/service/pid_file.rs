@@ -3,10 +3,9 @@
 //! The lock decides, never the file's being there: a stale file is no obstacle, and a number in it
 //! is trusted only while somebody holds the lock.
 
-use anyhow::{Context, Result, bail};
 use lingerd_platform::process;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, Write};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -16,6 +15,46 @@ use std::time::Duration;
 /// for one before it has written its process id, or after it has wiped it out.
 const RETRIES: u32 = 5;
 const RETRY_AFTER: Duration = Duration::from_millis(20);
+
+/// What is wrong with a pid file.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A daemon holds it.
+    #[error(
+        "{}: another lingerd{} is running, or still finishing its lingers; stop it with 'lingerd -k -p {0}', or \
+         choose another pid file with -p",
+        path.display(),
+        pid.map_or(String::new(), |pid| format!(" (pid {pid})"))
+    )]
+    Live {
+        /// Where.
+        path: PathBuf,
+        /// Its process id, if it is in the file already.
+        pid: Option<i32>,
+    },
+    /// It is no file of ours.
+    #[error("{}: not a plain file with one name, so no pid file of lingerd's; it was left alone", .0.display())]
+    NotPlain(PathBuf),
+    /// Somebody holds it and has not written who.
+    #[error("{}: locked, but without a process id in it", .0.display())]
+    Nameless(PathBuf),
+    /// The system refuses.
+    #[error("{}: cannot {doing}", path.display())]
+    System {
+        /// Where.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// What it says.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    fn system<'a>(path: &'a Path, doing: &'static str) -> impl FnOnce(io::Error) -> Error + use<'a> {
+        move |source| Error::System { path: path.to_owned(), doing, source }
+    }
+}
 
 /// A pid file of this process, locked. Dropping it removes the file.
 pub struct PidFile {
@@ -28,9 +67,8 @@ impl PidFile {
     /// it to `uid`, as whom the daemon will run: `lingerd -k` believes a file no more than its owner.
     ///
     /// # Errors
-    /// A live daemon that holds it (the message names it), and whatever the system says.
-    pub fn create(path: &Path, uid: Option<u32>) -> Result<Self> {
-        let name = || path.display().to_string();
+    /// A live daemon that holds it, and whatever the system says.
+    pub fn create(path: &Path, uid: Option<u32>) -> Result<Self, Error> {
         let mut retries = 0;
         loop {
             // The directory may be the daemon's user's: who has that must not choose what root
@@ -43,33 +81,38 @@ impl PidFile {
                 .mode(0o600)
                 .custom_flags(process::O_NOFOLLOW | process::O_NONBLOCK)
                 .open(path)
-                .with_context(|| format!("{}: cannot open the pid file", name()))?;
-            if !process::try_lock(&file).with_context(|| format!("{}: cannot lock", name()))? {
+                .map_err(Error::system(path, OPEN))?;
+            if !process::try_lock(&file).map_err(Error::system(path, "lock it"))? {
                 if retries < RETRIES {
                     retries += 1;
                     thread::sleep(RETRY_AFTER);
                     continue;
                 }
-                bail!(
-                    "{}: another lingerd{} is running, or still finishing its lingers; stop it with 'lingerd -k -p {0}', or choose another pid file with -p",
-                    name(),
-                    read(&mut file).map_or(String::new(), |pid| format!(" (pid {pid})")),
-                );
+                return Err(Error::Live { path: path.to_owned(), pid: read(&mut file) });
             }
             // The one who had it may have removed it between our open and our lock.
-            let ours = file.metadata().with_context(name)?;
-            if !ours.is_file() || ours.nlink() > 1 {
-                bail!("{}: not a plain file with one name; it was left alone", name());
-            }
+            let ours = plain(&file, path)?;
             if !is_at(&ours, path) {
                 continue;
             }
             file.set_len(0)
                 .and_then(|()| writeln!(file, "{}", std::process::id()))
                 .and_then(|()| fchown(&file, Some(uid.unwrap_or_else(process::effective_uid)), None))
-                .with_context(|| format!("{}: cannot write", name()))?;
+                .map_err(Error::system(path, "write the pid file"))?;
             return Ok(PidFile { file, path: path.to_owned() });
         }
+    }
+}
+
+/// What both do that open it.
+const OPEN: &str = "open the pid file";
+
+/// What the system says of an open file that may be a pid file.
+fn plain(file: &File, path: &Path) -> Result<Metadata, Error> {
+    let metadata = file.metadata().map_err(Error::system(path, "look at it"))?;
+    match metadata.is_file() && metadata.nlink() <= 1 {
+        true => Ok(metadata),
+        false => Err(Error::NotPlain(path.to_owned())),
     }
 }
 
@@ -101,22 +144,17 @@ pub struct Running {
 ///
 /// # Errors
 /// What the system says, and a file that is held but has no process id in it.
-pub fn running(path: &Path) -> Result<Option<Running>> {
-    let name = || path.display().to_string();
+pub fn running(path: &Path) -> Result<Option<Running>, Error> {
     // As in create(): what the directory's owner may have put there is neither followed nor
     // waited for. Open for writing because a lock may take that, fcntl(2).
     let flags = process::O_NOFOLLOW | process::O_NONBLOCK;
     for _ in 0..=RETRIES {
         let mut file = match OpenOptions::new().read(true).write(true).custom_flags(flags).open(path) {
-            Ok(file) => file,
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(e).with_context(|| format!("{}: cannot open the pid file", name())),
+            opened => opened.map_err(Error::system(path, OPEN))?,
         };
-        let there = file.metadata().with_context(name)?;
-        if !there.is_file() || there.nlink() > 1 {
-            bail!("{}: not a plain file with one name, so no pid file of lingerd's", name());
-        }
-        if process::try_lock(&file).with_context(|| format!("{}: cannot lock", name()))? {
+        let there = plain(&file, path)?;
+        if process::try_lock(&file).map_err(Error::system(path, "lock it"))? {
             return Ok(None);
         }
         if let Some(pid) = read(&mut file) {
@@ -125,7 +163,7 @@ pub fn running(path: &Path) -> Result<Option<Running>> {
         // It is just starting, or just ending.
         thread::sleep(RETRY_AFTER);
     }
-    bail!("{}: locked, but without a process id in it", name())
+    Err(Error::Nameless(path.to_owned()))
 }
 
 fn read(file: &mut File) -> Option<i32> {

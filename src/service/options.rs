@@ -1,6 +1,7 @@
-//! The command line. Its text, its defaults and its errors; it must do nothing itself.
+//! The command line: its text, its defaults and its errors. It must do nothing itself.
 
-use crate::linger::Rules;
+use crate::rules::linger::Rules;
+use crate::rules::time::Span;
 use crate::stats::Format;
 use getopts::{Matches, ParsingStyle};
 use lingerd_platform::backend::{Backend, System};
@@ -42,7 +43,7 @@ pub struct Serve {
     /// -s
     pub socket: PathBuf,
     /// -p; in the foreground there is none unless it is asked for.
-    pub pidfile: Option<PathBuf>,
+    pub pid_file: Option<PathBuf>,
     /// -u
     pub user: Option<String>,
     /// The group after the colon of -u.
@@ -91,11 +92,22 @@ usage: lingerd [-fdqVh] [-s socket] [-p pidfile] [-u user[:group]] [-g group] [-
        lingerd -S [-s socket] [-o text|json|prometheus]
 ";
 
+/// What is wrong with the arguments, in one sentence that names the option.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(String);
+
+impl From<String> for Error {
+    fn from(what: String) -> Self {
+        Error(what)
+    }
+}
+
 /// Reads the arguments (without the program's name).
 ///
 /// # Errors
-/// What is wrong with them, in one sentence, naming the option.
-pub fn parse(arguments: &[String]) -> Result<Command, String> {
+/// [`Error`].
+pub fn parse(arguments: &[String]) -> Result<Command, Error> {
     let given = options().parse(arguments).map_err(|e| e.to_string())?;
     if given.opt_present("h") {
         return Ok(Command::Print(options().usage(USAGE.trim_end())));
@@ -104,7 +116,7 @@ pub fn parse(arguments: &[String]) -> Result<Command, String> {
         return Ok(Command::Print(format!("lingerd {} ({})\n", env!("CARGO_PKG_VERSION"), System::NAME)));
     }
     if let Some(extra) = given.free.first() {
-        return Err(format!("'{extra}': lingerd takes options only"));
+        return Err(Error(format!("'{extra}': lingerd takes options only")));
     }
     let path = |option: &str, default: &str| {
         let path = given.opt_str(option).unwrap_or_else(|| default.to_owned());
@@ -121,10 +133,10 @@ pub fn parse(arguments: &[String]) -> Result<Command, String> {
         return Ok(Command::Counters(path("s", DEFAULT_SOCKET)?, format.unwrap_or_default()));
     }
     if given.opt_present("o") {
-        return Err("-o goes with -S".to_owned());
+        return Err(Error("-o goes with -S".to_owned()));
     }
     let level = match (given.opt_present("d"), given.opt_present("q")) {
-        (true, true) => return Err("-d and -q exclude each other".to_owned()),
+        (true, true) => return Err(Error("-d and -q exclude each other".to_owned())),
         (true, false) => log::LevelFilter::Debug,
         (false, true) => log::LevelFilter::Warn,
         (false, false) => log::LevelFilter::Info,
@@ -142,17 +154,17 @@ pub fn parse(arguments: &[String]) -> Result<Command, String> {
         foreground,
         level,
         socket: path("s", DEFAULT_SOCKET)?,
-        pidfile: (!foreground || given.opt_present("p")).then(|| path("p", DEFAULT_PIDFILE)).transpose()?,
+        pid_file: (!foreground || given.opt_present("p")).then(|| path("p", DEFAULT_PIDFILE)).transpose()?,
         user,
         user_group,
         group: given.opt_str("g"),
         mode: value(&given, "m", mode)?.unwrap_or(DEFAULT_MODE),
         capacity: value(&given, "n", capacity)?,
         rules: Rules {
-            idle: value(&given, "t", seconds)?.unwrap_or(DEFAULT_IDLE),
+            idle: Span::at_least(value(&given, "t", seconds)?.unwrap_or(DEFAULT_IDLE)),
             // It counts from later on than -D, so that it ends nobody unless it is given.
-            max: value(&given, "T", seconds)?.unwrap_or(limit),
-            limit,
+            max: Span::at_least(value(&given, "T", seconds)?.unwrap_or(limit)),
+            limit: Span::at_least(limit),
         },
         facility: value(&given, "l", facility)?.unwrap_or(Facility::LOG_DAEMON),
     })))
@@ -211,7 +223,7 @@ mod tests {
 
     fn read(line: &str) -> Result<Command, String> {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        parse(&words)
+        parse(&words).map_err(|e| e.to_string())
     }
 
     fn serve(line: &str) -> Serve {
@@ -225,18 +237,18 @@ mod tests {
     fn the_defaults_are_the_documented_ones() {
         let serve = serve("");
         assert_eq!(serve.socket, Path::new("/var/run/lingerd/lingerd.sock"));
-        assert_eq!(serve.pidfile.unwrap(), Path::new("/var/run/lingerd/lingerd.pid"));
+        assert_eq!(serve.pid_file.unwrap(), Path::new("/var/run/lingerd/lingerd.pid"));
         assert_eq!((serve.mode, serve.capacity), (0o660, None));
         let idle = if tcp::TELLS_ACKNOWLEDGED { 5 } else { 30 };
-        assert_eq!(serve.rules.idle, Duration::from_secs(idle));
-        assert_eq!(serve.rules.max, Duration::from_secs(300));
-        assert_eq!(serve.rules.limit, Duration::from_secs(300));
+        assert_eq!(serve.rules.idle, Span::at_least(Duration::from_secs(idle)));
+        assert_eq!(serve.rules.max, Span::at_least(Duration::from_secs(300)));
+        assert_eq!(serve.rules.limit, Span::at_least(Duration::from_secs(300)));
     }
 
     #[test]
     fn a_client_that_keeps_sending_has_as_long_as_the_limit_unless_told_otherwise() {
-        assert_eq!(serve("-D 600").rules.max, Duration::from_secs(600));
-        assert_eq!(serve("-D 600 -T 30").rules.max, Duration::from_secs(30));
+        assert_eq!(serve("-D 600").rules.max, Span::at_least(Duration::from_secs(600)));
+        assert_eq!(serve("-D 600 -T 30").rules.max, Span::at_least(Duration::from_secs(30)));
     }
 
     #[test]
@@ -244,10 +256,10 @@ mod tests {
         let serve = serve("-fd -n5 -t 0.25 -T 2 -D3 -u www:web -g adm -m 0666 -s rel.sock -l local3");
         assert!(serve.foreground);
         assert_eq!(serve.level, log::LevelFilter::Debug);
-        assert_eq!(serve.pidfile, None, "none in the foreground");
+        assert_eq!(serve.pid_file, None, "none in the foreground");
         assert_eq!(serve.capacity, Some(5));
-        assert_eq!(serve.rules.idle, Duration::from_millis(250));
-        assert_eq!(serve.rules.limit, Duration::from_secs(3));
+        assert_eq!(serve.rules.idle, Span::at_least(Duration::from_millis(250)));
+        assert_eq!(serve.rules.limit, Span::at_least(Duration::from_secs(3)));
         assert_eq!((serve.user.as_deref(), serve.user_group.as_deref()), (Some("www"), Some("web")));
         assert_eq!((serve.group.as_deref(), serve.mode), (Some("adm"), 0o666));
         assert!(serve.socket.is_absolute() && serve.socket.ends_with("rel.sock"));

@@ -3,8 +3,17 @@
 //!
 //! Arithmetic only: who has to go when room is short is the daemon's decision.
 
-use anyhow::{Result, bail};
 use lingerd_platform::fdpass;
+
+/// The limit of open descriptors is too low to serve anybody.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the limit of {limit} open descriptors is too low: at least {needed} are needed; raise it (ulimit -n)"
+)]
+pub struct TooLow {
+    limit: usize,
+    needed: usize,
+}
 
 /// See the module's head.
 #[derive(Clone, Copy, Debug)]
@@ -28,14 +37,11 @@ impl Room {
     ///
     /// # Errors
     /// When the limit is too low to serve anybody.
-    pub fn share(limit: u64, taken: usize, wanted: Option<usize>) -> Result<Self> {
+    pub fn share(limit: u64, taken: usize, wanted: Option<usize>) -> Result<Self, TooLow> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let descriptors = limit.saturating_sub(taken + Self::OWN);
         if descriptors < Self::LEAST {
-            bail!(
-                "the limit of {limit} open descriptors is too low: at least {} are needed; raise it (ulimit -n)",
-                taken + Self::OWN + Self::LEAST
-            );
+            return Err(TooLow { limit, needed: taken + Self::OWN + Self::LEAST });
         }
         let message = fdpass::MAX_DESCRIPTORS.min(descriptors / 2);
         Ok(Room { descriptors: descriptors - message, message, wanted })

@@ -4,13 +4,15 @@
 //! them, so that nobody can make it wait. Only the daemon's user and root get in, by the file's
 //! mode and, where a system ignores that, by the kernel's word on who connects.
 
-use crate::endpoint::{self, Access, Endpoint};
+use super::endpoint;
+use crate::retry::Doorway;
+use crate::source::Source;
 use crate::stats::Snapshot;
-use anyhow::{Context, Result};
-use lingerd_platform::{peer, process};
+use lingerd_platform::fdpass::{Door, Link};
+use lingerd_platform::process;
+use lingerd_platform::world::World;
 use std::ffi::OsString;
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -35,15 +37,25 @@ pub fn path(socket: &Path) -> PathBuf {
 }
 
 /// The daemon's side.
-pub struct Control(Endpoint);
+pub struct Control<W: World>(Doorway<W::Door>);
 
-impl Control {
-    /// Listens beside the hand-off socket `socket`, for user `uid` (`None`: who calls) and root.
+impl<W: World> Control<W> {
+    /// Behind `door` nobody is heard yet; [`watch`](Self::watch) changes that.
+    pub fn new(door: W::Door) -> Self {
+        Control(Doorway::new(door, Source::Control))
+    }
+
+    /// Has who asks reported (again).
     ///
     /// # Errors
-    /// As [`Endpoint::bind`].
-    pub fn bind(socket: &Path, uid: Option<u32>) -> Result<Self> {
-        Endpoint::bind(&path(socket), Access { uid, gid: None, mode: 0o600 }).map(Control)
+    /// As [`Doorway::watch`].
+    pub fn watch(&mut self, backend: &mut W::Backend) -> io::Result<()> {
+        self.0.watch(backend)
+    }
+
+    /// Leaves who asks waiting until [`watch`](Self::watch).
+    pub fn leave(&mut self, backend: &mut W::Backend) {
+        self.0.leave(backend);
     }
 
     /// Answers those who wait.
@@ -52,7 +64,7 @@ impl Control {
     /// What accept(2) says when it cannot serve anybody for now (EMFILE, ENFILE).
     pub fn answer(&self, snapshot: impl Fn() -> Snapshot) -> io::Result<()> {
         for _ in 0..BUDGET {
-            let mut client = match self.0.accept() {
+            let mut client = match self.0.door().accept() {
                 Ok(client) => client,
                 Err(e) => match e.kind() {
                     ErrorKind::WouldBlock => break,
@@ -60,24 +72,46 @@ impl Control {
                     _ => return Err(e),
                 },
             };
-            let uid = match peer::peer(&client) {
+            let uid = match client.peer() {
                 Ok(peer) => peer.uid,
                 Err(e) if e.kind() == ErrorKind::Unsupported => 0, // the file's mode has to do
                 Err(_) => continue,
             };
             if uid == 0 || uid == process::effective_uid() {
                 // Some hundred bytes: they fit into the socket's buffer at once, or nobody reads.
-                let _ = client.write_all(snapshot().render(Default::default()).as_bytes());
+                let _ = client.tell(snapshot().render(Default::default()).as_bytes());
             }
         }
         Ok(())
     }
 }
 
-impl AsFd for Control {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
+/// Why a daemon that is there gives no counters.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It does not let us in.
+    #[error("{}: cannot connect{}", path.display(), match source.kind() {
+        ErrorKind::PermissionDenied => " (only the daemon's user and root may ask)",
+        ErrorKind::WouldBlock => " (the daemon hangs: its queue of connections is full)",
+        _ => "",
+    })]
+    Connect {
+        /// Of the control socket.
+        path: PathBuf,
+        /// What connect(2) says.
+        source: io::Error,
+    },
+    /// It says nothing.
+    #[error("{}: the daemon does not answer", .0.display())]
+    Silent(PathBuf, #[source] io::Error),
+    /// What it says is no counters.
+    #[error("{}: {what}", path.display())]
+    NoCounters {
+        /// Of the control socket.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
 }
 
 /// Asks the daemon with the hand-off socket `socket` for its counters. `Ok(None)` when there is no
@@ -85,23 +119,18 @@ impl AsFd for Control {
 ///
 /// # Errors
 /// When there is one but it does not let us in or does not answer.
-pub fn query(socket: &Path) -> Result<Option<Snapshot>> {
+pub fn query(socket: &Path) -> Result<Option<Snapshot>, Error> {
     let path = path(socket);
     let mut link: UnixStream = match endpoint::connect(&path) {
         Ok(link) => std::os::fd::OwnedFd::from(link).into(),
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
-        Err(e) => {
-            let hint = match e.kind() {
-                ErrorKind::PermissionDenied => " (only the daemon's user and root may ask)",
-                ErrorKind::WouldBlock => " (the daemon hangs: its queue of connections is full)",
-                _ => "",
-            };
-            return Err(e).with_context(|| format!("{}: cannot connect{hint}", path.display()));
-        }
+        Err(source) => return Err(Error::Connect { path, source }),
     };
-    let text =
-        read_answer(&mut link).with_context(|| format!("{}: the daemon does not answer", path.display()))?;
-    text.parse().map(Some).map_err(anyhow::Error::msg).with_context(|| path.display().to_string())
+    let text = match read_answer(&mut link) {
+        Ok(text) => text,
+        Err(e) => return Err(Error::Silent(path, e)),
+    };
+    text.parse().map(Some).map_err(|what| Error::NoCounters { path, what })
 }
 
 /// Reads to the end, within [`PATIENCE`] in all: whoever may be at the other end of a socket in the

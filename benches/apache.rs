@@ -3,15 +3,7 @@
 //! Both are prefork with 10 workers, KeepAlive Off, and a page of 20 kB made by mod_php; they run
 //! on this machine, as do their clients. What is printed was measured in this run.
 
-#[allow(dead_code, reason = "the tests use the rest of it")]
-#[path = "../tests/support/apache.rs"]
-mod apache;
 mod shared;
-#[allow(dead_code, reason = "the tests use the rest of it")]
-#[path = "../tests/support/mod.rs"]
-mod support;
-
-use apache::{Apache, Mpm, Setup};
 use lingerd_platform::process;
 use lingerd_platform::signals::STOP;
 use shared::{on_stop, print_table, progress, row};
@@ -20,6 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 use std::time::Duration;
+use support::apache::{Apache, Mpm, Setup};
 use support::daemon::Daemon;
 use support::tcp;
 

@@ -4,23 +4,7 @@
 //! with mod_lingerd and a lingerd that has its own defaults; all on this machine, as are the clients.
 //! What others lose is only shown. What is lost with lingerd makes it fail.
 
-#[allow(dead_code, reason = "the tests use the rest of it")]
-#[path = "../tests/support/apache.rs"]
-mod apache;
-#[allow(dead_code, reason = "the tests use the rest of it")]
-#[path = "../tests/support/http.rs"]
-mod http;
-#[path = "../tests/support/nginx.rs"]
-mod nginx;
 mod shared;
-#[allow(dead_code, reason = "the tests use the rest of it")]
-#[path = "../tests/support/mod.rs"]
-mod support;
-#[path = "../tests/support/torture/mod.rs"]
-mod torture;
-
-use apache::{Apache, Mpm, Setup};
-use nginx::Nginx;
 use shared::{on_stop, print_table, progress, row};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -28,12 +12,14 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
+use support::apache::{Apache, Mpm, Setup};
 use support::daemon::{Daemon, Site};
 use support::during;
-use torture::cases::{self, Case, QUICK, SHORT_LIMIT};
-use torture::client::{Outcome, Seen};
-use torture::held::Held;
-use torture::{Server, pages, run_all, with_addresses};
+use support::nginx::Nginx;
+use support::torture::cases::{self, Case, QUICK, SHORT_LIMIT};
+use support::torture::client::{Outcome, Seen};
+use support::torture::held::Held;
+use support::torture::{Server, pages, run_all, with_addresses};
 
 /// Clients of each case, on each server.
 const EACH: usize = 8;

@@ -3,9 +3,6 @@
 //! What is asserted is counts and the order of events, never how long something took. A run that
 //! hangs is stopped by a watchdog.
 
-#[allow(dead_code, reason = "other tests use the rest of it")]
-mod support;
-
 use socket2::{Domain, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};

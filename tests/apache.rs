@@ -3,18 +3,6 @@
 //! That a connection was handed over is told by lingerd's counters, for clients that keep their
 //! end open: one that has closed before Apache does is nobody's business any more, and is closed.
 
-#[allow(dead_code, reason = "other tests use the rest of it")]
-mod support;
-
-#[allow(dead_code, reason = "other tests use the rest of it")]
-#[path = "support/apache.rs"]
-mod apache;
-#[path = "support/http.rs"]
-#[allow(dead_code, reason = "other tests use the rest of it")]
-mod http;
-
-use apache::{Apache, Mpm, Setup};
-use http::{Held, exchange, exchange_tls, get, record, request, under_load, upload};
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener};
@@ -22,7 +10,9 @@ use std::os::unix::net::SocketAddr as UnixAddr;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
+use support::apache::{Apache, Mpm, Setup};
 use support::daemon::{Daemon, Site};
+use support::http::{self, Held, exchange, exchange_tls, get, record, request, under_load, upload};
 use support::{COUNT_SOCKETS, skip, sockets_can_be_counted, tcp, wait_until};
 
 /// As many requests as show that a server is well and truly at work.

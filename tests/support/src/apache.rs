@@ -3,8 +3,9 @@
 //!
 //! Whoever starts one is told what is missing; whether that is a reason to skip is theirs to say.
 
-use crate::support::daemon::{Ended, Site, run};
-use crate::support::{skip, wait_until};
+use crate::built::{project, scratch};
+use crate::daemon::{Ended, Site, run};
+use crate::{skip, wait_until};
 use lingerd_platform::process;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write, stderr};
@@ -101,9 +102,9 @@ impl Installation {
     fn mod_lingerd(&self) -> &'static Path {
         static BUILT: OnceLock<PathBuf> = OnceLock::new();
         BUILT.get_or_init(|| {
-            let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+            let target = scratch();
             let directory = target.join(format!("mod_lingerd-{}", std::process::id()));
-            let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+            let sources = project();
             for source in ["apache-2.4/mod_lingerd.c", "apache-1.3/ap_lingerd.c", "apache-1.3/ap_lingerd.h"] {
                 let copy = directory.join(source);
                 fs::create_dir_all(copy.parent().unwrap()).unwrap();
@@ -139,8 +140,11 @@ pub fn program(variable: &str, names: &[&str]) -> Result<PathBuf, String> {
 /// How Apache serves its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mpm {
+    /// A process for each.
     Prefork,
+    /// A thread for each.
     Worker,
+    /// A thread for each that has something to do.
     Event,
 }
 

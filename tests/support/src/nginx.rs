@@ -4,10 +4,11 @@
 //! Whoever starts one is told what is missing.
 
 use crate::apache::{free_addresses, guarded, make_certificate, program, put_up};
-use crate::support::daemon::Site;
-use crate::support::wait_until;
+use crate::built::project;
+use crate::daemon::Site;
 use crate::torture::Server;
 use crate::torture::pages::{self, UPLOAD_LIMIT};
+use crate::wait_until;
 use lingerd_platform::process;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -51,8 +52,8 @@ impl Nginx {
     /// What is missing on this system.
     pub fn try_start() -> Result<Nginx, String> {
         // Where ci/packages unpacks it.
-        let unpacked = concat!(env!("CARGO_MANIFEST_DIR"), "/target/nginx/usr/sbin/nginx");
-        let nginx = program("NGINX", &["nginx", unpacked])?;
+        let unpacked = project().join("target/nginx/usr/sbin/nginx");
+        let nginx = program("NGINX", &["nginx", &unpacked.to_string_lossy()])?;
         // It cannot choose a port by itself, so that another process may take it first.
         for _ in 0..10 {
             let [on, on_tls, always, always_tls] = free_addresses(Ipv4Addr::LOCALHOST.into());

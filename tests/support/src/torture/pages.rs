@@ -3,7 +3,7 @@
 
 use super::Server;
 use crate::apache::{Apache, Setup};
-use crate::support::tcp;
+use crate::tcp;
 
 /// A page that fits into a server's send buffer.
 pub const PAGE: usize = 300_000;

@@ -16,6 +16,7 @@ all:
 # Stock Apache against Apache with lingerd, on this machine, in under a minute.
 demo:
 	@sh ci/packages
+	@$(CARGO) build --quiet --release --locked
 	@$(CARGO) bench --quiet --locked --bench apache -- demo
 
 # Every test, those with a real Apache too.
@@ -26,6 +27,7 @@ check:
 # What speed lingerd makes, as ratios measured side by side.
 bench:
 	@sh ci/packages
+	@$(CARGO) build --quiet --release --locked
 	@$(CARGO) bench --quiet --locked --bench apache
 
 # Whose responses survive cruel clients: Apache's, nginx's, and Apache's with lingerd. Three minutes.

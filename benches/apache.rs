@@ -8,13 +8,15 @@ use lingerd_platform::process;
 use lingerd_platform::signals::STOP;
 use shared::{on_stop, print_table, progress, row};
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 use std::time::Duration;
 use support::apache::{Apache, Mpm, Setup};
 use support::daemon::Daemon;
-use support::tcp;
+use support::{built, tcp};
 
 const WORKERS: usize = 10;
 const PAGE: &[u8] = b"<?php echo str_repeat('x', 20000);";
@@ -49,6 +51,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Err(missing) = built::program("lingerd").and_then(|_| built::program("ablinger")) {
+        eprintln!("{missing}");
+        return ExitCode::FAILURE;
+    }
     watch_signals();
     let rig = match Rig::start() {
         Ok(rig) => rig,
@@ -129,7 +135,9 @@ fn settle(apache: &Apache) {
 
 /// ablinger's JSON object for a run against `apache`.
 fn ablinger(apache: &Apache, options: &[&str]) -> String {
-    let child = Command::new(env!("CARGO_BIN_EXE_ablinger"))
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| built::program("ablinger").expect("it was there in main()"));
+    let child = Command::new(program)
         .args(["-o", "json"])
         .args(options)
         .arg(format!("http://{}/page.php", apache.address))

@@ -17,7 +17,7 @@ all:
 demo:
 	@sh ci/packages
 	@$(CARGO) build --quiet --release --locked
-	@$(CARGO) bench --quiet --locked --bench apache -- demo
+	@$(CARGO) bench --quiet --locked -p comparisons --bench apache -- demo
 
 # Every test, those with a real Apache too.
 check:
@@ -28,12 +28,13 @@ check:
 bench:
 	@sh ci/packages
 	@$(CARGO) build --quiet --release --locked
-	@$(CARGO) bench --quiet --locked --bench apache
+	@$(CARGO) bench --quiet --locked -p comparisons --bench apache
 
 # Whose responses survive cruel clients: Apache's, nginx's, and Apache's with lingerd. Three minutes.
 torture:
 	@sh ci/packages torture
-	@$(CARGO) bench --quiet --locked --bench torture
+	@$(CARGO) build --quiet --release --locked
+	@$(CARGO) bench --quiet --locked -p comparisons --bench torture
 
 # Installs what 'make' has built, so that it needs no Rust and can run as root. Each file is put in
 # place by a rename: a program that runs keeps its old one, where a copy would write into it.

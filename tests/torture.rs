@@ -3,6 +3,10 @@
 //! Their times are shorter than in real life. How long anything takes is not asserted, and lingerd's
 //! limit is one that no client comes near.
 
+use comparisons::torture::answer::Expected;
+use comparisons::torture::cases::{self, Case, Over, Step};
+use comparisons::torture::client::{Outcome, Seen};
+use comparisons::torture::{pages, run_all, with_addresses};
 use lingerd_platform::tcp::TELLS_ACKNOWLEDGED;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -11,10 +15,6 @@ use std::time::Duration;
 use support::apache::{Apache, Mpm, Setup};
 use support::daemon::Daemon;
 use support::tcp;
-use support::torture::answer::Expected;
-use support::torture::cases::{self, Case, Over, Step};
-use support::torture::client::{Outcome, Seen};
-use support::torture::{pages, run_all, with_addresses};
 
 /// What the times of real life are multiplied by.
 const SCALE: f64 = 0.2;

@@ -8,10 +8,8 @@ pub mod apache;
 pub mod built;
 pub mod daemon;
 pub mod http;
-pub mod nginx;
 pub mod sender;
 pub mod tcp;
-pub mod torture;
 
 use std::ffi::OsStr;
 use std::fmt::Debug;

@@ -3,10 +3,9 @@
 //! Both are prefork with 10 workers, KeepAlive Off, and a page of 20 kB made by mod_php; they run
 //! on this machine, as do their clients. What is printed was measured in this run.
 
-mod shared;
+use comparisons::{on_stop, print_table, progress, row};
 use lingerd_platform::process;
 use lingerd_platform::signals::STOP;
-use shared::{on_stop, print_table, progress, row};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
@@ -47,7 +46,7 @@ fn main() -> ExitCode {
         [] => bench,
         ["demo"] => demo,
         _ => {
-            eprintln!("usage: cargo bench --bench apache [-- demo]");
+            eprintln!("usage: cargo bench -p comparisons --bench apache [-- demo]");
             return ExitCode::from(2);
         }
     };

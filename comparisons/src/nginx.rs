@@ -3,17 +3,17 @@
 //!
 //! Whoever starts one is told what is missing.
 
-use crate::apache::{free_addresses, guarded, make_certificate, program, put_up};
-use crate::built::project;
-use crate::daemon::Site;
 use crate::torture::Server;
 use crate::torture::pages::{self, UPLOAD_LIMIT};
-use crate::wait_until;
 use lingerd_platform::process;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::process::Child;
 use std::sync::Arc;
+use support::apache::{free_addresses, guarded, make_certificate, program, put_up};
+use support::built::project;
+use support::daemon::Site;
+use support::wait_until;
 
 /// What all its servers have in common. It is one process, that of root too.
 const CONFIGURATION: &str = "daemon off;

@@ -5,7 +5,7 @@
 
 use super::answer::Expected;
 use super::pages::{BIG, PAGE, UNREAD};
-use crate::http;
+use support::http;
 
 /// How a client connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,12 @@
 //! with mod_lingerd and a lingerd that has its own defaults; all on this machine, as are the clients.
 //! What others lose is only shown. What is lost with lingerd makes it fail.
 
-mod shared;
-use shared::{on_stop, print_table, progress, row};
+use comparisons::nginx::Nginx;
+use comparisons::torture::cases::{self, Case, QUICK, SHORT_LIMIT};
+use comparisons::torture::client::{Outcome, Seen};
+use comparisons::torture::held::Held;
+use comparisons::torture::{Server, pages, run_all, with_addresses};
+use comparisons::{on_stop, print_table, progress, row};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -14,12 +18,7 @@ use std::thread;
 use std::time::Duration;
 use support::apache::{Apache, Mpm, Setup};
 use support::daemon::{Daemon, Site};
-use support::during;
-use support::nginx::Nginx;
-use support::torture::cases::{self, Case, QUICK, SHORT_LIMIT};
-use support::torture::client::{Outcome, Seen};
-use support::torture::held::Held;
-use support::torture::{Server, pages, run_all, with_addresses};
+use support::{built, during};
 
 /// Clients of each case, on each server.
 const EACH: usize = 8;
@@ -50,6 +49,10 @@ const WHAT_IT_NEEDS: &str = "it takes Apache 2.4 with apxs, openssl and nginx; o
 and nginx in PATH, where NGINX says, or where 'sh ci/packages torture' puts it";
 
 fn main() -> ExitCode {
+    if let Err(missing) = built::program("lingerd") {
+        eprintln!("{missing}");
+        return ExitCode::FAILURE;
+    }
     // Held while they start, so that they are stopped as they should be also by who is impatient.
     let place: Arc<Mutex<Option<Rig>>> = Arc::default();
     let mut rig = place.lock().unwrap();

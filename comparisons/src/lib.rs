@@ -1,4 +1,12 @@
-//! What the benches share: how they print, and what they do when somebody has lost patience.
+//! What the side-by-side comparisons share: the cruel clients, an nginx for them, how they print, and
+//! what they do when somebody has lost patience.
+//!
+//! The comparisons themselves are in `benches/`; `make demo`, `make bench` and `make torture` build
+//! the programs that they need, and run them. How they come out is theirs to say: nothing here
+//! knows which server ought to win.
+
+pub mod nginx;
+pub mod torture;
 
 use lingerd_platform::backend::{Backend, Interest, System, Token};
 use lingerd_platform::signals::Signals;

@@ -1,8 +1,8 @@
 //! A response as its client sees it: where it ends, and whether its content is right. Sans-IO.
 
 use super::pages::BIG;
-use crate::tcp;
 use std::sync::OnceLock;
+use support::tcp;
 
 /// What the response is to be.
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,8 @@ APXS = apxs
 
 all:
 	$(CARGO) build --release --locked --target-dir target
-	@if command -v $(APXS) >/dev/null; then cd apache-2.4 && $(APXS) -c mod_lingerd.c; \
+	@if command -v $(APXS) >/dev/null; then cd apache-2.4 && \
+	  $(APXS) -c -I../apache-1.3 mod_lingerd.c ../apache-1.3/ap_lingerd.c; \
 	else echo "no $(APXS): mod_lingerd is left out (Debian has it in apache2-dev)"; fi
 
 # Stock Apache against Apache with lingerd, on this machine, in under a minute.
@@ -65,5 +66,6 @@ uninstall:
 clean:
 	$(CARGO) clean
 	cd apache-2.4 && rm -rf .libs mod_lingerd.o mod_lingerd.lo mod_lingerd.slo mod_lingerd.la
+	cd apache-1.3 && rm -rf .libs ap_lingerd.o ap_lingerd.lo ap_lingerd.slo
 
 .PHONY: all demo check bench torture install uninstall clean

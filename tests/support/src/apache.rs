@@ -113,7 +113,7 @@ impl Installation {
             let built = run(Command::new(&self.apxs)
                 .current_dir(directory.join("apache-2.4"))
                 .args(["-c", "-Wc,-Wall", "-Wc,-Wextra", "-Wc,-Wdeclaration-after-statement", "-Wc,-Werror"])
-                .arg("mod_lingerd.c"));
+                .args(["-I../apache-1.3", "mod_lingerd.c", "../apache-1.3/ap_lingerd.c"]));
             assert_eq!(built.code, Some(0), "mod_lingerd does not build: {}{}", built.stdout, built.stderr);
             // Moved at once to where another run may have its own, just as good.
             let module = target.join("mod_lingerd.so");

@@ -160,6 +160,7 @@ pub struct Setup {
     php: bool,
     cgi: bool,
     tls: bool,
+    first_lines: String,
     lines: String,
     other: String,
 }
@@ -178,6 +179,7 @@ impl Setup {
             php: false,
             cgi: false,
             tls: false,
+            first_lines: String::new(),
             lines: String::new(),
             other: String::new(),
         }
@@ -239,6 +241,12 @@ impl Setup {
     /// With TLS on the other port.
     pub fn tls(mut self) -> Self {
         self.tls = true;
+        self
+    }
+
+    /// With a shared library that is loaded before any module is.
+    pub fn load_file_first(mut self, file: &Path) -> Self {
+        self.first_lines += &format!("LoadFile \"{}\"\n", file.display());
         self
     }
 
@@ -323,6 +331,7 @@ impl Setup {
             // FreeBSD has its filters in kernel modules, and Apache warns where they are missing.
             conf += "AcceptFilter http none\nAcceptFilter https none\n";
         }
+        conf += &self.first_lines;
         conf += &self.mpm_lines(installation)?;
         conf += &installation.load("authz_core")?;
         conf += &installation.load("log_config")?;

@@ -2,8 +2,8 @@
 //! size or another.
 
 use super::Server;
-use crate::apache::{Apache, Setup};
-use crate::support::tcp;
+use support::apache::{Apache, Setup};
+use support::tcp;
 
 /// A page that fits into a server's send buffer.
 pub const PAGE: usize = 300_000;

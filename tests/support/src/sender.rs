@@ -1,6 +1,6 @@
 //! A sender: what a server does at the hand-off socket, and what it must not do.
 
-use super::{PATIENCE, eventually};
+use crate::{PATIENCE, eventually};
 use lingerd_platform::fdpass;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;

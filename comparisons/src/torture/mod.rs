@@ -22,9 +22,11 @@ const STACK: usize = 256 * 1024;
 /// Where a server with the pages is.
 #[derive(Clone, Copy, Debug)]
 pub struct Server {
+    /// Over IPv4, without TLS.
     pub plain: SocketAddr,
-    /// `None` where the system has no IPv6.
+    /// The same over IPv6; `None` where the system has none.
     pub v6: Option<SocketAddr>,
+    /// Over IPv4.
     pub tls: SocketAddr,
 }
 

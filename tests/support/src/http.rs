@@ -1,7 +1,7 @@
 //! Clients of Apache. Those that get or exchange something keep their end of the connection open
 //! until they are dropped, and panic at what is not a whole response.
 
-use crate::support::{PATIENCE, during, tcp, wait_until};
+use crate::{PATIENCE, during, tcp, wait_until};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -11,8 +11,11 @@ use std::thread::{self, JoinHandle};
 
 /// A response, and the connection on which it came: the server has ended its side, we have not.
 pub struct Held {
+    /// The status line and the fields, without the empty line.
     pub head: String,
+    /// All that follows.
     pub body: Vec<u8>,
+    /// Our end.
     pub socket: TcpStream,
 }
 
@@ -103,9 +106,13 @@ fn split(response: &[u8]) -> (String, Vec<u8>) {
 
 /// What the type of a TLS record may be, RFC 5246 section 6.2.1.
 pub mod record {
+    /// What comes from here on is encrypted.
     pub const CHANGE_CIPHER_SPEC: u8 = 20;
+    /// An error, or that nothing more comes.
     pub const ALERT: u8 = 21;
+    /// What comes before all else.
     pub const HANDSHAKE: u8 = 22;
+    /// What it is for.
     pub const APPLICATION_DATA: u8 = 23;
 }
 
@@ -151,7 +158,9 @@ impl Records {
 
 /// The same over TLS, and what kinds of records the server sent.
 pub struct HeldTls {
+    /// What the client has made of it, and the connection to the server.
     pub held: Held,
+    /// The [types](record) of the records, in order.
     pub records: Vec<u8>,
 }
 

@@ -3,25 +3,19 @@
 //! Both are prefork with 10 workers, KeepAlive Off, and a page of 20 kB made by mod_php; they run
 //! on this machine, as do their clients. What is printed was measured in this run.
 
-#[allow(dead_code, reason = "the tests use the rest of it")]
-#[path = "../tests/support/apache.rs"]
-mod apache;
-mod shared;
-#[allow(dead_code, reason = "the tests use the rest of it")]
-#[path = "../tests/support/mod.rs"]
-mod support;
-
-use apache::{Apache, Mpm, Setup};
+use comparisons::{on_stop, print_table, progress, row};
 use lingerd_platform::process;
 use lingerd_platform::signals::STOP;
-use shared::{on_stop, print_table, progress, row};
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 use std::time::Duration;
+use support::apache::{Apache, Mpm, Setup};
 use support::daemon::Daemon;
-use support::tcp;
+use support::{built, tcp};
 
 const WORKERS: usize = 10;
 const PAGE: &[u8] = b"<?php echo str_repeat('x', 20000);";
@@ -52,10 +46,14 @@ fn main() -> ExitCode {
         [] => bench,
         ["demo"] => demo,
         _ => {
-            eprintln!("usage: cargo bench --bench apache [-- demo]");
+            eprintln!("usage: cargo bench -p comparisons --bench apache [-- demo]");
             return ExitCode::from(2);
         }
     };
+    if let Err(missing) = built::program("lingerd").and_then(|_| built::program("ablinger")) {
+        eprintln!("{missing}");
+        return ExitCode::FAILURE;
+    }
     watch_signals();
     let rig = match Rig::start() {
         Ok(rig) => rig,
@@ -136,7 +134,9 @@ fn settle(apache: &Apache) {
 
 /// ablinger's JSON object for a run against `apache`.
 fn ablinger(apache: &Apache, options: &[&str]) -> String {
-    let child = Command::new(env!("CARGO_BIN_EXE_ablinger"))
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| built::program("ablinger").expect("it was there in main()"));
+    let child = Command::new(program)
         .args(["-o", "json"])
         .args(options)
         .arg(format!("http://{}/page.php", apache.address))

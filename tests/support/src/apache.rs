@@ -3,8 +3,9 @@
 //!
 //! Whoever starts one is told what is missing; whether that is a reason to skip is theirs to say.
 
-use crate::support::daemon::{Ended, Site, run};
-use crate::support::{skip, wait_until};
+use crate::built::{project, scratch};
+use crate::daemon::{Ended, Site, run};
+use crate::{skip, wait_until};
 use lingerd_platform::process;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write, stderr};
@@ -101,9 +102,9 @@ impl Installation {
     fn mod_lingerd(&self) -> &'static Path {
         static BUILT: OnceLock<PathBuf> = OnceLock::new();
         BUILT.get_or_init(|| {
-            let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+            let target = scratch();
             let directory = target.join(format!("mod_lingerd-{}", std::process::id()));
-            let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+            let sources = project();
             for source in ["apache-2.4/mod_lingerd.c", "apache-1.3/ap_lingerd.c", "apache-1.3/ap_lingerd.h"] {
                 let copy = directory.join(source);
                 fs::create_dir_all(copy.parent().unwrap()).unwrap();
@@ -112,7 +113,7 @@ impl Installation {
             let built = run(Command::new(&self.apxs)
                 .current_dir(directory.join("apache-2.4"))
                 .args(["-c", "-Wc,-Wall", "-Wc,-Wextra", "-Wc,-Wdeclaration-after-statement", "-Wc,-Werror"])
-                .arg("mod_lingerd.c"));
+                .args(["-I../apache-1.3", "mod_lingerd.c", "../apache-1.3/ap_lingerd.c"]));
             assert_eq!(built.code, Some(0), "mod_lingerd does not build: {}{}", built.stdout, built.stderr);
             // Moved at once to where another run may have its own, just as good.
             let module = target.join("mod_lingerd.so");
@@ -139,8 +140,11 @@ pub fn program(variable: &str, names: &[&str]) -> Result<PathBuf, String> {
 /// How Apache serves its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mpm {
+    /// A process for each.
     Prefork,
+    /// A thread for each.
     Worker,
+    /// A thread for each that has something to do.
     Event,
 }
 
@@ -156,6 +160,7 @@ pub struct Setup {
     php: bool,
     cgi: bool,
     tls: bool,
+    first_lines: String,
     lines: String,
     other: String,
 }
@@ -174,6 +179,7 @@ impl Setup {
             php: false,
             cgi: false,
             tls: false,
+            first_lines: String::new(),
             lines: String::new(),
             other: String::new(),
         }
@@ -235,6 +241,12 @@ impl Setup {
     /// With TLS on the other port.
     pub fn tls(mut self) -> Self {
         self.tls = true;
+        self
+    }
+
+    /// With a shared library that is loaded before any module is.
+    pub fn load_file_first(mut self, file: &Path) -> Self {
+        self.first_lines += &format!("LoadFile \"{}\"\n", file.display());
         self
     }
 
@@ -319,6 +331,7 @@ impl Setup {
             // FreeBSD has its filters in kernel modules, and Apache warns where they are missing.
             conf += "AcceptFilter http none\nAcceptFilter https none\n";
         }
+        conf += &self.first_lines;
         conf += &self.mpm_lines(installation)?;
         conf += &installation.load("authz_core")?;
         conf += &installation.load("log_config")?;

@@ -1,10 +1,13 @@
-//! What the integration tests share: a daemon of their own in a directory of its own, senders,
+//! What the integration tests and the comparisons share: a daemon of their own in a directory of its own, senders,
 //! TCP connections, and waiting for what must happen.
 //!
 //! Nothing here measures time. A test waits for a condition, for as long as [`PATIENCE`], and
 //! fails when it does not come; what must *not* end by time gets time-outs of many minutes.
 
+pub mod apache;
+pub mod built;
 pub mod daemon;
+pub mod http;
 pub mod sender;
 pub mod tcp;
 
@@ -13,7 +16,7 @@ use std::fmt::Debug;
 use std::io::{Write, stderr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -119,10 +122,10 @@ pub fn compile(name: &str, arguments: &[impl AsRef<OsStr> + Debug]) -> Option<Pa
         skip(&format!("there is no C compiler '{compiler}'"));
         return None;
     }
-    let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    let output = built::scratch().join(format!("{name}-{}", std::process::id()));
     let compiled = daemon::run(
         Command::new(compiler)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .current_dir(built::project())
             .args(STRICT)
             .arg("-o")
             .arg(&output)

@@ -3,12 +3,12 @@
 use super::answer::Answer;
 use super::cases::{Case, Over, Step};
 use super::held::Side;
-use crate::http::{self, TlsClient, record};
-use crate::support::tcp;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
+use support::http::{self, TlsClient, record};
+use support::tcp;
 
 /// How often a client that goes slowly does something.
 const TICK: Duration = Duration::from_millis(100);
@@ -31,6 +31,7 @@ pub enum Outcome {
 /// What a client saw.
 #[derive(Clone, Debug)]
 pub struct Seen {
+    /// What became of its response.
     pub outcome: Outcome,
     /// The server's side of the connection, if there was one.
     pub side: Option<Side>,

@@ -3,9 +3,6 @@
 //!
 //! Whoever starts one is told what is missing.
 
-use crate::apache::{free_addresses, guarded, make_certificate, program, put_up};
-use crate::support::daemon::Site;
-use crate::support::wait_until;
 use crate::torture::Server;
 use crate::torture::pages::{self, UPLOAD_LIMIT};
 use lingerd_platform::process;
@@ -13,6 +10,10 @@ use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::process::Child;
 use std::sync::Arc;
+use support::apache::{free_addresses, guarded, make_certificate, program, put_up};
+use support::built::project;
+use support::daemon::Site;
+use support::wait_until;
 
 /// What all its servers have in common. It is one process, that of root too.
 const CONFIGURATION: &str = "daemon off;
@@ -51,8 +52,8 @@ impl Nginx {
     /// What is missing on this system.
     pub fn try_start() -> Result<Nginx, String> {
         // Where ci/packages unpacks it.
-        let unpacked = concat!(env!("CARGO_MANIFEST_DIR"), "/target/nginx/usr/sbin/nginx");
-        let nginx = program("NGINX", &["nginx", unpacked])?;
+        let unpacked = project().join("target/nginx/usr/sbin/nginx");
+        let nginx = program("NGINX", &["nginx", &unpacked.to_string_lossy()])?;
         // It cannot choose a port by itself, so that another process may take it first.
         for _ in 0..10 {
             let [on, on_tls, always, always_tls] = free_addresses(Ipv4Addr::LOCALHOST.into());

@@ -1,8 +1,7 @@
 //! The real binary in a directory of its own, watched through its own counters and its log.
 
-use super::sender::Sender;
-use super::{PATIENCE, eventually, wait_until};
-use lingerd::control;
+use crate::sender::Sender;
+use crate::{PATIENCE, built, eventually, wait_until};
 use lingerd_platform::process;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,7 +10,7 @@ use std::ops::Index;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 
 /// The reasons with which a connection ends.
@@ -108,7 +107,10 @@ pub fn run(command: &mut Command) -> Ended {
 
 /// `lingerd`, with nothing else on its command line yet.
 pub fn lingerd() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_lingerd"))
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    Command::new(
+        BUILT.get_or_init(|| built::program("lingerd").unwrap_or_else(|missing| panic!("{missing}"))),
+    )
 }
 
 /// A directory in which a daemon keeps its files, and other daemons before and after it. It goes
@@ -148,7 +150,7 @@ impl Site {
 
     /// The control socket.
     pub fn control(&self) -> PathBuf {
-        control::path(&self.socket())
+        self.path("run/lingerd.sock.ctl")
     }
 
     /// The pid file, of a daemon that is told to have one.

@@ -1,8 +1,8 @@
 //! TCP connections over loopback: the client's end, and the server's, which is to be handed over.
 
-use super::PATIENCE;
+use crate::PATIENCE;
 use lingerd_platform::backend::{Backend, Interest, System, Token};
-use lingerd_platform::tcp::is_acknowledged;
+use lingerd_platform::tcp::Tcp;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
 use std::mem::MaybeUninit;
@@ -54,7 +54,7 @@ pub fn connection_with_full_window() -> (TcpStream, TcpStream) {
 /// Half-closes the server's end, and waits until the client's system has acknowledged that.
 pub fn half_close(server: &TcpStream) {
     server.shutdown(Shutdown::Write).unwrap();
-    super::wait_until("all is acknowledged", || is_acknowledged(server) != Some(false));
+    crate::wait_until("all is acknowledged", || server.is_acknowledged() != Some(false));
 }
 
 /// A listener that nobody has connected to yet.
@@ -93,7 +93,7 @@ pub fn wait_until_readable(socket: &TcpStream) {
 pub fn is_ready(socket: &impl AsFd, interest: Interest, patience: Duration) -> bool {
     let mut ready = Vec::new();
     let mut backend = System::new().unwrap();
-    backend.add(socket.as_fd(), Token(0), interest).unwrap();
+    backend.add(&socket, Token(0), interest).unwrap();
     backend.wait(&mut ready, Some(patience)).unwrap();
     !ready.is_empty()
 }
@@ -107,7 +107,7 @@ pub fn read_to_end(client: &mut TcpStream) -> Vec<u8> {
 
 /// Writes one byte after the other until the connection is gone.
 pub fn write_until_gone(client: &mut TcpStream) {
-    super::wait_until("the connection is gone", || match client.write(b"x") {
+    crate::wait_until("the connection is gone", || match client.write(b"x") {
         Ok(_) => false,
         Err(e) => {
             assert!(is_gone(&e), "{e}");

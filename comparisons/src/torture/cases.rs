@@ -5,35 +5,44 @@
 
 use super::answer::Expected;
 use super::pages::{BIG, PAGE, UNREAD};
-use crate::http;
+use support::http;
 
 /// How a client connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
+    /// IPv4.
     V4,
+    /// IPv6.
     V6,
-    /// Over IPv4.
+    /// TLS, over IPv4.
     Tls,
 }
 
 /// What a client does next.
 #[derive(Clone, Debug)]
 pub enum Step {
+    /// Sends these bytes at once.
     Send(Vec<u8>),
     /// Sends so many bytes of a body, evenly.
     Upload {
+        /// How many.
         bytes: usize,
+        /// In what time.
         seconds: f64,
     },
     /// Reads so many bytes a second, for so long.
     Read {
+        /// Bytes a second.
         rate: f64,
+        /// For how long.
         seconds: f64,
     },
     /// Reads up to the end of the response; without a rate as fast as it comes.
     ReadRest {
+        /// Bytes a second.
         rate: Option<f64>,
     },
+    /// Does nothing for so many seconds.
     Pause(f64),
     /// Ends its side of the stream.
     HalfClose,
@@ -47,11 +56,15 @@ use Step::{HalfClose, Leave, Pause, Read, ReadRest, Reset, Send, Upload};
 /// One client, and what it is to get.
 #[derive(Clone, Debug)]
 pub struct Case {
+    /// What the table calls it.
     pub title: &'static str,
+    /// How it connects.
     pub over: Over,
     /// Room for little more than so many bytes unread.
     pub window: Option<usize>,
+    /// What it is to get.
     pub expected: Expected,
+    /// What it does, in order.
     pub script: Vec<Step>,
     /// Meant for a server that gives up after [`SHORT_LIMIT`] seconds.
     pub past_limit: bool,

@@ -4,36 +4,21 @@
 //! with mod_lingerd and a lingerd that has its own defaults; all on this machine, as are the clients.
 //! What others lose is only shown. What is lost with lingerd makes it fail.
 
-#[allow(dead_code, reason = "the tests use the rest of it")]
-#[path = "../tests/support/apache.rs"]
-mod apache;
-#[allow(dead_code, reason = "the tests use the rest of it")]
-#[path = "../tests/support/http.rs"]
-mod http;
-#[path = "../tests/support/nginx.rs"]
-mod nginx;
-mod shared;
-#[allow(dead_code, reason = "the tests use the rest of it")]
-#[path = "../tests/support/mod.rs"]
-mod support;
-#[path = "../tests/support/torture/mod.rs"]
-mod torture;
-
-use apache::{Apache, Mpm, Setup};
-use nginx::Nginx;
-use shared::{on_stop, print_table, progress, row};
+use comparisons::nginx::Nginx;
+use comparisons::torture::cases::{self, Case, QUICK, SHORT_LIMIT};
+use comparisons::torture::client::{Outcome, Seen};
+use comparisons::torture::held::Held;
+use comparisons::torture::{Server, pages, run_all, with_addresses};
+use comparisons::{on_stop, print_table, progress, row};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
+use support::apache::{Apache, Mpm, Setup};
 use support::daemon::{Daemon, Site};
-use support::during;
-use torture::cases::{self, Case, QUICK, SHORT_LIMIT};
-use torture::client::{Outcome, Seen};
-use torture::held::Held;
-use torture::{Server, pages, run_all, with_addresses};
+use support::{built, during};
 
 /// Clients of each case, on each server.
 const EACH: usize = 8;
@@ -64,6 +49,10 @@ const WHAT_IT_NEEDS: &str = "it takes Apache 2.4 with apxs, openssl and nginx; o
 and nginx in PATH, where NGINX says, or where 'sh ci/packages torture' puts it";
 
 fn main() -> ExitCode {
+    if let Err(missing) = built::program("lingerd") {
+        eprintln!("{missing}");
+        return ExitCode::FAILURE;
+    }
     // Held while they start, so that they are stopped as they should be also by who is impatient.
     let place: Arc<Mutex<Option<Rig>>> = Arc::default();
     let mut rig = place.lock().unwrap();

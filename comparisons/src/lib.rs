@@ -1,16 +1,23 @@
-//! What the benches share: how they print, and what they do when somebody has lost patience.
+//! What the side-by-side comparisons share: the cruel clients, an nginx for them, how they print, and
+//! what they do when somebody has lost patience.
+//!
+//! The comparisons themselves are in `benches/`; `make demo`, `make bench` and `make torture` build
+//! the programs that they need, and run them. How they come out is theirs to say: nothing here
+//! knows which server ought to win.
+
+pub mod nginx;
+pub mod torture;
 
 use lingerd_platform::backend::{Backend, Interest, System, Token};
 use lingerd_platform::signals::Signals;
-use std::os::fd::AsFd;
 use std::thread;
 
 /// Calls `then` on the first SIGINT, SIGTERM or SIGHUP.
 pub fn on_stop(then: impl FnOnce() + Send + 'static) {
     let signals = Signals::install().expect("signal handlers");
     let mut backend = System::new().expect("a backend");
-    backend.add(signals.stop.as_fd(), Token(0), Interest::Read).expect("a first descriptor");
-    backend.add(signals.reload.as_fd(), Token(1), Interest::Read).expect("a second descriptor");
+    backend.add(&signals.stop, Token(0), Interest::Read).expect("a first descriptor");
+    backend.add(&signals.reload, Token(1), Interest::Read).expect("a second descriptor");
     thread::spawn(move || {
         let mut ready = Vec::new();
         while ready.is_empty() && backend.wait(&mut ready, None).is_ok() {}

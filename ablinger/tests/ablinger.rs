@@ -3,9 +3,6 @@
 //! What is asserted is counts and the order of events, never how long something took. A run that
 //! hangs is stopped by a watchdog.
 
-#[allow(dead_code, reason = "other tests use the rest of it")]
-mod support;
-
 use socket2::{Domain, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -443,7 +440,7 @@ fn json_has_the_documented_keys_in_their_order() {
         "latency_max_ms",
     ];
     assert_eq!(keys, documented);
-    let manual = include_str!("../man/ablinger.1");
+    let manual = include_str!("../../man/ablinger.1");
     for key in documented {
         assert!(manual.contains(&format!(".It Cm {key}\n")), "{key} is not in the manual");
     }
@@ -730,7 +727,7 @@ fn version_and_help() {
     let help = ablinger(&["-h"]);
     assert_eq!(help.status.code(), Some(0));
     let help = stdout(&help);
-    let manual = include_str!("../man/ablinger.1");
+    let manual = include_str!("../../man/ablinger.1");
     for option in ["c", "n", "t", "l", "s", "o", "V", "h"] {
         assert!(help.contains(&format!("\n  -{option} ")), "-{option} in {help}");
         assert!(manual.contains(&format!("\n.It Fl {option}")), "-{option} is not in the manual");

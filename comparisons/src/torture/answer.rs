@@ -1,12 +1,13 @@
 //! A response as its client sees it: where it ends, and whether its content is right. Sans-IO.
 
 use super::pages::BIG;
-use crate::support::tcp;
 use std::sync::OnceLock;
+use support::tcp;
 
 /// What the response is to be.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected {
+    /// The code of its status line.
     pub status: u16,
     /// The size of the page; `None` if it is the server's own words.
     pub content: Option<usize>,
@@ -48,6 +49,7 @@ enum Framing {
 }
 
 impl Answer {
+    /// Nothing has arrived yet.
     pub fn new(expected: Expected) -> Self {
         Answer {
             expected,

@@ -261,16 +261,10 @@ impl<W: World> Daemon<W> {
                     self.stop();
                 }
             }
-            Source::Report => {
-                if self.signals.report.take() > 0 {
-                    self.summary("counters");
-                }
-            }
-            Source::Reload => {
-                if self.signals.reload.take() > 0 {
-                    logger::reopen();
-                    info!("log reopened; there is no configuration to reload");
-                }
+            Source::Report if self.signals.report.take() > 0 => self.summary("counters"),
+            Source::Reload if self.signals.reload.take() > 0 => {
+                logger::reopen();
+                info!("log reopened; there is no configuration to reload");
             }
             Source::Control if !self.retry.waits_for(Source::Control) => {
                 if let Err(e) = self.control.answer(|| self.snapshot()) {

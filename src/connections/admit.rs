@@ -76,7 +76,7 @@ impl<W: World> Connections<W> {
     fn keep(&mut self, socket: W::Socket, linger: Linger, backend: &mut W::Backend, now: Time) {
         let entry = self.table.insert(socket, linger, now);
         self.ends.lingering(self.table.len());
-        let Some(socket) = self.table.socket(entry) else { return }; // inserted a line above
+        let Some((socket, _)) = self.table.get(entry) else { return }; // inserted just now
         if let Err(e) = backend.add(socket, Source::Connection(entry).token(), Interest::Read) {
             self.cannot_wait(&e, now);
         }

@@ -167,7 +167,7 @@ mod tests {
             assert!(connections.admit(server.into(), 100, &mut backend, now));
             let entry = connections.table.oldest(now).unwrap();
             client.write_all(late).unwrap();
-            while !late.is_empty() && !connections.table.socket(entry).unwrap().has_unread() {
+            while !late.is_empty() && !connections.table.get(entry).unwrap().0.has_unread() {
                 thread::yield_now();
             }
             connections.close(entry, Reason::Max, &mut backend, now);

@@ -26,17 +26,17 @@ pub(super) struct Look {
 impl<W: World> Connections<W> {
     /// Feeds `event` to one connection and does what comes of it. Nothing happens if it has gone.
     pub(super) fn step(&mut self, entry: Entry, event: Event, backend: &mut W::Backend, now: Time) {
-        let rules = *self.table.rules();
-        let looked = self.table.update(entry, now, |socket, linger| look(socket, linger, event, now, &rules));
-        let Some(look) = looked else { return };
+        let Some((socket, mut linger)) = self.table.get(entry) else { return };
+        let look = look(socket, &mut linger, event, now, self.table.rules());
         self.ends.discarded(look.discarded);
         if let Some(reason) = look.close {
             return self.close(entry, reason, backend, now);
         }
+        self.table.note(entry, linger, now);
         if event != Event::Readable {
             return; // the backend has not reported it, and reports it still
         }
-        let Some(socket) = self.table.socket(entry) else { return };
+        let Some((socket, _)) = self.table.get(entry) else { return };
         if look.discarded == 0 {
             socket.drain_errors(); // ready, but with nothing to read
         }

@@ -181,34 +181,25 @@ impl<S> Table<S> {
         entry
     }
 
-    /// The socket of `entry`, or `None` if that connection has gone.
-    pub fn socket(&self, entry: Entry) -> Option<&S> {
-        self.get(entry)?.socket.as_ref()
+    /// The socket of `entry` and what is known of it, or `None` if that connection has gone.
+    pub fn get(&self, entry: Entry) -> Option<(&S, Linger)> {
+        let row = self.row(entry)?;
+        Some((row.socket.as_ref()?, row.linger()))
     }
 
-    /// Lets `change` work on `entry` at `now`, and puts it where it then belongs. `None` if that
-    /// connection has gone.
-    pub fn update<R>(
-        &mut self,
-        entry: Entry,
-        now: Time,
-        change: impl FnOnce(&S, &mut Linger) -> R,
-    ) -> Option<R> {
-        let row = self.get(entry)?;
-        let before = row.linger();
-        let mut linger = before;
-        let result = change(row.socket.as_ref()?, &mut linger);
-        if linger != before {
+    /// Notes what is known of `entry` at `now`, and puts it where it then belongs: of those that end
+    /// at about the same time, behind the others.
+    pub fn note(&mut self, entry: Entry, linger: Linger, now: Time) {
+        if self.row(entry).is_some() {
             self.unfile(entry.place);
             self.slab.row_mut(entry.place).note(linger);
             self.file(entry.place, now);
         }
-        Some(result)
     }
 
     /// Takes `entry` out, or returns `None` if that connection has gone.
     pub fn remove(&mut self, entry: Entry) -> Option<(S, Linger)> {
-        let linger = self.get(entry)?.linger();
+        let linger = self.row(entry)?.linger();
         self.unfile(entry.place);
         self.ages.remove(entry.place, &mut ByAge(&mut self.slab));
         let row = self.slab.row_mut(entry.place);
@@ -242,7 +233,7 @@ impl<S> Table<S> {
         let first = self.ages.first(ALL)?;
         let left = |place| self.slab.row(place).linger().left(now, &self.rules);
         let place = match self.ending.first() {
-            Some(ending) if self.under_way <= self.len / 2 && left(ending) < left(first) => ending,
+            Some(ending) if self.under_way <= self.len / 2 && left(ending) <= left(first) => ending,
             _ => first,
         };
         Some(self.entry(place))
@@ -263,7 +254,7 @@ impl<S> Table<S> {
         place
     }
 
-    fn get(&self, entry: Entry) -> Option<&Row<S>> {
+    fn row(&self, entry: Entry) -> Option<&Row<S>> {
         self.slab.get(entry.place).filter(|row| row.generation == entry.generation && row.socket.is_some())
     }
 
@@ -312,7 +303,10 @@ mod tests {
     }
 
     fn on(table: &mut Table<u32>, entry: Entry, event: Event, now: u32) -> Action {
-        table.update(entry, at(now), |_, linger| linger.on(event, at(now), &RULES)).unwrap()
+        let mut linger = table.get(entry).unwrap().1;
+        let action = linger.on(event, at(now), &RULES);
+        table.note(entry, linger, at(now));
+        action
     }
 
     const ASKED: Event = Event::Acknowledged(Some(false));
@@ -352,6 +346,15 @@ mod tests {
     }
 
     #[test]
+    fn who_was_heard_last_is_the_last_of_those_that_end_together() {
+        let mut table = table();
+        let [first, second] = [0, 1].map(|n| add(&mut table, n, 7, true));
+        assert_eq!(table.oldest(at(7)), Some(first));
+        on(&mut table, first, Event::Received, 7);
+        assert_eq!(table.oldest(at(7)), Some(second));
+    }
+
+    #[test]
     fn who_ends_by_the_limit_first_is_the_oldest() {
         let mut table = table();
         let stalled = add(&mut table, 0, 0, false);
@@ -384,9 +387,10 @@ mod tests {
         let next = add(&mut table, 1, 0, true);
         assert_eq!(gone.place, next.place, "else this tests nothing");
         assert_ne!(gone, next);
-        assert!(table.socket(gone).is_none() && table.remove(gone).is_none());
-        assert!(table.update(gone, at(0), |_, _| ()).is_none());
-        assert_eq!((table.len(), table.socket(next)), (1, Some(&1)));
+        assert!(table.get(gone).is_none() && table.remove(gone).is_none());
+        let before = table.get(next).unwrap().1;
+        table.note(gone, Linger::new(at(7)), at(7));
+        assert_eq!((table.len(), table.get(next)), (1, Some((&1, before))));
     }
 
     #[test]
@@ -395,7 +399,7 @@ mod tests {
         let entries: Vec<_> = (0..=PIECE as u32).map(|n| add(&mut table, n, 0, true)).collect();
         assert_eq!(table.slab.0.len(), 2);
         for (n, &entry) in entries.iter().enumerate() {
-            assert_eq!(table.socket(entry), Some(&(n as u32)));
+            assert_eq!(table.get(entry).unwrap().0, &(n as u32));
             table.remove(entry).unwrap();
         }
         assert!(table.is_empty());
@@ -428,7 +432,7 @@ mod tests {
                     }
                     2 => {
                         while let Some(entry) = table.due(time(now)) {
-                            let n = *table.socket(entry).unwrap();
+                            let n = *table.get(entry).unwrap().0;
                             assert_eq!(all[&n].0, entry);
                             assert!(now >= due(&all[&n].1, start, now), "{n} is not due");
                             table.remove(entry).unwrap();
@@ -445,12 +449,9 @@ mod tests {
                             _ => Event::Quiet,
                         };
                         let (entry, linger) = all.get_mut(&n).unwrap();
-                        let change = |socket: &u32, in_table: &mut Linger| {
-                            assert_eq!((*socket, &*in_table), (n, &*linger));
-                            in_table.on(event, time(now), &RULES);
-                            *linger = *in_table;
-                        };
-                        table.update(*entry, time(now), change).unwrap();
+                        assert_eq!(table.get(*entry), Some((&n, *linger)));
+                        linger.on(event, time(now), &RULES);
+                        table.note(*entry, *linger, time(now));
                     }
                     _ => {}
                 }
@@ -470,7 +471,7 @@ mod tests {
         assert_eq!(table.ages.first(ALL), all.values().next().map(|(entry, _)| entry.place));
         let due = |(_, linger): &(Entry, Linger)| linger.due(now, &RULES).ticks_since(now);
         let next = table.next(now).map(|next| next.ticks_since(now));
-        assert!(next <= all.values().map(due).min() && next.is_some() == !all.is_empty());
+        assert!(next <= all.values().map(due).min() && next.is_some() != all.is_empty());
         let Some(oldest) = table.oldest(now) else { return assert!(all.is_empty()) };
         let (_, oldest) = all.values().find(|(entry, _)| *entry == oldest).unwrap();
         if table.under_way > all.len() / 2 {

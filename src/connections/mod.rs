@@ -10,6 +10,7 @@ mod deadlines;
 mod step;
 mod table;
 
+use self::table::Table;
 use crate::retry::Warning;
 use crate::rules::event::{Event, Reason};
 use crate::rules::linger::{Linger, Rules};
@@ -22,7 +23,6 @@ use lingerd_platform::tcp::Tcp;
 use lingerd_platform::world::World;
 use log::debug;
 use std::time::Duration;
-use table::Table;
 
 /// Connections whose deadlines are looked after in one turn. There may be a hundred thousand of the same
 /// age, and others want to be served too.

@@ -13,7 +13,6 @@ use std::time::Duration;
 cfg_if::cfg_if! {
     if #[cfg(lingerd_backend = "poll")] {
         mod poll;
-        mod registry;
         pub use poll::Poll as System;
     } else if #[cfg(any(
         lingerd_backend = "kqueue",
@@ -35,7 +34,6 @@ cfg_if::cfg_if! {
         pub use self::epoll::Epoll as System;
     } else if #[cfg(unix)] {
         mod poll;
-        mod registry;
         pub use poll::Poll as System;
     } else {
         compile_error!("lingerd needs a POSIX system: it has no backend for this one");
@@ -185,6 +183,15 @@ fn millis(timeout: Option<Duration>) -> libc::c_int {
         None => -1,
         Some(timeout) => timeout.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(libc::c_int::MAX),
     }
+}
+
+/// `interest` in the flags of poll(2), which event ports take too. POLLERR and POLLHUP need not be
+/// asked for.
+#[allow(dead_code, reason = "epoll(7) and kqueue(2) have names of their own")]
+const fn poll_events(interest: Interest) -> libc::c_short {
+    let read = if interest.reads() { libc::POLLIN } else { 0 };
+    let write = if interest.writes() { libc::POLLOUT } else { 0 };
+    read | write
 }
 
 #[cfg(test)]

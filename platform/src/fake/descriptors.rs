@@ -174,6 +174,12 @@ impl State {
         if by == By::Daemon {
             self.check_quick(file, number);
         }
+        let now = self.now;
+        if let Kind::Tcp(connection) = self.kind(file) {
+            if let Some(it) = self.connections.get_mut(connection) {
+                it.facts.parted = Some(now);
+            }
+        }
         self.release(file, by);
     }
 
@@ -282,20 +288,20 @@ impl State {
             .collect()
     }
 
-    /// Whether it is ready for `interest`. End of stream and errors are, whatever it is.
+    /// Whether it is ready for `interest`. An error and a far end that is gone are, whatever it is.
     pub fn is_ready(&self, file: Key, interest: Interest) -> bool {
         let reads = matches!(interest, Interest::Read | Interest::Both);
         let writes = matches!(interest, Interest::Write | Interest::Both);
         match self.kind(file) {
             Kind::Tcp(connection) => {
                 let Some(it) = self.connections.get(connection) else { return false };
-                it.has_ended() || (reads && it.is_readable()) || (writes && it.is_writable())
+                it.has_failed() || (reads && it.is_readable()) || (writes && it.is_writable())
             }
             // poll(2) says POLLHUP of a fresh one.
             Kind::Idle(idle) => idle == Idle::Unconnected,
             Kind::Link(link) => {
                 let Some(it) = self.links.get(link) else { return false };
-                it.has_ended() || (reads && it.is_readable()) || (writes && it.is_writable())
+                it.has_failed() || (reads && it.is_readable()) || (writes && it.is_writable())
             }
             Kind::Door(door) => self.doors.get(door).is_some_and(|door| reads && door.is_ready()),
             Kind::Signal(count) => reads && count > 0,

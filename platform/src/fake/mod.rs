@@ -412,4 +412,8 @@ impl Process {
 }
 
 #[cfg(test)]
+mod stage;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walk;

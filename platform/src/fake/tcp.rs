@@ -11,6 +11,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// How much may be written, and not be acknowledged, before a socket is not writable any more.
+pub(super) const SEND_BUFFER: u64 = 256 * 1024;
+
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
@@ -132,8 +135,10 @@ impl Default for Setup {
 pub struct Facts {
     /// When the daemon's process got it.
     pub received: Option<Duration>,
-    /// How many numbers that process has had for it.
-    pub receptions: u32,
+    /// How often.
+    pub received_times: u32,
+    /// When the daemon's process closed its last number of it. Whoever else has a copy still has it.
+    pub parted: Option<Duration>,
     /// When it was half-closed first, by whomever.
     pub half_closed: Option<Duration>,
     /// How often it was half-closed after that.
@@ -235,17 +240,16 @@ impl Connection {
     }
 
     /// Whether the server's socket is ready whatever it is asked for.
-    pub const fn has_ended(&self) -> bool {
-        self.gone || self.error.is_some() || self.notices > 0 || self.to_server.fin_delivered
+    pub const fn has_failed(&self) -> bool {
+        self.error.is_some() || self.notices > 0 || !self.is_connected()
     }
 
     pub const fn is_readable(&self) -> bool {
-        self.to_server.unread() > 0 || self.receiving_ended || self.has_ended()
+        self.to_server.unread() > 0 || self.to_server.fin_delivered || self.receiving_ended
     }
 
     /// Whether there is room; what can no longer be written fails at once.
     pub const fn is_writable(&self) -> bool {
-        const SEND_BUFFER: u64 = 256 * 1024;
         self.to_client.fin || self.to_client.unacknowledged() < SEND_BUFFER
     }
 

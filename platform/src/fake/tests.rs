@@ -1,27 +1,15 @@
 //! What no contract says, because it is the simulation's: time, chance, evidence, and that what is
 //! forbidden is noticed.
 
+use super::stage::number;
 use super::*;
-use crate::backend::{Backend as _, Descriptor, Interest, Token};
+use crate::backend::{Backend as _, Interest, Token};
 use crate::clock::Clock as _;
 use crate::closing::SlowClose as _;
 use crate::fdpass::{self, Door as _, Link as _};
 use crate::signals::Signal as _;
 use crate::tcp::Tcp as _;
 use std::rc::Rc;
-
-/// A descriptor by its number.
-struct Number(RawFd);
-
-impl Descriptor for Number {
-    fn number(&self) -> RawFd {
-        self.0
-    }
-}
-
-fn number(of: &impl Descriptor) -> Number {
-    Number(of.number())
-}
 
 const ROOT: Peer = Peer { uid: 0, pid: None };
 const SECOND: Duration = Duration::from_secs(1);

@@ -46,16 +46,17 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    pub const fn has_ended(&self) -> bool {
-        self.error.is_some() || self.silenced || !self.caller
+    /// Whether it is ready whatever it is asked for.
+    pub const fn has_failed(&self) -> bool {
+        self.error.is_some() || !self.caller
     }
 
     pub fn is_readable(&self) -> bool {
-        !self.inbox.is_empty() || self.has_ended()
+        !self.inbox.is_empty() || self.silenced
     }
 
     pub fn is_writable(&self) -> bool {
-        self.outbox.len() < self.room || !self.caller
+        self.outbox.len() < self.room
     }
 }
 
@@ -275,7 +276,7 @@ impl State {
         let Kind::Tcp(connection) = self.kind(file) else { return };
         if let Some(it) = self.connections.get_mut(connection) {
             it.facts.received.get_or_insert(now);
-            it.facts.receptions += 1;
+            it.facts.received_times += 1;
         }
     }
 

@@ -8,6 +8,8 @@ pub mod backend;
 pub mod clock;
 pub mod closing;
 pub mod detach;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 pub mod fdpass;
 pub mod peer;
 pub mod process;

@@ -13,7 +13,6 @@ use std::time::Duration;
 cfg_if::cfg_if! {
     if #[cfg(lingerd_backend = "poll")] {
         mod poll;
-        mod registry;
         pub use poll::Poll as System;
     } else if #[cfg(any(
         lingerd_backend = "kqueue",
@@ -35,7 +34,6 @@ cfg_if::cfg_if! {
         pub use self::epoll::Epoll as System;
     } else if #[cfg(unix)] {
         mod poll;
-        mod registry;
         pub use poll::Poll as System;
     } else {
         compile_error!("lingerd needs a POSIX system: it has no backend for this one");
@@ -89,8 +87,9 @@ impl<T: AsFd> Descriptor for T {
 ///
 /// **Level-triggered in effect.** A descriptor that is ready when [`wait`](Self::wait) is called,
 /// or becomes ready while it waits, is reported, and is reported again by every later `wait` for
-/// as long as it stays ready: whoever leaves bytes unread loses nothing. End of stream and errors
-/// count as ready, whatever the interest; which of them it was, the next read or write tells.
+/// as long as it stays ready: whoever leaves bytes unread loses nothing. Errors count as ready
+/// whatever the interest, and so does a far end that is gone. The far end's half-close is something
+/// to read. Which of them it was, the next read or write tells.
 ///
 /// **Rearm.** Some kernels (event ports) forget a descriptor when they have reported it. After a
 /// token came out of `wait`, and before the next `wait`, the caller calls [`rearm`](Self::rearm)
@@ -187,313 +186,16 @@ fn millis(timeout: Option<Duration>) -> libc::c_int {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::{Read, Write};
-    use std::net::{Shutdown, TcpListener, TcpStream};
-    use std::os::fd::AsRawFd;
-
-    const SOON: Option<Duration> = Some(Duration::from_millis(1));
-
-    fn pair() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (client, listener.accept().unwrap().0)
-    }
-
-    fn wait(backend: &mut System, timeout: Option<Duration>) -> Vec<Token> {
-        let mut ready = Vec::new();
-        backend.wait(&mut ready, timeout).unwrap();
-        ready
-    }
-
-    #[test]
-    fn timeouts_are_rounded_up_and_capped() {
-        assert_eq!(millis(None), -1);
-        assert_eq!(millis(Some(Duration::ZERO)), 0);
-        assert_eq!(millis(Some(Duration::from_nanos(1))), 1);
-        assert_eq!(millis(Some(Duration::from_millis(7))), 7);
-        assert_eq!(millis(Some(Duration::from_micros(7_001))), 8);
-        assert_eq!(millis(Some(Duration::MAX)), libc::c_int::MAX);
-    }
-
-    #[test]
-    fn a_timespec_is_exact_and_of_a_day_at_most() {
-        let time = timespec(Duration::from_micros(7_000_001));
-        assert_eq!((time.tv_sec, time.tv_nsec), (7, 1_000));
-        let time = timespec(Duration::MAX);
-        assert_eq!((time.tv_sec, time.tv_nsec), (86_400, 0));
-    }
-
-    #[test]
-    fn what_stays_ready_is_reported_again() {
-        let (mut client, mut server) = pair();
-        let mut backend = System::new().unwrap();
-        backend.add(&server, Token(7), Interest::Read).unwrap();
-        assert_eq!(wait(&mut backend, SOON), []);
-        client.write_all(b"ab").unwrap();
-        for _ in 0..3 {
-            assert_eq!(wait(&mut backend, None), [Token(7)]);
-            backend.rearm(&server, Token(7), Interest::Read).unwrap();
-        }
-        assert_eq!(server.read(&mut [0; 2]).unwrap(), 2);
-        assert_eq!(wait(&mut backend, SOON), []);
-        client.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(wait(&mut backend, None), [Token(7)], "end of stream counts as ready");
-    }
-
-    #[test]
-    fn what_happens_during_a_wait_with_a_time_limit_is_reported() {
-        let (mut client, server) = pair();
-        let mut backend = System::new().unwrap();
-        backend.add(&server, Token(1), Interest::Read).unwrap();
-        let writer = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(20)); // most likely it waits by then
-            client.write_all(b"x").unwrap();
-            client
-        });
-        assert_eq!(wait(&mut backend, Some(Duration::from_secs(60))), [Token(1)]);
-        writer.join().unwrap();
-    }
-
-    #[test]
-    fn write_interest_reports_room() {
-        let (_client, server) = pair();
-        let mut backend = System::new().unwrap();
-        backend.add(&server, Token(1), Interest::Write).unwrap();
-        assert_eq!(wait(&mut backend, None), [Token(1)]);
-    }
-
-    #[test]
-    fn a_reset_is_reported_whatever_the_interest() {
-        let (client, server) = pair();
-        let mut backend = System::new().unwrap();
-        backend.add(&server, Token(1), Interest::Read).unwrap();
-        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
-        drop(client);
-        assert_eq!(wait(&mut backend, None), [Token(1)]);
-    }
-
-    #[test]
-    fn removed_is_silent_even_where_a_copy_lives_on() {
-        let (mut client, server) = pair();
-        let copy = server.try_clone().unwrap();
-        let mut backend = System::new().unwrap();
-        backend.add(&server, Token(1), Interest::Read).unwrap();
-        client.write_all(b"x").unwrap();
-        assert_eq!(wait(&mut backend, None), [Token(1)]);
-        backend.remove(&server).unwrap();
-        drop(server);
-        assert_eq!(wait(&mut backend, SOON), []);
-        drop(copy);
-    }
-
-    #[test]
-    fn the_next_user_of_a_number_has_its_own_token() {
-        let (mut client, server) = pair();
-        let (_client2, server2) = pair();
-        let mut backend = System::new().unwrap();
-        backend.add(&server, Token(1), Interest::Read).unwrap();
-        backend.add(&server2, Token(2), Interest::Read).unwrap();
-        backend.remove(&server2).unwrap();
-        backend.add(&server2, Token(3), Interest::Write).unwrap();
-        client.write_all(b"x").unwrap();
-        let mut ready = wait(&mut backend, None);
-        if ready.len() < 2 {
-            ready.extend(wait(&mut backend, None));
-        }
-        ready.sort();
-        ready.dedup();
-        assert_eq!(ready, [Token(1), Token(3)]);
-    }
-
-    #[test]
-    fn what_is_removed_before_the_first_wait_takes_nothing_with_it() {
-        let pairs: Vec<_> = (0..4).map(|_| pair()).collect();
-        let mut backend = System::new().unwrap();
-        for (n, (client, server)) in pairs.iter().enumerate() {
-            backend.add(&server, Token(n as u64), Interest::Read).unwrap();
-            client.shutdown(Shutdown::Write).unwrap();
-        }
-        backend.remove(&pairs[0].1).unwrap(); // the first: another takes its place
-        backend.remove(&pairs[3].1).unwrap();
-        backend.remove(&pairs[2].1).unwrap(); // the last
-        backend.add(&pairs[2].1, Token(5), Interest::Read).unwrap();
-        let mut seen = std::collections::BTreeSet::new();
-        while seen.len() < 2 {
-            for token in wait(&mut backend, None) {
-                backend.rearm(&pairs[token.0 as usize % 3].1, token, Interest::Read).unwrap();
-                seen.insert(token);
-            }
-        }
-        assert_eq!(Vec::from_iter(seen), [Token(1), Token(5)]);
-    }
-
-    /// Whether nothing came for the whole time, not even a wake-up for nothing.
-    fn silent(backend: &mut System) -> bool {
-        const WHILE: Duration = Duration::from_millis(50);
-        let start = std::time::Instant::now();
-        wait(backend, Some(WHILE)).is_empty() && start.elapsed() >= WHILE
-    }
-
-    #[test]
-    fn what_is_removed_does_not_even_wake() {
-        for interest in [Interest::Read, Interest::Write] {
-            let (mut client, server) = pair();
-            client.write_all(b"x").unwrap();
-            let mut backend = System::new().unwrap();
-            backend.add(&server, Token(1), interest).unwrap();
-            backend.remove(&server).unwrap();
-            assert!(silent(&mut backend), "before the first wait");
-            backend.add(&server, Token(2), interest).unwrap();
-            assert_eq!(wait(&mut backend, None), [Token(2)]);
-            backend.rearm(&server, Token(2), interest).unwrap();
-            backend.remove(&server).unwrap();
-            assert!(silent(&mut backend), "after it was reported");
-        }
-    }
-
-    #[test]
-    fn a_wait_that_a_signal_ends_has_registered_what_was_added() {
-        use std::os::unix::thread::JoinHandleExt;
-        extern "C" fn nothing(_: libc::c_int) {}
-        // SAFETY: signal(3): the handler does nothing; no other test wants SIGURG.
-        unsafe { libc::signal(libc::SIGURG, nothing as *const () as libc::sighandler_t) };
-        let (mut client, server) = pair();
-        let interrupted = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let told = std::sync::Arc::clone(&interrupted);
-        let waiter = std::thread::spawn(move || {
-            let mut backend = System::new().unwrap();
-            backend.add(&server, Token(1), Interest::Read).unwrap();
-            assert_eq!(wait(&mut backend, Some(Duration::from_secs(60))), []);
-            told.store(true, std::sync::atomic::Ordering::SeqCst);
-            backend.remove(&server).unwrap();
-            client.write_all(b"x").unwrap();
-            // One more signal may have been on its way.
-            assert!(silent(&mut backend) || silent(&mut backend));
-            backend.add(&server, Token(2), Interest::Read).unwrap();
-            assert_eq!(wait(&mut backend, None), [Token(2)]);
-        });
-        while !interrupted.load(std::sync::atomic::Ordering::SeqCst) && !waiter.is_finished() {
-            // SAFETY: pthread_kill(3): the thread has not been joined.
-            unsafe { libc::pthread_kill(waiter.as_pthread_t() as _, libc::SIGURG) };
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        waiter.join().unwrap();
-    }
-
-    /// The descriptors that a program would inherit.
-    fn inheritable() -> std::collections::HashSet<libc::c_int> {
-        // SAFETY: F_GETFD takes no argument and touches no memory, fcntl(2).
-        (0..1024).filter(|&fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } == 0).collect()
-    }
-
-    #[test]
-    fn nothing_is_opened_that_a_program_would_inherit() {
-        let before = inheritable();
-        let _backend = System::new().unwrap();
-        // Another test's may be seen between its making and its being set so.
-        let mut more = 1;
-        for _ in 0..100 {
-            more = inheritable().difference(&before).count();
-            if more == 0 {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        assert_eq!(more, 0);
-    }
-
-    #[test]
-    fn more_than_a_batch_before_the_first_wait() {
-        let pairs: Vec<_> = (0..600).map(|_| std::os::unix::net::UnixStream::pair().unwrap()).collect();
-        let mut backend = System::new().unwrap();
-        for (n, (_, b)) in pairs.iter().enumerate() {
-            backend.add(&b, Token(n as u64), Interest::Read).unwrap();
-        }
-        let null = std::fs::File::open("/dev/null").unwrap();
-        if backend.add(&null, Token(1000), Interest::Read).is_ok() {
-            assert_eq!(wait(&mut backend, Some(Duration::from_secs(10))), [Token(1000)]);
-        } else {
-            backend.remove(&null).unwrap_err();
-        }
-        for (mut a, b) in pairs[200..].iter().map(|(a, b)| (a, b)) {
-            backend.remove(&b).unwrap();
-            a.write_all(b"x").unwrap();
-        }
-        if backend.remove(&null).is_err() {
-            assert!(silent(&mut backend));
-        }
-        (&pairs[3].0).write_all(b"x").unwrap();
-        assert_eq!(wait(&mut backend, None), [Token(3)]);
-    }
-
-    #[test]
-    fn what_was_refused_can_be_armed_when_the_cause_is_gone() {
-        let null = std::fs::File::open("/dev/null").unwrap();
-        let (mut client, server) = pair();
-        let mut backend = System::new().unwrap();
-        if backend.add(&null, Token(1), Interest::Read).is_err() {
-            return; // said at once
-        }
-        assert_eq!(wait(&mut backend, None), [Token(1)]);
-        if backend.rearm(&null, Token(1), Interest::Read).is_ok() {
-            assert_eq!(wait(&mut backend, Some(Duration::from_secs(10))), [Token(1)], "armed, they said");
-            return;
-        }
-        // SAFETY: dup2(2) takes two numbers; the File goes on owning its own.
-        unsafe { libc::dup2(server.as_raw_fd(), null.as_raw_fd()) };
-        backend.rearm(&null, Token(1), Interest::Read).unwrap();
-        client.write_all(b"x").unwrap();
-        assert_eq!(wait(&mut backend, None), [Token(1)]);
-        backend.remove(&null).unwrap();
-        assert!(silent(&mut backend));
-    }
-
-    #[test]
-    fn what_the_kernel_cannot_watch_is_said_and_can_be_removed() {
-        // To some kernels (epoll) this is nothing to wait for, to others it is always ready.
-        let null = std::fs::File::open("/dev/null").unwrap();
-        let mut backend = System::new().unwrap();
-        if backend.add(&null, Token(1), Interest::Read).is_ok() {
-            assert_eq!(wait(&mut backend, None), [Token(1)]);
-            if backend.rearm(&null, Token(1), Interest::Read).is_err() {
-                assert_eq!(wait(&mut backend, SOON), [], "refused, and so not reported again");
-            }
-            backend.remove(&null).unwrap();
-        }
-        backend.remove(&null).unwrap_err();
-        assert_eq!(wait(&mut backend, SOON), []);
-    }
-
-    #[test]
-    fn misuse_is_an_error() {
-        let (_client, server) = pair();
-        let mut backend = System::new().unwrap();
-        let missing = backend.remove(&server).unwrap_err();
-        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
-        backend.add(&server, Token(1), Interest::Read).unwrap();
-        let twice = backend.add(&server, Token(1), Interest::Read).unwrap_err();
-        assert_eq!(twice.kind(), io::ErrorKind::AlreadyExists);
-    }
-
-    #[test]
-    fn more_ready_than_one_batch_are_all_reported() {
-        let pairs: Vec<_> = (0..600).map(|_| std::os::unix::net::UnixStream::pair().unwrap()).collect();
-        let mut backend = System::new().unwrap();
-        for (n, (mut a, b)) in pairs.iter().map(|(a, b)| (a, b)).enumerate() {
-            backend.add(&b, Token(n as u64), Interest::Read).unwrap();
-            a.write_all(b"x").unwrap();
-        }
-        let mut seen = std::collections::HashSet::new();
-        for _ in 0..20 {
-            for token in wait(&mut backend, SOON) {
-                let server = &pairs[token.0 as usize].1;
-                backend.rearm(&server, token, Interest::Read).unwrap();
-                seen.insert(token);
-            }
-        }
-        assert_eq!(seen.len(), pairs.len());
-    }
+/// `interest` in the flags of poll(2), which event ports take too. POLLERR and POLLHUP need not be
+/// asked for.
+#[allow(dead_code, reason = "epoll(7) and kqueue(2) have names of their own")]
+const fn poll_events(interest: Interest) -> libc::c_short {
+    let read = if interest.reads() { libc::POLLIN } else { 0 };
+    let write = if interest.writes() { libc::POLLOUT } else { 0 };
+    read | write
 }
+
+#[cfg(test)]
+pub(crate) mod contract;
+#[cfg(test)]
+mod tests;

@@ -1,56 +1,87 @@
 //! Any POSIX system: poll(2). Its cost grows with the number of descriptors, not of events.
 
-use super::registry::Registry;
-use super::{Backend, Interest, Token};
+use super::{Backend, Descriptor, Interest, Token};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::RawFd;
 use std::time::Duration;
 
+/// How many places the lists grow by: what they have too much of is never more.
+const STEP: usize = 512;
+
+/// Whom poll(2) passes over: a negative number.
+const NOBODY: libc::pollfd = libc::pollfd { fd: -1, events: 0, revents: 0 };
+
 /// See the module's head.
+///
+/// The place of a descriptor in both lists is its number. That takes 16 bytes, and less there is
+/// not as long as poll(2) wants 8 and a token has 8. Without holes it would take a third list, of
+/// places. A hole costs the kernel less than a descriptor, and there are few: a new descriptor has
+/// the lowest number that is free.
 pub struct Poll {
-    /// What poll(2) is given, without holes.
+    /// What poll(2) is given. The last is not [`NOBODY`].
     fds: Vec<libc::pollfd>,
-    /// The tokens, in the order of `fds`.
     tokens: Vec<Token>,
-    /// The place in `fds` of each descriptor.
-    places: Registry<u32>,
+}
+
+impl Poll {
+    /// Makes the lists.
+    ///
+    /// # Errors
+    /// None; it is for the others that there may be some.
+    pub fn new() -> io::Result<Self> {
+        Ok(Poll { fds: Vec::new(), tokens: Vec::new() })
+    }
+
+    fn find(&mut self, fd: RawFd) -> io::Result<&mut libc::pollfd> {
+        let place = self.fds.get_mut(fd as usize).filter(|place| place.fd == fd);
+        place.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+/// Makes `list` longer, but its room no greater than to the next full step. poll(2) itself goes
+/// through the whole list with each call, so that copying it now and then is nothing.
+fn lengthen<T: Clone>(list: &mut Vec<T>, length: usize, with: T) {
+    if list.capacity() < length {
+        list.reserve_exact(length.next_multiple_of(STEP) - list.len());
+    }
+    list.resize(length, with);
 }
 
 impl Backend for Poll {
     const NAME: &'static str = "poll";
 
-    fn new() -> io::Result<Self> {
-        Ok(Poll { fds: Vec::new(), tokens: Vec::new(), places: Registry::new() })
-    }
-
-    fn add(&mut self, fd: BorrowedFd<'_>, token: Token, interest: Interest) -> io::Result<()> {
-        self.places.add(fd, self.fds.len() as u32)?;
-        // POLLERR and POLLHUP need not be asked for, see poll(2).
-        let events = match interest {
-            Interest::Read => libc::POLLIN,
-            Interest::Write => libc::POLLOUT,
-        };
-        self.fds.push(libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 });
-        self.tokens.push(token);
+    fn add(&mut self, fd: &impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
+        let fd = fd.number();
+        if self.find(fd).is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let place = fd as usize; // no descriptor that is open has a negative number
+        if self.fds.len() <= place {
+            lengthen(&mut self.fds, place + 1, NOBODY);
+            lengthen(&mut self.tokens, place + 1, Token(0));
+        }
+        self.fds[place] = libc::pollfd { fd, events: super::poll_events(interest), revents: 0 };
+        self.tokens[place] = token;
         Ok(())
     }
 
-    fn remove(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        let place = self.places.remove(fd)?;
-        self.fds.swap_remove(place as usize);
-        self.tokens.swap_remove(place as usize);
-        if let Some(moved) = self.fds.get(place as usize) {
-            if let Some(of_moved) = self.places.get_mut(moved.fd) {
-                *of_moved = place;
-            }
-        }
+    fn change(&mut self, fd: &impl Descriptor, _: Token, interest: Interest) -> io::Result<()> {
+        self.find(fd.number())?.events = super::poll_events(interest);
+        Ok(())
+    }
+
+    fn remove(&mut self, fd: &impl Descriptor) -> io::Result<()> {
+        *self.find(fd.number())? = NOBODY;
+        let length = self.fds.iter().rposition(|place| place.fd >= 0).map_or(0, |last| last + 1);
+        self.fds.truncate(length);
+        self.tokens.truncate(length);
         Ok(())
     }
 
     fn wait(&mut self, ready: &mut Vec<Token>, timeout: Option<Duration>) -> io::Result<()> {
         ready.clear();
         // SAFETY: poll(2) reads and writes the `nfds` structures at `fds`, and keeps no pointer.
-        let result = super::super::check(unsafe {
+        let result = crate::check(unsafe {
             libc::poll(self.fds.as_mut_ptr(), self.fds.len() as libc::nfds_t, super::millis(timeout))
         });
         let mut left = match result {

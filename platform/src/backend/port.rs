@@ -4,10 +4,10 @@
 //! associate a descriptor that is ready already reports it at once: level-triggered in effect.
 
 use super::registry::Registry;
-use super::{Backend, Interest, Token};
+use super::{Backend, Descriptor, Interest, Token};
 use crate::check;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
@@ -27,10 +27,13 @@ const BATCH: usize = 256;
 /// source has this number, see port_create(3C).
 const NO_SOURCE: libc::c_ushort = 0;
 
+// A connection's share of the memory, beside its row in the daemon's table.
+const _: () = assert!(Registry::<()>::BYTES <= 12);
+
 /// See the module's head.
 pub struct Port {
     port: OwnedFd,
-    tokens: Registry<Token>,
+    registered: Registry<()>,
     /// Where the kernel writes what happened.
     events: Box<[sys::port_event]>,
 }
@@ -40,19 +43,32 @@ pub struct Port {
 unsafe impl Send for Port {}
 
 impl Port {
-    fn associate(&self, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<()> {
-        // POLLERR and POLLHUP need not be asked for, see poll(2).
-        let events = match interest {
-            Interest::Read => libc::POLLIN,
-            Interest::Write => libc::POLLOUT,
-        };
+    /// Opens it; its descriptor is close-on-exec.
+    ///
+    /// # Errors
+    /// What port_create(3C) says: a limit of descriptors, of ports or of memory.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: port_create(3C) takes nothing.
+        let fd = check(unsafe { sys::port_create() })?;
+        // SAFETY: port_create(3C) returned it a line above: it is open and nobody else has it.
+        let port = unsafe { OwnedFd::from_raw_fd(fd) };
+        crate::set_cloexec(&port)?;
+        // SAFETY: port_event is numbers and a pointer, for which zeroes are a value.
+        let event = || unsafe { std::mem::zeroed() };
+        let events = std::iter::repeat_with(event).take(BATCH).collect();
+        Ok(Port { port, registered: Registry::new(), events })
+    }
+
+    /// Associates `fd`, or gives its association other events: what the port has not told yet of
+    /// the old ones it forgets, port_associate(3C).
+    fn associate(&self, fd: RawFd, interest: Interest) -> io::Result<()> {
         // SAFETY: port_associate(3C) takes numbers, and a pointer that it only hands back.
         check(unsafe {
             sys::port_associate(
                 self.port.as_raw_fd(),
                 sys::PORT_SOURCE_FD,
-                fd.as_raw_fd() as libc::uintptr_t,
-                events.into(),
+                fd as libc::uintptr_t,
+                super::poll_events(interest).into(),
                 ptr::null_mut(),
             )
         })
@@ -63,40 +79,32 @@ impl Port {
 impl Backend for Port {
     const NAME: &'static str = "event ports";
 
-    fn new() -> io::Result<Self> {
-        // SAFETY: port_create(3C) takes nothing.
-        let fd = check(unsafe { sys::port_create() })?;
-        // SAFETY: port_create(3C) returned it a line above: it is open and nobody else has it.
-        let port = unsafe { OwnedFd::from_raw_fd(fd) };
-        crate::set_cloexec(&port)?;
-        // SAFETY: port_event is numbers and a pointer, for which zeroes are a value.
-        let event = || unsafe { std::mem::zeroed() };
-        let events = std::iter::repeat_with(event).take(BATCH).collect();
-        Ok(Port { port, tokens: Registry::new(), events })
-    }
-
-    fn add(&mut self, fd: BorrowedFd<'_>, token: Token, interest: Interest) -> io::Result<()> {
-        self.tokens.add(fd, token)?;
+    fn add(&mut self, fd: &impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
+        let fd = fd.number();
+        self.registered.add(fd, token, ())?;
         let associated = self.associate(fd, interest);
         if associated.is_err() {
-            self.tokens.remove(fd)?;
+            self.registered.remove(fd)?;
         }
         associated
     }
 
-    fn rearm(&mut self, fd: BorrowedFd<'_>, _: Token, interest: Interest) -> io::Result<()> {
+    fn change(&mut self, fd: &impl Descriptor, _: Token, interest: Interest) -> io::Result<()> {
+        let fd = fd.number();
+        self.registered.get(fd)?;
         self.associate(fd, interest)
     }
 
-    fn remove(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.tokens.remove(fd)?;
+    fn rearm(&mut self, fd: &impl Descriptor, _: Token, interest: Interest) -> io::Result<()> {
+        self.associate(fd.number(), interest)
+    }
+
+    fn remove(&mut self, fd: &impl Descriptor) -> io::Result<()> {
+        let fd = fd.number();
+        self.registered.remove(fd)?;
         // SAFETY: port_dissociate(3C) takes numbers.
         let dissociated = check(unsafe {
-            sys::port_dissociate(
-                self.port.as_raw_fd(),
-                sys::PORT_SOURCE_FD,
-                fd.as_raw_fd() as libc::uintptr_t,
-            )
+            sys::port_dissociate(self.port.as_raw_fd(), sys::PORT_SOURCE_FD, fd as libc::uintptr_t)
         });
         match dissociated {
             // It was reported, and not armed again since.
@@ -125,8 +133,8 @@ impl Backend for Port {
         // So the list itself tells where it ends.
         for event in self.events.iter_mut().take_while(|event| event.portev_source != NO_SOURCE) {
             event.portev_source = NO_SOURCE;
-            if let Some(token) = self.tokens.get_mut(event.portev_object as RawFd) {
-                ready.push(*token);
+            if let Some((token, ())) = self.registered.find(event.portev_object as RawFd) {
+                ready.push(token);
             }
         }
         match waited {

@@ -157,9 +157,14 @@ impl<W: World> Daemon<W> {
         Ok(())
     }
 
-    /// Whether it was told to stop and has nothing to do any more.
+    /// Whether it was told to stop, and takes no more hand-offs.
+    pub fn is_stopping(&self) -> bool {
+        !self.senders.has_door()
+    }
+
+    /// Whether it was, and has nothing to do any more.
     pub fn is_done(&self) -> bool {
-        !self.senders.has_door() && self.connections.is_empty()
+        self.is_stopping() && self.connections.is_empty()
     }
 
     /// Waits once, and does what there is to do.
@@ -395,7 +400,7 @@ impl<W: World> Daemon<W> {
     /// The first time: takes no more hand-offs, but what was handed over before is lingered on.
     /// The second time: ends everything.
     fn stop(&mut self) {
-        if !self.senders.has_door() {
+        if self.is_stopping() {
             info!("told to stop at once: {} connections are cut off", self.connections.len());
             return self.connections.stop(&mut self.backend, self.clock.now());
         }

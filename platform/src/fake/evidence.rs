@@ -71,6 +71,8 @@ pub(super) struct Evidence {
     pub truncated: u64,
     /// Descriptors that it has handed to it.
     pub delivered: u64,
+    /// When the last `wait` returned.
+    pub woke: Duration,
     /// Connections with which the process has parted, until somebody asks.
     pub parted: Vec<SocketAddr>,
 }
@@ -84,6 +86,7 @@ impl Default for Evidence {
             violations: Vec::new(),
             truncated: 0,
             delivered: 0,
+            woke: Duration::ZERO,
             parted: Vec::new(),
         }
     }
@@ -92,6 +95,9 @@ impl Default for Evidence {
 impl Evidence {
     pub fn note(&mut self, when: Duration, call: Call, about: i64, result: i64) {
         self.counts[call as usize] += 1;
+        if call == Call::Wait {
+            self.woke = when;
+        }
         for part in [when.as_nanos() as u64, call as u64, about as u64, result as u64] {
             // The multiplier of splitmix64; any odd number of many bits would do.
             self.hash = (self.hash.rotate_left(23) ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15);

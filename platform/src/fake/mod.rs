@@ -284,6 +284,11 @@ impl Kernel {
         self.0.borrow().evidence.truncated
     }
 
+    /// When the last `wait` returned.
+    pub fn woke(&self) -> Duration {
+        self.0.borrow().evidence.woke
+    }
+
     /// How many it could.
     pub fn delivered(&self) -> u64 {
         self.0.borrow().evidence.delivered
@@ -403,6 +408,11 @@ impl Process {
     /// How many descriptors it has open, with the three standard ones.
     pub fn open_descriptors(&self) -> usize {
         self.kernel.0.borrow().processes[self.number].open
+    }
+
+    /// How many of them are being closed slowly.
+    pub fn closing(&self) -> usize {
+        self.kernel.0.borrow().processes[self.number].closing
     }
 
     /// What it has open but for the standard streams: numbers, and what they are.

@@ -39,7 +39,8 @@ struct Told(u64);
 impl Drop for Told {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("to see this again: LINGERD_FUZZ_SEED={}", self.0);
+            let test = std::thread::current().name().unwrap_or_default().to_owned();
+            eprintln!("to see this again: LINGERD_FUZZ_SEED={} cargo test {test}", self.0);
         }
     }
 }

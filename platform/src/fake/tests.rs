@@ -1,7 +1,6 @@
 //! What no contract says, because it is the simulation's: time, chance, evidence, and that what is
 //! forbidden is noticed.
 
-use super::stage::number;
 use super::*;
 use crate::backend::{Backend as _, Interest, Token};
 use crate::clock::Clock as _;
@@ -36,7 +35,7 @@ fn a_connection_goes_from_its_sender_to_its_end() {
     let process = kernel.process(64);
     let mut backend = process.backend();
     let (door, address) = process.door(8);
-    backend.add(&number(&door), Token(1), Interest::Read).unwrap();
+    backend.add(&door, Token(1), Interest::Read).unwrap();
     let (client, held) = kernel.connection(&Setup { latency: SECOND / 10, closes: true, ..Setup::default() });
     kernel.at(SECOND, move |kernel| {
         let sender = kernel.connect(address, ROOT).unwrap();
@@ -52,14 +51,14 @@ fn a_connection_goes_from_its_sender_to_its_end() {
     assert_eq!(link.receive(&mut descriptors).unwrap(), byte);
     assert_eq!(link.receive(&mut descriptors).unwrap(), fdpass::Received::End);
     let socket = Socket::of(descriptors.pop().unwrap()).ok().unwrap();
-    backend.add(&number(&socket), Token(2), Interest::Read).unwrap();
+    backend.add(&socket, Token(2), Interest::Read).unwrap();
     assert_eq!(socket.discard().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     assert_eq!(socket.is_acknowledged(), Some(true));
     socket.half_close();
     assert_eq!(socket.is_acknowledged(), Some(false));
     assert_eq!(wait(&mut backend), [Token(2)]);
     assert_eq!(socket.discard().unwrap(), 0);
-    backend.remove(&number(&socket)).unwrap();
+    backend.remove(&socket).unwrap();
     socket.close();
 
     let facts = client.facts();
@@ -67,7 +66,7 @@ fn a_connection_goes_from_its_sender_to_its_end() {
     assert_eq!(facts.read_to_end, Some(SECOND + SECOND / 10));
     assert_eq!(facts.client_ended, Some(SECOND + SECOND / 5));
     assert_eq!((facts.closed, facts.closed_by), (Some(kernel.now()), Some(By::Daemon)));
-    backend.remove(&number(&door)).unwrap();
+    backend.remove(&door).unwrap();
     drop((link, door));
     assert_eq!(process.descriptors().len(), 1, "the backend's");
     assert_eq!(kernel.violations(), [""; 0]);
@@ -109,7 +108,7 @@ fn at_rest_things_happen_one_by_one() {
     let process = kernel.process(64);
     let mut backend = process.backend();
     let (mut signals, raisers) = process.signals();
-    backend.add(&number(&signals.stop), Token(1), Interest::Read).unwrap();
+    backend.add(&signals.stop, Token(1), Interest::Read).unwrap();
     for _ in 0..2 {
         let stop = raisers.stop.clone();
         kernel.at_rest(move |_| stop.raise());
@@ -128,7 +127,7 @@ fn a_daemon_that_forgets_to_rearm_is_found_out() {
     let process = kernel.process(64);
     let mut backend = process.backend();
     let (signals, raisers) = process.signals();
-    backend.add(&number(&signals.stop), Token(7), Interest::Read).unwrap();
+    backend.add(&signals.stop, Token(7), Interest::Read).unwrap();
     raisers.stop.raise();
     assert_eq!(wait(&mut backend), [Token(7)]);
     wait(&mut backend);
@@ -141,7 +140,7 @@ fn to_close_what_is_registered_is_a_violation() {
     let mut backend = process.backend();
     let (client, held) = kernel.connection(&Setup::default());
     let socket = hand_over(&process, held.clone());
-    backend.add(&number(&socket), Token(7), Interest::Read).unwrap();
+    backend.add(&socket, Token(7), Interest::Read).unwrap();
     drop(socket);
     assert!(kernel.violations()[0].contains("registered as Token(7)"));
     // And it is reported for as long as there is a copy.
@@ -234,7 +233,7 @@ fn a_killed_process_leaves_nothing_open() {
     let process = kernel.process(64);
     let mut backend = process.backend();
     let (door, address) = process.door(8);
-    backend.add(&number(&door), Token(1), Interest::Read).unwrap();
+    backend.add(&door, Token(1), Interest::Read).unwrap();
     let (client, held) = kernel.connection(&Setup::default());
     let sender = kernel.connect(address, ROOT).unwrap();
     sender.send(b"L", &[&held]).unwrap();

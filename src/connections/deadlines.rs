@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn any_sequence_of_filings_finds_everybody_in_time() {
-        crate::fuzz::any(300, |random| {
+        support::fuzz::any(300, |random| {
             let start = random.u32(..);
             let (mut wheel, mut rows) = (Wheel::new(at(start)), Rows::new(100));
             let mut filed = BTreeSet::new(); // (when, counted from the start; row)

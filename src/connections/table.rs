@@ -411,7 +411,7 @@ mod tests {
 
     #[test]
     fn any_sequence_of_changes_keeps_every_queue_in_order() {
-        crate::fuzz::any(100, |random| {
+        support::fuzz::any(100, |random| {
             let start = random.u32(..);
             let time = |now: u32| at(start.wrapping_add(now));
             let mut table = Table::new(RULES, time(0));

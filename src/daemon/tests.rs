@@ -187,7 +187,7 @@ fn any_sequence_of_messages_leaves_every_descriptor_counted() {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (client, listener.accept().unwrap().0)
     };
-    crate::fuzz::any(20, |random| {
+    support::fuzz::any(20, |random| {
         let (mut daemon, path) = daemon("messages", System::new().unwrap());
         let (mut senders, mut clients, mut sent) = (Vec::new(), Vec::new(), 0);
         let mut others = Vec::new(); // the other ends of what else is sent

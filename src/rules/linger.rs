@@ -493,7 +493,7 @@ mod tests {
     /// end at the latest when the limit is looked at.
     #[test]
     fn any_sequence_of_events_keeps_the_promises() {
-        crate::fuzz::any(2_000, |random| {
+        support::fuzz::any(2_000, |random| {
             let mut linger = Linger::new(at(1_000));
             let mut now = 1_000;
             for _ in 0..200 {

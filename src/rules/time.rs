@@ -38,6 +38,7 @@ impl Time {
     }
 
     /// How many 1/64 s lie between `other` and this point; less than none if this is the earlier one.
+    /// Of what is to come that holds for 46 days; see [`since`](Self::since) for what is further off.
     pub const fn ticks_since(self, other: Time) -> i64 {
         let passed = self.0.wrapping_sub(other.0);
         let overflow = if passed <= Span::OLDEST.0 { 0 } else { 1 << 32 };
@@ -75,9 +76,10 @@ impl Span {
         if seconds < Span::LONGEST.0 / RATE { Span(seconds * RATE) } else { Span::LONGEST }
     }
 
-    /// `duration` rounded up, so that nothing ends early by it; [`LONGEST`](Self::LONGEST) at most.
+    /// `duration` and a little more, so that nothing ends early by it: the points that it lies between
+    /// are cut off. [`LONGEST`](Self::LONGEST) at most.
     pub fn at_least(duration: Duration) -> Self {
-        let ticks = (duration.as_nanos() * u128::from(RATE)).div_ceil(1_000_000_000);
+        let ticks = (duration.as_nanos() * u128::from(RATE)).div_ceil(1_000_000_000) + 1;
         Span(u32::try_from(ticks).map_or(Span::LONGEST.0, |ticks| ticks.min(Span::LONGEST.0)))
     }
 
@@ -104,9 +106,9 @@ mod tests {
 
     #[test]
     fn a_span_is_rounded_up_and_a_point_down() {
-        assert_eq!(Span::at_least(Duration::from_millis(1)), Span(1));
-        assert_eq!(Span::at_least(Duration::from_secs(5)), Span(320));
-        assert_eq!(Span::at_least(Duration::from_secs(5) + Duration::from_nanos(1)), Span(321));
+        assert_eq!(Span::at_least(Duration::from_millis(1)), Span(2));
+        assert_eq!(Span::at_least(Duration::from_secs(5)), Span(321));
+        assert_eq!(Span::at_least(Duration::from_secs(5) + Duration::from_nanos(1)), Span(322));
         assert_eq!(Span::at_least(Duration::MAX), Span::LONGEST);
         assert_eq!(Span::from_secs(u32::MAX), Span::LONGEST);
         assert_eq!(Duration::from(Span(321)), Duration::from_nanos(5_015_625_000));
@@ -114,6 +116,20 @@ mod tests {
         assert_eq!(Time::after(Duration::from_nanos(15_625_000)), Time(1));
         assert_eq!(Time::after(Duration::from_nanos(999_999_999)), Time(63));
         assert_eq!(Time::after(Duration::from_secs(5)), Time(320));
+    }
+
+    #[test]
+    fn nothing_ends_before_its_time_between_whichever_moments() {
+        let nanos = [0, 1, 7_812_500, 15_624_999, 15_625_000, 15_625_001, 999_999_999];
+        for duration in nanos.map(Duration::from_nanos) {
+            for start in nanos.map(Duration::from_nanos) {
+                let end = Time::after(start) + Span::at_least(duration);
+                let too_early = (start + duration).saturating_sub(Duration::from_nanos(1));
+                assert!(end.ticks_since(Time::after(too_early)) > 0, "{start:?} {duration:?}");
+                let late = start + duration + Duration::from_millis(32);
+                assert!(end.ticks_since(Time::after(late)) <= 0, "{start:?} {duration:?}");
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Open file descriptions, who has a reference to each, and the table of a process's descriptors:
 //! dup(2), close(2). Must not know what a description's kind does beyond its end.
 
+use super::tcp::address;
 use super::evidence::Call;
 use super::slab::Key;
 use super::state::{Event, State};
@@ -178,6 +179,7 @@ impl State {
         if let Kind::Tcp(connection) = self.kind(file) {
             if let Some(it) = self.connections.get_mut(connection) {
                 it.facts.parted = Some(now);
+                self.evidence.parted.push(address(connection));
             }
         }
         self.release(file, by);

@@ -2,6 +2,7 @@
 //! tells two runs apart, and what was done that no contract allows.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// What is logged and counted.
@@ -68,11 +69,23 @@ pub(super) struct Evidence {
     pub violations: Vec<String>,
     /// Descriptors that the kernel could not hand to the process.
     pub truncated: u64,
+    /// Descriptors that it has handed to it.
+    pub delivered: u64,
+    /// Connections with which the process has parted, until somebody asks.
+    pub parted: Vec<SocketAddr>,
 }
 
 impl Default for Evidence {
     fn default() -> Self {
-        Evidence { counts: [0; Call::COUNT], hash: 0, lines: None, violations: Vec::new(), truncated: 0 }
+        Evidence {
+            counts: [0; Call::COUNT],
+            hash: 0,
+            lines: None,
+            violations: Vec::new(),
+            truncated: 0,
+            delivered: 0,
+            parted: Vec::new(),
+        }
     }
 }
 

@@ -40,6 +40,7 @@ use descriptors::{Fd, Kind, Table};
 use state::State;
 use std::cell::{RefCell, RefMut};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -281,6 +282,17 @@ impl Kernel {
     /// How many descriptors that were sent the kernel could not deliver.
     pub fn truncated(&self) -> u64 {
         self.0.borrow().evidence.truncated
+    }
+
+    /// How many it could.
+    pub fn delivered(&self) -> u64 {
+        self.0.borrow().evidence.delivered
+    }
+
+    /// The [addresses](Client::address) of the clients with whose connections the daemon has parted since
+    /// it was asked last.
+    pub fn take_parted(&self) -> Vec<SocketAddr> {
+        std::mem::take(&mut self.state().evidence.parted)
     }
 
     /// How many descriptors are in flight.

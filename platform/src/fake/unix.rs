@@ -260,6 +260,7 @@ impl State {
             if let Some(number) = number {
                 room -= 1;
                 numbers.push(number);
+                self.evidence.delivered += 1;
                 self.received(file);
             } else {
                 room = 0;

@@ -7,6 +7,7 @@
 pub mod apache;
 pub mod built;
 pub mod daemon;
+pub mod fuzz;
 pub mod http;
 pub mod sender;
 pub mod tcp;

@@ -1,10 +1,10 @@
 //! Open file descriptions, who has a reference to each, and the table of a process's descriptors:
 //! dup(2), close(2). Must not know what a description's kind does beyond its end.
 
-use super::tcp::address;
 use super::evidence::Call;
 use super::slab::Key;
 use super::state::{Event, State};
+use super::tcp::address;
 use super::{Handle, Kernel};
 use crate::backend::{Descriptor, Interest};
 use std::cmp::Reverse;

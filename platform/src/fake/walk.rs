@@ -144,7 +144,7 @@ fn crowd(kernel: &Kernel, address: Address, clients: &Rc<RefCell<Vec<Client>>>) 
 /// Runs for a quarter of an hour, then with nothing going wrong until the end, and returns the log's hash.
 fn walk(seed: u64, flavour: Flavour) -> u64 {
     let kernel = Kernel::new(seed, flavour);
-    kernel.set_faults(Faults::some());
+    kernel.set_faults(Faults { not_there: 0.02, ..Faults::some() });
     let process = kernel.process(256);
     let (door, address) = process.door(8);
     let (signals, raisers) = process.signals();

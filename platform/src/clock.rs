@@ -48,3 +48,10 @@ impl Clock for Monotonic {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::contract::{Real, time::clock_tests};
+
+    clock_tests!(Real);
+}

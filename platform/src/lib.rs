@@ -7,6 +7,8 @@
 pub mod backend;
 pub mod clock;
 pub mod closing;
+#[cfg(test)]
+mod contract;
 pub mod detach;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;

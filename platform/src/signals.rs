@@ -84,3 +84,10 @@ impl Signals {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::contract::{Real, time::signal_tests};
+
+    signal_tests!(Real);
+}

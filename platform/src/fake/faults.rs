@@ -127,8 +127,11 @@ impl Default for Flavour {
 pub struct Faults {
     /// `receive` and `accept` say `Interrupted`.
     pub interrupted: f64,
-    /// `receive`, `accept` and `discard` say `WouldBlock` although something is there.
+    /// `discard` says `WouldBlock` although something is there.
     pub not_yet: f64,
+    /// `receive` and `accept` do. More than their contracts allow: whoever empties a queue until then,
+    /// to part with it, loses what is left.
+    pub not_there: f64,
     /// `accept` says EMFILE, ENFILE, ENOBUFS, ENOMEM or ECONNABORTED; with the last one the caller has gone.
     pub accept: f64,
     /// `receive` finds no number for a descriptor that came along.
@@ -152,11 +155,12 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Some of everything, the rarer the greater the harm.
+    /// Some of everything that the contracts allow, the rarer the greater the harm.
     pub const fn some() -> Self {
         Faults {
             interrupted: 0.02,
             not_yet: 0.02,
+            not_there: 0.0,
             accept: 0.02,
             truncate: 0.000_5,
             add: 0.01,

@@ -8,14 +8,38 @@
 //! A [`Kernel`] makes [`Process`]es, which have what a daemon starts with, and everybody else:
 //! [`Client`]s with a [`Held`] end for the server, files and other things nobody can linger on, and
 //! [`Caller`]s, who send them. [`Kernel::at`] says when what happens. Then the daemon runs, and what it
-//! did stands in [`Client::facts`], [`Kernel::violations`], [`Kernel::count`] and the
-//! log, whose hash tells two runs apart.
+//! did stands in [`Client::facts`], [`Kernel::violations`], [`Kernel::count`] and the log, whose hash
+//! tells two runs apart.
+//!
+//! ```ignore
+//! let kernel = Kernel::new(seed, Flavour::linux());
+//! let process = kernel.process(4096);
+//! let (door, address) = process.door(128);
+//! let (signals, raise) = process.signals();
+//! let daemon = /* of process.backend(), process.clock(), process.slow_close(), signals and the doors */;
+//! kernel.set_faults(Faults::some());
+//! kernel.at(SECOND, move |kernel| {
+//!     let sender = kernel.connect(address, Peer { uid: 0, pid: None }).unwrap();
+//!     let (client, held) = kernel.connection(&Setup::default());
+//!     let _ = sender.send(b"L", &[&held]); // and closes its copy, and its link
+//!     client.at_end(move |kernel| kernel.after(SECOND, move |_| client.close()));
+//! });
+//! kernel.at(SECOND * 900, |kernel| kernel.set_faults(Faults::default()));
+//! kernel.at(SECOND * 1000, move |_| raise.stop.raise());
+//! daemon.run();
+//! assert_eq!(kernel.violations(), [""; 0]);
+//! assert_eq!(process.descriptors(), []);
+//! ```
+//!
+//! What it has not: the contents of bytes, a second process that waits at the same time, the end of
+//! orphaned connections in FIN_WAIT_2 or with a reader that has stalled, and memory.
 
 mod agenda;
 mod backend;
 mod clock;
 mod descriptors;
 mod evidence;
+mod facts;
 mod faults;
 mod slab;
 mod socket;
@@ -27,9 +51,9 @@ pub use backend::Backend;
 pub use clock::{Clock, Raiser, Signal, SlowClose};
 pub use descriptors::{By, Held, Idle, Received};
 pub use evidence::{Call, Line};
+pub use facts::{Facts, Setup};
 pub use faults::{Credentials, Faults, Flavour, Reports, Truncation};
 pub use socket::{Client, Socket};
-pub use tcp::{Facts, Setup};
 pub use unix::{Address, Caller, Door, Link};
 
 use crate::peer::Peer;

@@ -3,9 +3,10 @@
 
 use super::descriptors::{Fd, Held, Kind, Received};
 use super::evidence::Call;
+use super::facts::Facts;
 use super::slab::Key;
 use super::state::State;
-use super::tcp::{Facts, Way, address};
+use super::tcp::{Way, address};
 use super::{Handle, Kernel};
 use crate::backend::Descriptor;
 use crate::tcp::{DISCARD_BYTES, Tcp};

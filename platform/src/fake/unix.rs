@@ -133,7 +133,7 @@ impl State {
         if self.dice.roll(|faults| faults.interrupted) {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        if self.dice.roll(|faults| faults.not_yet) {
+        if self.dice.roll(|faults| faults.not_there) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let none = io::ErrorKind::WouldBlock;
@@ -216,7 +216,7 @@ impl State {
         if self.dice.roll(|faults| faults.interrupted) {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        if self.dice.roll(|faults| faults.not_yet) {
+        if self.dice.roll(|faults| faults.not_there) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let Some(it) = self.links.get_mut(link) else { return Ok(fdpass::Received::End) };

@@ -74,7 +74,6 @@ pub struct Daemon<W: World> {
     /// Without a door once it was told to stop.
     senders: Senders<W>,
     connections: Connections<W>,
-    room: Room,
     retry: Retry,
     /// What an unlucky system could fill the log with.
     door_trouble: Warning,
@@ -124,13 +123,12 @@ impl<W: World> Daemon<W> {
             );
         }
         Ok(Daemon {
-            connections: Connections::new(rules, slow_close, clock.now()),
+            connections: Connections::new(rules, room, slow_close, clock.now()),
             backend,
             clock,
             signals,
             control,
             senders,
-            room,
             retry: Retry::default(),
             door_trouble: Warning::default(),
             backend_trouble: Warning::default(),
@@ -148,7 +146,7 @@ impl<W: World> Daemon<W> {
     /// # Errors
     /// [`Error::Wait`].
     pub fn run(mut self) -> Result<(), Error> {
-        let most = self.room.connections(0);
+        let most = self.connections.room().connections(0);
         info!("serving ({}); up to {most} connections linger at once", W::Backend::NAME);
         while !self.is_done() {
             self.turn()?;
@@ -292,13 +290,13 @@ impl<W: World> Daemon<W> {
                     if let Err(e) = self.senders.watch(sender, &mut self.backend) {
                         self.backend_trouble.warn(now, format_args!("cannot wait for a sender: {e}"));
                         self.part_with(sender);
-                    } else if self.senders.len() > self.room.senders() {
+                    } else if self.senders.len() > self.connections.room().senders() {
                         // It makes room for one with something to say, and comes again when it has.
                         if let Some(sender) = self.senders.most_silent() {
                             self.part_with(sender);
                         }
                     }
-                    self.make_room();
+                    self.connections.make_room(0, self.senders.len(), &mut self.backend, now);
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(e) => {
@@ -309,17 +307,6 @@ impl<W: World> Daemon<W> {
                 }
             }
         }
-    }
-
-    /// How many connections may linger now.
-    fn most(&self) -> usize {
-        self.room.connections(self.senders.len() + self.connections.closing())
-    }
-
-    /// Ends connections for which there is no room any more.
-    fn make_room(&mut self) {
-        let most = self.most();
-        self.connections.evict(most, &mut self.backend, self.clock.now());
     }
 
     /// Reads from `sender` until it has nothing more to say or has said so much: `budget` counts
@@ -338,7 +325,9 @@ impl<W: World> Daemon<W> {
                     let sockets = self.received.len().max(1);
                     left = left.saturating_sub(sockets);
                     self.work += sockets;
-                    if !self.admit_received() && self.connections.closing() > self.room.message() {
+                    if !self.admit_received()
+                        && self.connections.closing() > self.connections.room().message()
+                    {
                         let what = format_args!("a sender sent more files than can be closed; hung up on it");
                         self.too_many_files.warn(now, what);
                         return self.hang_up(sender);
@@ -360,8 +349,7 @@ impl<W: World> Daemon<W> {
         let mut received = std::mem::take(&mut self.received);
         let mut all = true;
         for descriptor in received.drain(..) {
-            let most = self.most();
-            all &= self.connections.admit(descriptor, most, &mut self.backend, now);
+            all &= self.connections.admit(descriptor, self.senders.len(), &mut self.backend, now);
         }
         self.received = received;
         all
@@ -378,7 +366,7 @@ impl<W: World> Daemon<W> {
     /// when it closes what nobody has read, could be made to wait: it is not to do so here.
     fn hang_up(&mut self, sender: Sender) {
         for _ in 0..parting_budget(self.senders.silence(sender)) {
-            if self.connections.closing() > self.room.message() {
+            if self.connections.closing() > self.connections.room().message() {
                 break;
             }
             let Said::Message(_) = self.senders.read(sender, &mut self.received) else { break };

@@ -16,9 +16,15 @@ use log::debug;
 use std::io::{self, ErrorKind};
 
 impl<W: World> Connections<W> {
-    /// Takes one descriptor over, of `most` connections that may linger then. Returns whether it was
-    /// a connection; what is none is refused.
-    pub fn admit(&mut self, received: W::Received, most: usize, backend: &mut W::Backend, now: Time) -> bool {
+    /// Takes one descriptor over, while there are so many `senders`. Returns whether it was a
+    /// connection; what is none is refused.
+    pub fn admit(
+        &mut self,
+        received: W::Received,
+        senders: usize,
+        backend: &mut W::Backend,
+        now: Time,
+    ) -> bool {
         let socket = match W::Socket::of(received) {
             Ok(socket) => socket,
             Err(received) => {
@@ -38,11 +44,11 @@ impl<W: World> Connections<W> {
         let mut linger = Linger::new(now);
         let look = look(&socket, &mut linger, event, now, self.table.rules());
         self.ends.discarded(look.discarded);
-        match look.close {
-            Some(reason) => self.end(socket, linger, reason, now),
-            None => {
-                self.evict(most.saturating_sub(1), backend, now);
-                self.keep(socket, linger, backend, now);
+        match look.verdict {
+            Err(reason) => self.end(socket, linger, reason, now),
+            Ok(due) => {
+                self.make_room(1, senders, backend, now);
+                self.keep(socket, linger, due, backend, now);
             }
         }
         true
@@ -73,8 +79,8 @@ impl<W: World> Connections<W> {
     }
 
     /// Lets a connection linger.
-    fn keep(&mut self, socket: W::Socket, linger: Linger, backend: &mut W::Backend, now: Time) {
-        let entry = self.table.insert(socket, linger, now);
+    fn keep(&mut self, socket: W::Socket, linger: Linger, due: Time, backend: &mut W::Backend, now: Time) {
+        let entry = self.table.insert(socket, linger, due);
         self.ends.lingering(self.table.len());
         let Some((socket, _)) = self.table.get(entry) else { return }; // inserted just now
         if let Err(e) = backend.add(socket, Source::Connection(entry).token(), Interest::Read) {

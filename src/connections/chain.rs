@@ -18,6 +18,20 @@ pub struct Links {
 impl Links {
     /// Of a row in no chain.
     pub const NONE: Links = Links { before: u32::MAX, after: u32::MAX };
+
+    /// Of a row in a chain that is used from one end only, and has no other links: before `next`.
+    pub const fn to(next: Option<u32>) -> Links {
+        let after = match next {
+            Some(row) => row,
+            None => END,
+        };
+        Links { before: u32::MAX, after }
+    }
+
+    /// What [`to`](Self::to) said.
+    pub fn next(self) -> Option<u32> {
+        (self.after & END == 0).then_some(self.after)
+    }
 }
 
 /// Rows with links, each below 2^31.
@@ -40,12 +54,6 @@ impl Chains {
         // A chain's own links are those of a row between its last one and its first one.
         let first = self.0[chain as usize].after;
         (first & END == 0).then_some(first)
-    }
-
-    /// The last row of `chain`.
-    pub fn last(&self, chain: u32) -> Option<u32> {
-        let last = self.0[chain as usize].before;
-        (last & END == 0).then_some(last)
     }
 
     /// Puts `row`, which is in no such chain, at the end of `chain`.
@@ -122,7 +130,7 @@ mod tests {
         let mut chains = Chains::new(3);
         chains.push(2, 1, &mut rows);
         chains.push(2, 0, &mut rows);
-        assert_eq!((chains.remove(1, &mut rows), chains.first(2), chains.last(2)), (None, Some(0), Some(0)));
-        assert_eq!((chains.remove(0, &mut rows), chains.first(2), chains.last(2)), (Some(2), None, None));
+        assert_eq!((chains.remove(1, &mut rows), chains.first(2)), (None, Some(0)));
+        assert_eq!((chains.remove(0, &mut rows), chains.first(2)), (Some(2), None));
     }
 }

@@ -21,7 +21,7 @@ const LEVELS: u32 = u32::BITS.div_ceil(BITS);
 
 /// Rows that are due at some time.
 pub trait Timed: Linked {
-    /// When `row` is due: for as long as it is [filed](Wheel::file), always the same.
+    /// When `row` is due: for as long as it is in the wheel, what it was [filed](Wheel::file) for.
     fn due(&self, row: u32) -> Time;
 }
 
@@ -54,9 +54,8 @@ impl Wheel {
         self.slots.first(self.first_slot()?)
     }
 
-    /// Files `row`, which is not in the wheel, for when it is due.
-    pub fn file(&mut self, row: u32, rows: &mut impl Timed) {
-        let mut due = rows.due(row);
+    /// Files `row`, which is not in the wheel, for when it is `due`.
+    pub fn file(&mut self, row: u32, mut due: Time, rows: &mut impl Linked) {
         if due.ticks_since(self.base) < 0 {
             due = self.base; // as early as can be
         }
@@ -93,7 +92,7 @@ impl Wheel {
             }
             while let Some(row) = self.slots.first(slot) {
                 self.remove(row, rows);
-                self.file(row, rows);
+                self.file(row, rows.due(row), rows);
             }
         }
         self.base = self.base + now.since(self.base);
@@ -161,7 +160,7 @@ mod tests {
 
     fn file(wheel: &mut Wheel, rows: &mut Rows, row: u32, due: Time) {
         rows.0[row as usize].1 = due;
-        wheel.file(row, rows);
+        wheel.file(row, due, rows);
     }
 
     #[test]

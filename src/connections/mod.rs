@@ -10,6 +10,7 @@ mod deadlines;
 mod step;
 mod table;
 
+use self::capacity::Room;
 use self::table::Table;
 use crate::retry::Warning;
 use crate::rules::event::{Event, Reason};
@@ -31,6 +32,7 @@ const EXPIRE_BUDGET: usize = 1024;
 /// See the module's head.
 pub struct Connections<W: World> {
     table: Table<W::Socket>,
+    room: Room,
     ends: Ends,
     slow_close: W::SlowClose,
     /// What an unlucky system could fill the log with.
@@ -39,9 +41,14 @@ pub struct Connections<W: World> {
 
 impl<W: World> Connections<W> {
     /// None yet, from `now` on.
-    pub fn new(rules: Rules, slow_close: W::SlowClose, now: Time) -> Self {
+    pub fn new(rules: Rules, room: Room, slow_close: W::SlowClose, now: Time) -> Self {
         let (ends, unwatched) = (Ends::default(), Warning::default());
-        Connections { table: Table::new(rules, now), ends, slow_close, unwatched }
+        Connections { table: Table::new(rules, now), room, ends, slow_close, unwatched }
+    }
+
+    /// How the process's descriptors are shared out.
+    pub fn room(&self) -> &Room {
+        &self.room
     }
 
     /// How many linger.
@@ -90,9 +97,10 @@ impl<W: World> Connections<W> {
         EXPIRE_BUDGET
     }
 
-    /// Evicts connections until no more than `most` linger.
-    pub fn evict(&mut self, most: usize, backend: &mut W::Backend, now: Time) {
-        while self.table.len() > most {
+    /// Evicts connections until so many `more` have room, while there are so many `senders`.
+    pub fn make_room(&mut self, more: usize, senders: usize, backend: &mut W::Backend, now: Time) {
+        let most = self.room.connections(senders + self.closing());
+        while self.table.len() + more > most {
             let Some(entry) = self.table.oldest(now) else { return };
             self.close(entry, Reason::Evicted, backend, now);
         }
@@ -154,7 +162,8 @@ mod tests {
         let now = Time::from_ticks(0);
         let mut backend = System::new().unwrap();
         let rules = Rules { idle, max, limit };
-        let mut connections = Connections::<Kernel>::new(rules, Thread::default(), now);
+        let room = Room::share(1_024, 16, None).unwrap();
+        let mut connections = Connections::<Kernel>::new(rules, room, Thread::default(), now);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         for (late, cut_short) in [(&b""[..], 0), (b"x", 1)] {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -164,7 +173,7 @@ mod tests {
             while server.is_acknowledged() == Some(false) {
                 thread::yield_now();
             }
-            assert!(connections.admit(server.into(), 100, &mut backend, now));
+            assert!(connections.admit(server.into(), 0, &mut backend, now));
             let entry = connections.table.oldest(now).unwrap();
             client.write_all(late).unwrap();
             while !late.is_empty() && !connections.table.get(entry).unwrap().0.has_unread() {

@@ -17,8 +17,8 @@ const READ_BUDGET: usize = 4;
 
 /// What a look at a connection came to.
 pub(super) struct Look {
-    /// Why it is to end, unless it waits on.
-    pub close: Option<Reason>,
+    /// Until when it waits, or why it is to end.
+    pub verdict: Result<Time, Reason>,
     /// The bytes that were read and thrown away.
     pub discarded: u64,
 }
@@ -29,10 +29,10 @@ impl<W: World> Connections<W> {
         let Some((socket, mut linger)) = self.table.get(entry) else { return };
         let look = look(socket, &mut linger, event, now, self.table.rules());
         self.ends.discarded(look.discarded);
-        if let Some(reason) = look.close {
-            return self.close(entry, reason, backend, now);
+        match look.verdict {
+            Ok(due) => self.table.note(entry, linger, due),
+            Err(reason) => return self.close(entry, reason, backend, now),
         }
-        self.table.note(entry, linger, now);
         if event != Event::Readable {
             return; // the backend has not reported it, and reports it still
         }
@@ -73,8 +73,8 @@ pub(super) fn look<S: Tcp>(
                 outcome(&read)
             }
             Action::Ask => Event::Acknowledged(socket.is_acknowledged()),
-            Action::Wait(_) => return Look { close: None, discarded },
-            Action::Close(reason) => return Look { close: Some(reason), discarded },
+            Action::Wait(due) => return Look { verdict: Ok(due), discarded },
+            Action::Close(reason) => return Look { verdict: Err(reason), discarded },
         }
     }
 }

@@ -21,7 +21,7 @@ struct Row<S> {
     handed_over: Time,
     asked: Time,
     heard: Time,
-    /// In the slot of one of the wheels; of a place without a connection, in the chain of those.
+    /// In the slot of one of the wheels; of a place without a connection, to the next of those.
     by_due: Links,
     /// In the chain of all, in the order in which they were handed over.
     by_age: Links,
@@ -80,20 +80,20 @@ impl<S> Slab<S> {
     }
 }
 
-/// The rows as a wheel sees them.
-struct ByDue<'a, S> {
+/// The rows as a wheel sees them that asks when they are due.
+struct Dues<'a, S> {
     slab: &'a mut Slab<S>,
     rules: &'a Rules,
     now: Time,
 }
 
-impl<S> Linked for ByDue<'_, S> {
+impl<S> Linked for Dues<'_, S> {
     fn links(&mut self, row: u32) -> &mut Links {
         &mut self.slab.row_mut(row).by_due
     }
 }
 
-impl<S> Timed for ByDue<'_, S> {
+impl<S> Timed for Dues<'_, S> {
     fn due(&self, row: u32) -> Time {
         self.slab.row(row).linger().due(self.now, self.rules)
     }
@@ -108,25 +108,24 @@ impl<S> Linked for ByAge<'_, S> {
     }
 }
 
-/// The rows as the chain of free places sees them, which has the links of a wheel; as a wheel does
-/// from which one is taken.
-struct Places<'a, S>(&'a mut Slab<S>);
+/// The rows as a wheel sees them that files one or lets it go.
+struct ByDue<'a, S>(&'a mut Slab<S>);
 
-impl<S> Linked for Places<'_, S> {
+impl<S> Linked for ByDue<'_, S> {
     fn links(&mut self, row: u32) -> &mut Links {
         &mut self.0.row_mut(row).by_due
     }
 }
 
-/// The one chain there is in [`Table::ages`] and [`Table::free`].
+/// The one chain there is in [`Table::ages`].
 const ALL: u32 = 0;
 
 /// See the module's head.
 pub struct Table<S> {
     rules: Rules,
     slab: Slab<S>,
-    /// The places without a connection.
-    free: Chains,
+    /// A place without a connection, from which its links lead to all others.
+    free: Option<u32>,
     /// The connections in the order of their hand-offs.
     ages: Chains,
     /// Those that have everything, by when they end.
@@ -144,7 +143,7 @@ impl<S> Table<S> {
         Table {
             rules,
             slab: Slab(Vec::new()),
-            free: Chains::new(1),
+            free: None,
             ages: Chains::new(1),
             ending: Wheel::new(now),
             in_flight: Wheel::new(now),
@@ -168,8 +167,8 @@ impl<S> Table<S> {
         self.len == 0
     }
 
-    /// Adds a connection at `now` and names it.
-    pub fn insert(&mut self, socket: S, linger: Linger, now: Time) -> Entry {
+    /// Adds a connection that is `due` then, and names it.
+    pub fn insert(&mut self, socket: S, linger: Linger, due: Time) -> Entry {
         let place = self.free_place();
         let row = self.slab.row_mut(place);
         row.socket = Some(socket);
@@ -177,7 +176,7 @@ impl<S> Table<S> {
         let entry = Entry { place, generation: row.generation };
         self.ages.push(ALL, place, &mut ByAge(&mut self.slab));
         self.len += 1;
-        self.file(place, now);
+        self.file(place, &linger, due);
         entry
     }
 
@@ -187,32 +186,32 @@ impl<S> Table<S> {
         Some((row.socket.as_ref()?, row.linger()))
     }
 
-    /// Notes what is known of `entry` at `now`, and puts it where it then belongs: of those that end
-    /// at about the same time, behind the others.
-    pub fn note(&mut self, entry: Entry, linger: Linger, now: Time) {
-        if self.row(entry).is_some() {
-            self.unfile(entry.place);
+    /// Notes what is known of `entry`, and that it is `due` then: of those that end at about the same
+    /// time it goes behind the others.
+    pub fn note(&mut self, entry: Entry, linger: Linger, due: Time) {
+        if let Some(row) = self.row(entry) {
+            self.unfile(entry.place, &row.linger());
             self.slab.row_mut(entry.place).note(linger);
-            self.file(entry.place, now);
+            self.file(entry.place, &linger, due);
         }
     }
 
     /// Takes `entry` out, or returns `None` if that connection has gone.
     pub fn remove(&mut self, entry: Entry) -> Option<(S, Linger)> {
         let linger = self.row(entry)?.linger();
-        self.unfile(entry.place);
+        self.unfile(entry.place, &linger);
         self.ages.remove(entry.place, &mut ByAge(&mut self.slab));
         let row = self.slab.row_mut(entry.place);
         let socket = row.socket.take()?;
         row.generation = row.generation.wrapping_add(1);
+        row.by_due = Links::to(self.free.replace(entry.place));
         self.len -= 1;
-        self.free.push(ALL, entry.place, &mut Places(&mut self.slab));
         Some((socket, linger))
     }
 
     /// A connection that is due at `now`, if there is any.
     pub fn due(&mut self, now: Time) -> Option<Entry> {
-        let rows = &mut ByDue { slab: &mut self.slab, rules: &self.rules, now };
+        let rows = &mut Dues { slab: &mut self.slab, rules: &self.rules, now };
         let place = self.in_flight.due(now, rows).or_else(|| self.ending.due(now, rows))?;
         Some(self.entry(place))
     }
@@ -242,15 +241,15 @@ impl<S> Table<S> {
     /// Takes a place out of the free ones: the one that was used last, as it is in the processor's
     /// cache.
     fn free_place(&mut self) -> u32 {
-        let place = self.free.last(ALL).unwrap_or_else(|| {
+        let place = self.free.unwrap_or_else(|| {
             let places = self.slab.grow();
             let first = places.start;
             for place in places.rev() {
-                self.free.push(ALL, place, &mut Places(&mut self.slab));
+                self.slab.row_mut(place).by_due = Links::to(self.free.replace(place));
             }
             first
         });
-        self.free.remove(place, &mut Places(&mut self.slab));
+        self.free = self.slab.row(place).by_due.next();
         place
     }
 
@@ -262,18 +261,16 @@ impl<S> Table<S> {
         Entry { place, generation: self.slab.row(place).generation }
     }
 
-    fn file(&mut self, place: u32, now: Time) {
-        let linger = self.slab.row(place).linger();
+    fn file(&mut self, place: u32, linger: &Linger, due: Time) {
         self.under_way += usize::from(linger.is_under_way());
         let wheel = if linger.has_it_all() { &mut self.ending } else { &mut self.in_flight };
-        wheel.file(place, &mut ByDue { slab: &mut self.slab, rules: &self.rules, now });
+        wheel.file(place, due, &mut ByDue(&mut self.slab));
     }
 
-    fn unfile(&mut self, place: u32) {
-        let linger = self.slab.row(place).linger();
+    fn unfile(&mut self, place: u32, linger: &Linger) {
         self.under_way -= usize::from(linger.is_under_way());
         let wheel = if linger.has_it_all() { &mut self.ending } else { &mut self.in_flight };
-        wheel.remove(place, &mut Places(&mut self.slab));
+        wheel.remove(place, &mut ByDue(&mut self.slab));
     }
 }
 
@@ -299,13 +296,13 @@ mod tests {
     fn add(table: &mut Table<u32>, socket: u32, now: u32, acknowledged: bool) -> Entry {
         let mut linger = Linger::new(at(now));
         linger.on(Event::Acknowledged(Some(acknowledged)), at(now), &RULES);
-        table.insert(socket, linger, at(now))
+        table.insert(socket, linger, linger.due(at(now), &RULES))
     }
 
     fn on(table: &mut Table<u32>, entry: Entry, event: Event, now: u32) -> Action {
         let mut linger = table.get(entry).unwrap().1;
         let action = linger.on(event, at(now), &RULES);
-        table.note(entry, linger, at(now));
+        table.note(entry, linger, linger.due(at(now), &RULES));
         action
     }
 
@@ -423,7 +420,8 @@ mod tests {
                 match random.u8(..6) {
                     0 if all.len() < 50 => {
                         let linger = Linger::new(time(now));
-                        all.insert(n, (table.insert(n, linger, time(now)), linger));
+                        let due = linger.due(time(now), &RULES);
+                        all.insert(n, (table.insert(n, linger, due), linger));
                     }
                     1 if !all.is_empty() => {
                         let n = *all.keys().nth(random.usize(..all.len())).unwrap();
@@ -451,7 +449,7 @@ mod tests {
                         let (entry, linger) = all.get_mut(&n).unwrap();
                         assert_eq!(table.get(*entry), Some((&n, *linger)));
                         linger.on(event, time(now), &RULES);
-                        table.note(*entry, *linger, time(now));
+                        table.note(*entry, *linger, linger.due(time(now), &RULES));
                     }
                     _ => {}
                 }

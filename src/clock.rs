@@ -14,13 +14,15 @@ pub struct TurnClock<C> {
     /// What has passed by then: a step back of the clock is no time, a leap is a year at most, so that
     /// nothing that is remembered gets older than [`Span::OLDEST`].
     passed: Duration,
+    /// The same, as it is asked for again and again.
+    now: Time,
 }
 
 impl<C: Clock> TurnClock<C> {
     /// Begins to count.
     pub fn new(clock: C) -> Self {
         let seen = clock.now();
-        TurnClock { clock, seen, passed: seen }
+        TurnClock { clock, seen, passed: seen, now: Time::after(seen) }
     }
 
     /// The clock itself.
@@ -30,7 +32,7 @@ impl<C: Clock> TurnClock<C> {
 
     /// The time of this turn.
     pub fn now(&self) -> Time {
-        Time::after(self.passed)
+        self.now
     }
 
     /// Begins a turn, and tells how long ago the last one began.
@@ -38,6 +40,7 @@ impl<C: Clock> TurnClock<C> {
         let seen = self.clock.now();
         let step = self.step(seen);
         (self.seen, self.passed) = (seen, self.passed + step);
+        self.now = Time::after(self.passed);
         step
     }
 

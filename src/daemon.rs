@@ -198,21 +198,32 @@ impl<W: World> Daemon<W> {
     /// those that end make room for those that come, and then the senders.
     fn serve_ready(&mut self) {
         let ready = std::mem::take(&mut self.ready);
-        let sources = || ready.iter().filter_map(|&token| Source::of(token));
-        for source in sources().filter(|source| source.is_urgent()) {
-            self.serve(source);
+        for &token in ready.iter().filter(|&&token| Source::may_be_urgent(token)) {
+            match Source::of(token) {
+                None | Some(Source::Door) => {}
+                Some(source) => self.serve(source),
+            }
         }
-        let connections = sources().filter(|source| matches!(source, Source::Connection(_)));
-        let others = sources().filter(|source| matches!(source, Source::Sender(_) | Source::Door));
-        connections.for_each(|source| self.serve(source));
-        self.work += self.connections.expire(&mut self.backend, self.clock.now());
-        others.for_each(|source| self.serve(source));
+        for &token in &ready {
+            if let Some(Source::Connection(entry)) = Source::of(token) {
+                self.connections.ready(entry, &mut self.backend, self.clock.now());
+                self.breathe(1);
+            }
+        }
+        let expired = self.connections.expire(&mut self.backend, self.clock.now());
+        self.breathe(expired);
+        for &token in &ready {
+            if let Some(source @ (Source::Sender(_) | Source::Door)) = Source::of(token) {
+                self.serve(source);
+            }
+        }
         self.ready = ready;
     }
 
-    /// Looks whether anybody asks or says stop, if much was done since: a turn may be long, and a
-    /// backend may report a hundred thousand connections before it comes to these.
-    fn breathe(&mut self) {
+    /// Looks whether anybody asks or says stop, if with this `work` much was done since: a turn may be
+    /// long, and a backend may report a hundred thousand connections before it comes to these.
+    fn breathe(&mut self, work: usize) {
+        self.work += work;
         if self.work >= BREATH {
             self.work = 0;
             Source::URGENT.into_iter().for_each(|source| self.answer(source));
@@ -222,12 +233,7 @@ impl<W: World> Daemon<W> {
     /// Serves one source that is ready, and asks to hear of it again. Where the kernel has no room
     /// for that now, it is served again in a second, ready or not.
     fn serve(&mut self, source: Source) {
-        self.work += 1;
-        self.breathe();
-        let now = self.clock.now();
         match source {
-            // It asks itself; without that its deadlines look at it.
-            Source::Connection(entry) => return self.connections.ready(entry, &mut self.backend, now),
             Source::Sender(sender) => self.receive(sender, SOCKET_BUDGET),
             Source::Door => self.accept(),
             urgent => self.answer(urgent),
@@ -236,6 +242,7 @@ impl<W: World> Daemon<W> {
             return; // it was left alone
         }
         if let Err(e) = self.watch_on(source) {
+            let now = self.clock.now();
             self.backend_trouble.warn(now, format_args!("cannot wait for more: {e}"));
             self.retry.later(source, now);
         }
@@ -324,7 +331,7 @@ impl<W: World> Daemon<W> {
                 Said::Message(Message::Linger { .. }) => {
                     let sockets = self.received.len().max(1);
                     left = left.saturating_sub(sockets);
-                    self.work += sockets;
+                    self.breathe(sockets);
                     if !self.admit_received()
                         && self.connections.closing() > self.connections.room().message()
                     {

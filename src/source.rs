@@ -52,14 +52,14 @@ impl Source {
     /// The daemon's own, in the order of their numbers.
     const OWN: [Source; 5] = [Source::Door, Source::Control, Source::Stop, Source::Report, Source::Reload];
 
-    /// Whether it is served before any connection: who asks and who says stop must not wait for
+    /// Those that are served before any connection: who asks and who says stop must not wait for
     /// thousands of others.
-    pub fn is_urgent(self) -> bool {
-        Source::URGENT.contains(&self)
-    }
-
-    /// Those that are urgent.
     pub const URGENT: [Source; 4] = [Source::Stop, Source::Control, Source::Report, Source::Reload];
+
+    /// Whether `token` may name one of these: they are few, and to look is cheap.
+    pub fn may_be_urgent(token: Token) -> bool {
+        kind(token) == OWN
+    }
 
     /// The token that names it.
     pub fn token(self) -> Token {
@@ -80,7 +80,7 @@ impl Source {
     /// What `token` names, if it is one of ours.
     pub fn of(Token(bits): Token) -> Option<Source> {
         let key = bits & !(3 << KIND);
-        match (bits >> KIND) & 3 {
+        match kind(Token(bits)) {
             CONNECTION => {
                 let (place, generation) = (key as u32, (key >> 32) as u16); // the halves of it
                 Some(Source::Connection(Entry { place, generation }))
@@ -89,6 +89,10 @@ impl Source {
             _ => Source::OWN.get(usize::try_from(key).ok()?).copied(),
         }
     }
+}
+
+fn kind(Token(bits): Token) -> u64 {
+    (bits >> KIND) & 3
 }
 
 #[cfg(test)]

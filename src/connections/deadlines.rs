@@ -29,8 +29,9 @@ pub trait Timed: Linked {
 pub struct Wheel {
     /// Everybody is due at this time or later.
     base: Time,
-    /// A bit for each slot that has somebody in it.
+    /// A bit for each slot that has somebody in it, and for each level.
     occupied: [u64; LEVELS as usize],
+    levels: u32,
     /// The rows in each slot, in the order in which they were filed.
     slots: Chains,
     /// The earliest time at which anybody is due who was filed in that slot since it was empty.
@@ -41,7 +42,13 @@ impl Wheel {
     /// An empty wheel that starts at `base`.
     pub fn new(base: Time) -> Self {
         let earliest = vec![base; (LEVELS * SLOTS) as usize].into();
-        Wheel { base, occupied: [0; LEVELS as usize], slots: Chains::new(LEVELS * SLOTS), earliest }
+        Wheel {
+            base,
+            occupied: [0; LEVELS as usize],
+            levels: 0,
+            slots: Chains::new(LEVELS * SLOTS),
+            earliest,
+        }
     }
 
     /// When the next row is due, or somewhat earlier if one has left.
@@ -68,13 +75,18 @@ impl Wheel {
             *earliest = due;
         }
         self.occupied[level as usize] |= bit;
+        self.levels |= 1 << level;
         self.slots.push(slot, row, rows);
     }
 
     /// Takes `row` out, if it is in.
     pub fn remove(&mut self, row: u32, rows: &mut impl Linked) {
         if let Some(slot) = self.slots.remove(row, rows) {
-            self.occupied[(slot / SLOTS) as usize] &= !(1 << (slot % SLOTS));
+            let level = slot / SLOTS;
+            self.occupied[level as usize] &= !(1 << (slot % SLOTS));
+            if self.occupied[level as usize] == 0 {
+                self.levels &= !(1 << level);
+            }
         }
     }
 
@@ -101,7 +113,10 @@ impl Wheel {
 
     /// The occupied slot whose time comes first.
     fn first_slot(&self) -> Option<u32> {
-        let level = self.occupied.iter().position(|&occupied| occupied != 0)? as u32; // 0 to 5
+        if self.levels == 0 {
+            return None;
+        }
+        let level = self.levels.trailing_zeros();
         // Only on the highest level can a slot come round again from the lower end.
         let passed = digit(self.base, level);
         let ahead = self.occupied[level as usize].rotate_right(passed).trailing_zeros();

@@ -10,13 +10,15 @@ APXS = apxs
 
 all:
 	$(CARGO) build --release --locked --target-dir target
-	@if command -v $(APXS) >/dev/null; then cd apache-2.4 && $(APXS) -c mod_lingerd.c; \
+	@if command -v $(APXS) >/dev/null; then cd apache-2.4 && \
+	  $(APXS) -c -I../apache-1.3 mod_lingerd.c ../apache-1.3/ap_lingerd.c; \
 	else echo "no $(APXS): mod_lingerd is left out (Debian has it in apache2-dev)"; fi
 
 # Stock Apache against Apache with lingerd, on this machine, in under a minute.
 demo:
 	@sh ci/packages
-	@$(CARGO) bench --quiet --locked --bench apache -- demo
+	@$(CARGO) build --quiet --release --locked
+	@$(CARGO) bench --quiet --locked -p comparisons --bench apache -- demo
 
 # Every test, those with a real Apache too.
 check:
@@ -26,12 +28,14 @@ check:
 # What speed lingerd makes, as ratios measured side by side.
 bench:
 	@sh ci/packages
-	@$(CARGO) bench --quiet --locked --bench apache
+	@$(CARGO) build --quiet --release --locked
+	@$(CARGO) bench --quiet --locked -p comparisons --bench apache
 
 # Whose responses survive cruel clients: Apache's, nginx's, and Apache's with lingerd. Three minutes.
 torture:
 	@sh ci/packages torture
-	@$(CARGO) bench --quiet --locked --bench torture
+	@$(CARGO) build --quiet --release --locked
+	@$(CARGO) bench --quiet --locked -p comparisons --bench torture
 
 # Installs what 'make' has built, so that it needs no Rust and can run as root. Each file is put in
 # place by a rename: a program that runs keeps its old one, where a copy would write into it.
@@ -62,5 +66,6 @@ uninstall:
 clean:
 	$(CARGO) clean
 	cd apache-2.4 && rm -rf .libs mod_lingerd.o mod_lingerd.lo mod_lingerd.slo mod_lingerd.la
+	cd apache-1.3 && rm -rf .libs ap_lingerd.o ap_lingerd.lo ap_lingerd.slo
 
 .PHONY: all demo check bench torture install uninstall clean

@@ -44,9 +44,20 @@
 extern "C" {
 #endif
 
-/** How the functions are linked; "static" for who includes ap_lingerd.c. */
+/**
+ * How the functions are linked: within the program or the module that
+ * ap_lingerd.c is compiled into.  A server loads modules of many origins; one
+ * that has the sender too, perhaps of another version, is not to be called by
+ * mistake.  Who makes a library of it says -DLINGERD_API=extern.
+ */
 #ifndef LINGERD_API
+#if defined(__GNUC__) && __GNUC__ >= 4 && (defined(__ELF__) || defined(__APPLE__))
+#define LINGERD_API extern __attribute__((visibility("hidden")))
+#elif defined(__SUNPRO_C) && __SUNPRO_C >= 0x550
+#define LINGERD_API extern __hidden
+#else
 #define LINGERD_API extern
+#endif
 #endif
 
 /** May be set by a packager, with -DLINGERD_SOCKET=... */

@@ -31,14 +31,12 @@
  *
  * It is for the MPMs prefork and worker.  The event MPM lingers by itself
  * without tying up a thread, so there it stands aside.
+ *
+ *     apxs -c -I../apache-1.3 mod_lingerd.c ../apache-1.3/ap_lingerd.c
  */
 
-/* The sender, which knows nothing of Apache and is the same for all of them.
- * First, as it says to the headers of the system what it wants of them. */
-#define LINGERD_API static
-#include "../apache-1.3/ap_lingerd.c"
-
-/* ==== The module ====================================================== */
+/* The sender, which is the same for all servers: ../apache-1.3/ap_lingerd.c */
+#include "ap_lingerd.h"
 
 #include "httpd.h"
 #include "http_config.h"
@@ -51,6 +49,9 @@
 #include "apr_shm.h"
 #include "apr_strings.h"
 #include "apr_thread_mutex.h"
+
+#include <errno.h>
+#include <string.h>
 
 #if !AP_MODULE_MAGIC_AT_LEAST(20120211, 55)
 #error "mod_lingerd needs Apache 2.4.19 or newer (hook pre_close_connection)"

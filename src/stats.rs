@@ -1,41 +1,70 @@
 //! The counters, and the forms in which a person or a monitor reads them.
 //!
-//! Counts what it is told; must not know who tells it.
+//! Counts what it is told, and decides nothing; must not know who tells it.
 
-use crate::linger::Reason;
+use crate::rules::event::Reason;
 use std::fmt::{self, Write};
 use std::str::FromStr;
 
-/// What the daemon counts while it runs. The other figures (`lingering`, `handed_over`, …) are
-/// derived, so that they can never disagree with these.
+/// How connections came and ended. The other figures (`lingering`, `handed_over`, …) are derived, so
+/// that they can never disagree with these.
 #[derive(Clone, Debug, Default)]
-pub struct Counters {
+pub struct Ends {
     ended: [u64; Reason::ALL.len()],
-    /// Of those that ended by our doing, the ones with bytes unread or unacknowledged.
-    pub cut_short: u64,
-    /// The most connections that lingered at once.
-    pub peak: u64,
-    /// Descriptors refused: no connected TCP sockets.
-    pub rejected: u64,
-    /// Messages that are not of the hand-off protocol, and messages cut short by the kernel.
-    pub protocol_errors: u64,
-    /// Bytes read from lingering connections and thrown away.
-    pub bytes_discarded: u64,
+    cut_short: u64,
+    peak: u64,
+    rejected: u64,
+    bytes_discarded: u64,
 }
 
-impl Counters {
-    /// Counts a connection that ended.
-    pub fn ended(&mut self, reason: Reason) {
+impl Ends {
+    /// Counts a connection that ended, `cut_short` if that was by our doing and something was unread
+    /// or unacknowledged.
+    pub fn count(&mut self, reason: Reason, cut_short: bool) {
         self.ended[reason as usize] += 1;
+        self.cut_short += u64::from(cut_short);
     }
 
-    /// The figures of this moment.
-    pub fn snapshot(&self, lingering: u64, senders: u64, uptime: u64) -> Snapshot {
-        let [closed, reset, idle, max, limit, evicted, stopped] = self.ended;
+    /// Counts a descriptor that was refused: no connected TCP socket.
+    pub fn rejected(&mut self) {
+        self.rejected += 1;
+    }
+
+    /// Counts bytes that were read and thrown away.
+    pub fn discarded(&mut self, bytes: u64) {
+        self.bytes_discarded += bytes;
+    }
+
+    /// Notes that so many linger now.
+    pub fn lingering(&mut self, now: usize) {
+        self.peak = self.peak.max(now as u64);
+    }
+}
+
+/// What the figures of one moment are made of.
+pub struct Moment<'a> {
+    /// How connections ended so far.
+    pub ends: &'a Ends,
+    /// Connections that linger.
+    pub lingering: usize,
+    /// Senders that are connected.
+    pub senders: usize,
+    /// Messages that are not of the hand-off protocol, and messages cut short by the kernel.
+    pub protocol_errors: u64,
+    /// Seconds since the daemon started.
+    pub uptime: u64,
+}
+
+impl Moment<'_> {
+    /// The figures.
+    pub fn snapshot(&self) -> Snapshot {
+        let &Ends { ended, cut_short, peak, rejected, bytes_discarded } = self.ends;
+        let [closed, reset, idle, max, limit, evicted, stopped] = ended;
+        let lingering = self.lingering as u64;
         Snapshot([
             lingering,
-            self.peak,
-            lingering + self.ended.iter().sum::<u64>(),
+            peak,
+            lingering + ended.iter().sum::<u64>(),
             closed,
             reset,
             idle,
@@ -43,12 +72,12 @@ impl Counters {
             limit,
             evicted,
             stopped,
-            self.cut_short,
-            self.rejected,
+            cut_short,
+            rejected,
             self.protocol_errors,
-            senders,
-            self.bytes_discarded,
-            uptime,
+            self.senders as u64,
+            bytes_discarded,
+            self.uptime,
         ])
     }
 }
@@ -193,12 +222,19 @@ impl fmt::Display for Snapshot {
 mod tests {
     use super::*;
 
+    fn moment(ends: &Ends) -> Moment<'_> {
+        Moment { ends, lingering: 4, senders: 2, protocol_errors: 0, uptime: 60 }
+    }
+
     fn some() -> Snapshot {
-        let mut counters = Counters { peak: 9, cut_short: 1, bytes_discarded: 77, ..Counters::default() };
-        counters.ended(Reason::Closed);
-        counters.ended(Reason::Closed);
-        counters.ended(Reason::Evicted);
-        counters.snapshot(4, 2, 60)
+        let mut ends = Ends::default();
+        ends.lingering(9);
+        ends.lingering(4);
+        ends.discarded(77);
+        ends.count(Reason::Closed, false);
+        ends.count(Reason::Closed, false);
+        ends.count(Reason::Evicted, true);
+        moment(&ends).snapshot()
     }
 
     #[test]
@@ -213,9 +249,9 @@ mod tests {
     #[test]
     fn every_reason_counts_under_its_own_name() {
         for reason in Reason::ALL {
-            let mut counters = Counters::default();
-            counters.ended(reason);
-            let snapshot = counters.snapshot(0, 0, 0);
+            let mut ends = Ends::default();
+            ends.count(reason, false);
+            let snapshot = moment(&ends).snapshot();
             for other in Reason::ALL {
                 assert_eq!(snapshot.get(other.name()), Some(u64::from(other == reason)), "{}", other.name());
             }

@@ -3,27 +3,18 @@
 //! That a connection was handed over is told by lingerd's counters, for clients that keep their
 //! end open: one that has closed before Apache does is nobody's business any more, and is closed.
 
-#[allow(dead_code, reason = "other tests use the rest of it")]
-mod support;
-
-#[allow(dead_code, reason = "other tests use the rest of it")]
-#[path = "support/apache.rs"]
-mod apache;
-#[path = "support/http.rs"]
-#[allow(dead_code, reason = "other tests use the rest of it")]
-mod http;
-
-use apache::{Apache, Mpm, Setup};
-use http::{Held, exchange, exchange_tls, get, record, request, under_load, upload};
 use std::collections::HashSet;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener};
 use std::os::unix::net::SocketAddr as UnixAddr;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
+use support::apache::{Apache, Mpm, Setup};
 use support::daemon::{Daemon, Site};
-use support::{COUNT_SOCKETS, skip, sockets_can_be_counted, tcp, wait_until};
+use support::http::{self, Held, exchange, exchange_tls, get, record, request, under_load, upload};
+use support::{COUNT_SOCKETS, compile, skip, sockets_can_be_counted, tcp, wait_until};
 
 /// As many requests as show that a server is well and truly at work.
 const SOME: usize = 200;
@@ -337,6 +328,27 @@ fn connections_linger_on_when_apache_stops() {
 }
 
 // ---- Apache's own ways ----------------------------------------------------------------------
+
+#[test]
+fn another_sender_that_is_loaded_too_is_not_called() {
+    // As any module's may be: of another version, and there first.
+    let site = Site::new();
+    let source = site.path("other.c");
+    let functions = ["init", "open", "half_close", "client_done", "give", "transient", "drop"];
+    let code = functions
+        .map(|name| format!("void lingerd_{name}(void);\nvoid lingerd_{name}(void) {{ abort(); }}\n"));
+    fs::write(&source, format!("#include <stdlib.h>\n{}", code.concat())).unwrap();
+    let Some(other) = compile("other.so", &["-shared", "-fPIC", source.to_str().unwrap()]) else { return };
+    let lingerd = lingerd(&[]);
+    let setup = Setup::prefork(&lingerd.site.socket()).load_file_first(&other);
+    let Some(apache) = setup.start() else { return };
+    publish(&apache);
+    let held = hold(apache.address, 5);
+    lingerd.wait_for("handed_over=5 lingering=5");
+    drop(held);
+    assert_eq!(complaints(&apache), [""; 0]);
+    lingerd.finish("closed=5");
+}
 
 #[test]
 fn a_graceful_restart_under_load_fails_no_response() {

@@ -3,14 +3,6 @@
 //! There is no package of it, so that whoever has built one says where: APACHE13_HTTPD=/path/httpd.
 //! What can be tested without one is the patch: on a stand-in of the code that it changes.
 
-#[allow(dead_code, reason = "other tests use the rest of it")]
-mod support;
-
-#[path = "support/http.rs"]
-#[allow(dead_code, reason = "other tests use the rest of it")]
-mod http;
-
-use http::{Held, exchange, get, under_load, upload};
 use lingerd_platform::process;
 use std::fs::{self, File, Permissions};
 use std::io::Write;
@@ -21,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use support::daemon::{Daemon, Site};
+use support::http::{self, Held, exchange, get, under_load, upload};
 use support::{COUNT_SOCKETS, compile, libraries, not_run, skip, sockets_can_be_counted, tcp, wait_until};
 
 /// As many requests as show that a server is well and truly at work.

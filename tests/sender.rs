@@ -3,9 +3,6 @@
 //! What can fail on the way to the daemon is made to fail: by a daemon that is away, killed or
 //! stopped, and where that is not to be had, by a sendmsg(2) or a connect(2) that says so.
 
-#[allow(dead_code, reason = "other tests use the rest of it")]
-mod support;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::unix::net::SocketAddr as UnixAddr;

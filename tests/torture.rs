@@ -3,31 +3,18 @@
 //! Their times are shorter than in real life. How long anything takes is not asserted, and lingerd's
 //! limit is one that no client comes near.
 
-#[allow(dead_code, reason = "other tests use the rest of it")]
-mod support;
-
-#[allow(dead_code, reason = "other tests use the rest of it")]
-#[path = "support/apache.rs"]
-mod apache;
-#[allow(dead_code, reason = "other tests use the rest of it")]
-#[path = "support/http.rs"]
-mod http;
-#[allow(dead_code, reason = "the bench uses the rest of it")]
-#[path = "support/torture/mod.rs"]
-mod torture;
-
-use apache::{Apache, Mpm, Setup};
+use comparisons::torture::answer::Expected;
+use comparisons::torture::cases::{self, Case, Over, Step};
+use comparisons::torture::client::{Outcome, Seen};
+use comparisons::torture::{pages, run_all, with_addresses};
 use lingerd_platform::tcp::TELLS_ACKNOWLEDGED;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
+use support::apache::{Apache, Mpm, Setup};
 use support::daemon::Daemon;
 use support::tcp;
-use torture::answer::Expected;
-use torture::cases::{self, Case, Over, Step};
-use torture::client::{Outcome, Seen};
-use torture::{pages, run_all, with_addresses};
 
 /// What the times of real life are multiplied by.
 const SCALE: f64 = 0.2;

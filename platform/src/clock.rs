@@ -23,8 +23,7 @@ pub trait Clock {
 /// stream: no registration, no second wake-up. Nobody waits for it but the FIN of a sender that does
 /// not half-close itself; on systems other than Linux none does (see [`crate::tcp::Tcp::half_close`]),
 /// and some of them sleep for no less than 10 ms.
-const PAUSE: Option<Duration> =
-    if cfg!(target_os = "linux") { Some(Duration::from_millis(1)) } else { None };
+const PAUSE: Option<Duration> = if cfg!(target_os = "linux") { Some(Duration::from_millis(1)) } else { None };
 
 /// The system's monotonic clock, clock_gettime(2) with CLOCK_MONOTONIC or its like.
 pub struct Monotonic {
@@ -48,4 +47,11 @@ impl Clock for Monotonic {
             thread::sleep(pause);
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::contract::{Real, time::clock_tests};
+
+    clock_tests!(Real);
 }

@@ -53,3 +53,10 @@ impl SlowClose<OwnedFd> for Thread {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::contract::{Real, time::closing_tests};
+
+    closing_tests!(Real);
+}

@@ -269,26 +269,10 @@ cfg_if::cfg_if! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::{Real, fdpass::fdpass_tests};
     use std::fs::File;
-    use std::os::unix::net::UnixStream;
 
-    #[test]
-    fn descriptors_arrive_with_their_byte_and_no_other() {
-        let (a, b) = UnixStream::pair().unwrap();
-        let file = File::open("/dev/null").unwrap();
-        send(&a, b"xy", &[]).unwrap();
-        send(&a, b"L", &[file.as_fd(); 3]).unwrap();
-        let mut got = Vec::new();
-        for byte in *b"xy" {
-            assert_eq!(receive(&b, &mut got).unwrap(), Received::Byte { byte, truncated: false });
-            assert!(got.is_empty());
-        }
-        assert_eq!(receive(&b, &mut got).unwrap(), Received::Byte { byte: b'L', truncated: false });
-        assert_eq!(got.len(), 3);
-        assert_eq!(receive(&b, &mut got).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        drop(a);
-        assert_eq!(receive(&b, &mut got).unwrap(), Received::End);
-    }
+    fdpass_tests!(Real);
 
     #[test]
     fn a_full_message_arrives_whole_and_close_on_exec() {
@@ -312,12 +296,5 @@ mod tests {
         let file = File::open("/dev/null").unwrap();
         let refused = send(&a, b"L", &[file.as_fd(); MAX_DESCRIPTORS + 1]).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
-    }
-
-    #[test]
-    fn a_vanished_receiver_is_an_error_and_no_signal() {
-        let (a, b) = UnixStream::pair().unwrap();
-        drop(b);
-        assert_eq!(send(&a, b"L", &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

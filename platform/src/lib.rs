@@ -7,7 +7,11 @@
 pub mod backend;
 pub mod clock;
 pub mod closing;
+#[cfg(test)]
+mod contract;
 pub mod detach;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 pub mod fdpass;
 pub mod peer;
 pub mod process;

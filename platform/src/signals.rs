@@ -22,7 +22,7 @@ pub trait Signal: Descriptor {
 }
 
 /// The signals that a daemon lives by.
-pub struct Signals<S> {
+pub struct Signals<S = Handler> {
     /// SIGTERM and SIGINT.
     pub stop: S,
     /// SIGUSR1.
@@ -71,7 +71,7 @@ impl AsFd for Handler {
     }
 }
 
-impl Signals<Handler> {
+impl Signals {
     /// Installs the handlers: none of these signals ever ends the process again.
     ///
     /// # Errors
@@ -83,4 +83,11 @@ impl Signals<Handler> {
             reload: Handler::of(&[SIGHUP])?,
         })
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::contract::{Real, time::signal_tests};
+
+    signal_tests!(Real);
 }

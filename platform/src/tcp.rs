@@ -263,9 +263,11 @@ cfg_if::cfg_if! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::{Real, tcp::tcp_tests};
     use std::io::{Read, Write};
-    use std::net::{TcpListener, UdpSocket};
-    use std::os::fd::AsFd;
+    use std::net::TcpListener;
+
+    tcp_tests!(Real);
 
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -273,47 +275,42 @@ mod tests {
         (client, listener.accept().unwrap().0)
     }
 
-    /// Waits until there is something to read, be it an error: not every system's loopback delivers
-    /// before the call that sends returns.
-    fn readable(socket: &TcpStream) {
-        use crate::backend::{Backend, Interest, System, Token};
-        let mut backend = System::new().unwrap();
-        backend.add(socket.as_fd(), Token(0), Interest::Read).unwrap();
-        let mut ready = Vec::new();
-        while ready.is_empty() {
-            backend.wait(&mut ready, None).unwrap();
+    #[test]
+    fn it_is_tcp_with_ipv6_and_after_its_reset_was_read() {
+        if let Ok(listener) = TcpListener::bind("[::1]:0") {
+            assert!(TcpStream::of(listener.into()).is_ok());
         }
-    }
-
-    fn is_tcp(descriptor: impl Into<OwnedFd>) -> bool {
-        TcpStream::of(descriptor.into()).is_ok()
-    }
-
-    #[test]
-    fn only_tcp_is_tcp() {
-        let (client, server) = pair();
-        assert!(is_tcp(client) && is_tcp(server));
-        assert!(TcpListener::bind("[::1]:0").map_or(true, is_tcp)); // without IPv6
-        assert!(!is_tcp(UdpSocket::bind("127.0.0.1:0").unwrap()));
-        assert!(!is_tcp(std::os::unix::net::UnixStream::pair().unwrap().0));
-        assert!(!is_tcp(std::fs::File::open("/dev/null").unwrap()));
-    }
-
-    #[test]
-    fn a_connection_that_was_reset_is_still_tcp() {
         let (client, mut server) = pair();
         socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         drop(client);
         assert!(server.read(&mut [0]).is_err());
-        assert!(is_tcp(server));
+        assert!(TcpStream::of(server.into()).is_ok());
     }
 
     #[test]
-    fn a_second_half_close_leaves_the_receiving_side_alone() {
-        let (mut client, mut server) = pair();
+    fn a_half_close_shows_as_one() {
+        let (_client, server) = pair();
         assert!(!is_half_closed(&server));
         server.half_close();
         assert!(is_half_closed(&server));
+    }
+
+    #[test]
+    fn only_some_systems_tell_what_is_acknowledged() {
+        let (_client, server) = pair();
+        server.half_close();
+        assert_eq!(server.is_acknowledged().is_some(), TELLS_ACKNOWLEDGED);
+        #[cfg(target_os = "linux")]
+        {
+            let listener = OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
+            assert_eq!(TcpStream::from(listener).is_acknowledged(), None, "it has nothing to acknowledge");
+        }
+    }
+
+    #[test]
+    fn what_follows_a_second_half_close_arrives_as_it_was_sent() {
+        let (mut client, mut server) = pair();
+        server.half_close();
         // The client has the FIN, and so has acknowledged it: FIN_WAIT_2.
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
         server.half_close();
@@ -321,114 +318,5 @@ mod tests {
         let mut late = [0; 4];
         server.read_exact(&mut late).unwrap();
         assert_eq!(&late, b"late");
-    }
-
-    #[test]
-    fn discards_until_the_end() {
-        let (mut client, server) = pair();
-        assert_eq!(server.discard().unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        client.write_all(b"late bytes").unwrap();
-        readable(&server);
-        assert_eq!(server.discard().unwrap(), 10);
-        client.shutdown(Shutdown::Write).unwrap();
-        readable(&server);
-        assert_eq!(server.discard().unwrap(), 0);
-    }
-
-    #[test]
-    fn a_reset_socket_differs_from_one_never_connected() {
-        let (client, server) = pair();
-        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
-        drop(client);
-        readable(&server);
-        assert_eq!(server.discard().unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-        assert_eq!(server.discard().unwrap(), 0, "the error is told once, then it is the end");
-
-        let fresh = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        assert_eq!(TcpStream::from(fresh).discard().unwrap_err().kind(), io::ErrorKind::NotConnected);
-    }
-
-    /// Waits until what is acknowledged stands as `expected`: not every system's loopback delivers
-    /// before the call that sends returns.
-    fn wait_for_acknowledged(socket: &TcpStream, expected: bool) {
-        let start = std::time::Instant::now();
-        while is_acknowledged(socket) != Some(expected) {
-            assert!(start.elapsed() < Duration::from_secs(60), "never {expected}");
-            std::thread::yield_now();
-        }
-    }
-
-    #[test]
-    fn tells_whether_all_is_acknowledged_the_fin_too() {
-        if !TELLS_ACKNOWLEDGED {
-            let (_client, server) = pair();
-            server.half_close();
-            assert_eq!(server.is_acknowledged(), None);
-            return;
-        }
-        #[cfg(target_os = "linux")]
-        {
-            let listener = std::os::fd::OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
-            assert_eq!(TcpStream::from(listener).is_acknowledged(), None, "it has nothing to acknowledge");
-        }
-        // A full window in between.
-        let (mut client, mut server) = pair();
-        server.set_nonblocking(true).unwrap();
-        while server.write(&[0; 65536]).is_ok() {}
-        server.half_close();
-        assert_eq!(server.is_acknowledged(), Some(false));
-        client.read_to_end(&mut Vec::new()).unwrap();
-        wait_for_acknowledged(&server, true);
-        // Nothing but the FIN.
-        let (_client, server) = pair();
-        server.half_close();
-        wait_for_acknowledged(&server, true);
-        // A client that has ended, too: TIME_WAIT.
-        let (client, server) = pair();
-        server.half_close();
-        drop(client);
-        wait_for_acknowledged(&server, true);
-    }
-
-    #[test]
-    fn tells_whether_something_is_unread() {
-        let (mut client, server) = pair();
-        assert!(!server.has_unread());
-        client.write_all(b"x").unwrap();
-        readable(&server);
-        assert!(server.has_unread());
-        server.discard().unwrap();
-        assert!(!server.has_unread());
-        client.shutdown(Shutdown::Write).unwrap();
-        readable(&server);
-        assert!(!server.has_unread(), "an end of stream is nothing unread");
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn a_notice_in_the_error_queue_keeps_a_socket_ready_until_it_is_drained() {
-        use crate::backend::{Backend, Interest, System, Token};
-        let (_client, mut server) = pair();
-        let stamps = libc::SOF_TIMESTAMPING_TX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE;
-        // SAFETY: setsockopt(2) reads the one int, which outlives the call.
-        let set = unsafe {
-            libc::setsockopt(
-                server.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_TIMESTAMPING,
-                (&raw const stamps).cast(),
-                size_of_val(&stamps) as libc::socklen_t,
-            )
-        };
-        assert_eq!(set, 0);
-        server.write_all(b"x").unwrap();
-        let mut backend = System::new().unwrap();
-        backend.add(server.as_fd(), Token(1), Interest::Read).unwrap();
-        let mut ready = Vec::new();
-        backend.wait(&mut ready, None).unwrap();
-        assert_eq!(server.discard().unwrap_err().kind(), io::ErrorKind::WouldBlock, "nothing to read");
-        server.drain_errors();
-        backend.wait(&mut ready, Some(Duration::from_millis(1))).unwrap();
-        assert_eq!(ready, []);
     }
 }

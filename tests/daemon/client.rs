@@ -1,13 +1,13 @@
 //! What the client sees of it all: its whole response, an orderly end, and never a reset.
 
-use crate::support::daemon::Daemon;
-use crate::support::{PATIENCE, during, tcp};
 use lingerd_platform::tcp::TELLS_ACKNOWLEDGED;
 use socket2::SockRef;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::Duration;
+use support::daemon::Daemon;
+use support::{PATIENCE, during, tcp};
 
 /// How the one connection of a daemon with a short -D ends whose client has not read everything.
 const CUT_SHORT: &str = if TELLS_ACKNOWLEDGED { "limit=1 cut_short=1" } else { "limit=1 cut_short=0" };
@@ -77,7 +77,7 @@ fn urgent_data_is_late_data() {
     SockRef::from(&client).send_out_of_band(b"!").unwrap();
     client.write_all(b"cd").unwrap();
     // An urgent byte is not part of the stream on every system.
-    crate::support::wait_until("all is read", || daemon.counters()["bytes_discarded"] >= 4);
+    support::wait_until("all is read", || daemon.counters()["bytes_discarded"] >= 4);
     assert_eq!(tcp::read_to_end(&mut client), b"");
     drop(client);
     let discarded = daemon.counters()["bytes_discarded"];

@@ -1,13 +1,13 @@
 //! `lingerd -S`: the counters, their forms, and who may ask.
 
-use crate::support::daemon::{Daemon, Ended, Site, run};
-use crate::support::{eventually, is_root, tcp};
 use lingerd_platform::process;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use support::daemon::{Daemon, Ended, Site, run};
+use support::{eventually, is_root, tcp};
 
 /// The documented names, in the documented order.
 const NAMES: [&str; 16] = [

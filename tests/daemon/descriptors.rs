@@ -1,8 +1,5 @@
 //! What is no connected TCP socket is refused, counted, and left as it was.
 
-use crate::support::daemon::Daemon;
-use crate::support::sender::most_descriptors;
-use crate::support::{PATIENCE, tcp};
 use lingerd_platform::backend::Interest;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::fs::File;
@@ -12,6 +9,9 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use support::daemon::Daemon;
+use support::sender::most_descriptors;
+use support::{PATIENCE, tcp};
 
 /// Hands `descriptor` over, with a good socket after it in the same message: the one is refused,
 /// the other is lingered on.

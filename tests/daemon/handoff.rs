@@ -1,12 +1,12 @@
 //! Messages at the hand-off socket, well-formed and not, and the senders they come from.
 
-use crate::support::daemon::Daemon;
-use crate::support::sender::{Sender, descriptors, most_descriptors};
-use crate::support::{PATIENCE, during, tcp};
 use socket2::SockRef;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
+use support::daemon::Daemon;
+use support::sender::{Sender, descriptors, most_descriptors};
+use support::{PATIENCE, during, tcp};
 
 /// Runs `misbehave` on a sender, and checks that the daemon hangs up on that one alone.
 #[track_caller]

@@ -1,8 +1,8 @@
 //! Many at once, and too many: the table's limit and that of the descriptors.
 
-use crate::support::daemon::{Daemon, Site, run};
-use crate::support::sender::{Sender, most_descriptors};
-use crate::support::tcp;
+use support::daemon::{Daemon, Site, run};
+use support::sender::{Sender, most_descriptors};
+use support::tcp;
 
 /// Few enough to be short of descriptors, and enough to serve with.
 const FEW: u32 = 64;

@@ -1,8 +1,5 @@
 //! The manners of a daemon: starting, stopping, signals, its files, its neighbours, its privileges.
 
-use crate::support::daemon::{Daemon, Site, lingerd, mode, run};
-use crate::support::sender::Sender;
-use crate::support::{is_root, tcp, wait_until};
 use lingerd_platform::process;
 use std::fs;
 use std::io::ErrorKind;
@@ -12,6 +9,9 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use support::daemon::{Daemon, Site, lingerd, mode, run};
+use support::sender::Sender;
+use support::{is_root, tcp, wait_until};
 
 // Starting.
 

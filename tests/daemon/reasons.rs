@@ -1,12 +1,12 @@
 //! Each reason for which a lingered connection ends, and what is counted then.
 
-use crate::support::daemon::Daemon;
-use crate::support::{during, skip, tcp};
 use lingerd_platform::tcp::TELLS_ACKNOWLEDGED;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::thread::sleep;
 use std::time::Duration;
+use support::daemon::Daemon;
+use support::{during, skip, tcp};
 
 /// 1 where the system tells what is acknowledged, else 0: it does not count what it cannot know.
 const TELLS: u64 = TELLS_ACKNOWLEDGED as u64;

@@ -114,12 +114,12 @@ fn silent<S: Stage>(stage: &S, backend: &mut S::Backend) -> bool {
 pub fn what_stays_ready_is_reported_again(stage: &mut impl Stage) {
     let mut pair = stage.pair();
     let mut backend = stage.backend();
-    backend.add(pair.near(), Token(7), Read).unwrap();
+    backend.add(&pair.near(), Token(7), Read).unwrap();
     assert_eq!(wait(&mut backend, SOON), []);
     pair.send();
     for _ in 0..3 {
         assert_eq!(wait(&mut backend, None), [Token(7)]);
-        backend.rearm(pair.near(), Token(7), Read).unwrap();
+        backend.rearm(&pair.near(), Token(7), Read).unwrap();
     }
     pair.drain();
     assert_eq!(wait(&mut backend, SOON), []);
@@ -130,7 +130,7 @@ pub fn what_stays_ready_is_reported_again(stage: &mut impl Stage) {
 pub fn what_happens_during_a_wait_with_a_time_limit_is_reported(stage: &mut impl Stage) {
     let pair = stage.pair();
     let mut backend = stage.backend();
-    backend.add(pair.near(), Token(1), Read).unwrap();
+    backend.add(&pair.near(), Token(1), Read).unwrap();
     stage.send_later(&pair);
     assert_eq!(wait(&mut backend, Some(Duration::from_secs(60))), [Token(1)]);
 }
@@ -148,10 +148,10 @@ pub fn a_wait_for_nobody_lasts_its_time(stage: &mut impl Stage) {
 pub fn write_interest_reports_room(stage: &mut impl Stage) {
     let mut pair = stage.local_pair();
     let mut backend = stage.backend();
-    backend.add(pair.near(), Token(1), Write).unwrap();
+    backend.add(&pair.near(), Token(1), Write).unwrap();
     assert_eq!(wait(&mut backend, None), [Token(1)]);
     pair.fill();
-    backend.rearm(pair.near(), Token(1), Write).unwrap();
+    backend.rearm(&pair.near(), Token(1), Write).unwrap();
     pair.send(); // is nothing to who waits to write
     assert!(silent(stage, &mut backend));
     pair.make_room();
@@ -163,7 +163,7 @@ pub fn a_reset_is_reported_whatever_the_interest(stage: &mut impl Stage) {
         let mut pair = stage.pair();
         let mut backend = stage.backend();
         pair.fill();
-        backend.add(pair.near(), Token(1), interest).unwrap();
+        backend.add(&pair.near(), Token(1), interest).unwrap();
         pair.reset();
         assert_eq!(wait(&mut backend, None), [Token(1)], "{interest:?}");
     }
@@ -173,7 +173,7 @@ pub fn a_far_end_that_is_gone_is_reported_to_who_waits_for_room(stage: &mut impl
     let mut pair = stage.local_pair();
     let mut backend = stage.backend();
     pair.fill();
-    backend.add(pair.near(), Token(1), Write).unwrap();
+    backend.add(&pair.near(), Token(1), Write).unwrap();
     assert_eq!(wait(&mut backend, SOON), []);
     pair.close();
     assert_eq!(wait(&mut backend, None), [Token(1)]);
@@ -182,10 +182,10 @@ pub fn a_far_end_that_is_gone_is_reported_to_who_waits_for_room(stage: &mut impl
 pub fn the_next_user_of_a_number_has_its_own_token(stage: &mut impl Stage) {
     let mut pairs = [stage.pair(), stage.pair()];
     let mut backend = stage.backend();
-    backend.add(pairs[0].near(), Token(1), Read).unwrap();
-    backend.add(pairs[1].near(), Token(2), Read).unwrap();
-    backend.remove(pairs[1].near()).unwrap();
-    backend.add(pairs[1].near(), Token(3), Write).unwrap();
+    backend.add(&pairs[0].near(), Token(1), Read).unwrap();
+    backend.add(&pairs[1].near(), Token(2), Read).unwrap();
+    backend.remove(&pairs[1].near()).unwrap();
+    backend.add(&pairs[1].near(), Token(3), Write).unwrap();
     pairs[0].send();
     let mut ready = wait(&mut backend, None);
     if ready.len() < 2 {
@@ -200,17 +200,17 @@ pub fn what_is_removed_before_the_first_wait_takes_nothing_with_it(stage: &mut i
     let mut pairs: Vec<_> = (0..4).map(|_| stage.pair()).collect();
     let mut backend = stage.backend();
     for (n, pair) in pairs.iter_mut().enumerate() {
-        backend.add(pair.near(), Token(n as u64), Read).unwrap();
+        backend.add(&pair.near(), Token(n as u64), Read).unwrap();
         pair.half_close();
     }
-    backend.remove(pairs[0].near()).unwrap(); // the first: another takes its place
-    backend.remove(pairs[3].near()).unwrap();
-    backend.remove(pairs[2].near()).unwrap(); // the last
-    backend.add(pairs[2].near(), Token(5), Read).unwrap();
+    backend.remove(&pairs[0].near()).unwrap(); // the first: another takes its place
+    backend.remove(&pairs[3].near()).unwrap();
+    backend.remove(&pairs[2].near()).unwrap(); // the last
+    backend.add(&pairs[2].near(), Token(5), Read).unwrap();
     let mut seen = BTreeSet::new();
     while seen.len() < 2 {
         for token in wait(&mut backend, None) {
-            backend.rearm(pairs[token.0 as usize % 3].near(), token, Read).unwrap();
+            backend.rearm(&pairs[token.0 as usize % 3].near(), token, Read).unwrap();
             seen.insert(token);
         }
     }
@@ -222,13 +222,13 @@ pub fn what_is_removed_does_not_even_wake(stage: &mut impl Stage) {
         let mut pair = stage.pair();
         pair.send();
         let mut backend = stage.backend();
-        backend.add(pair.near(), Token(1), interest).unwrap();
-        backend.remove(pair.near()).unwrap();
+        backend.add(&pair.near(), Token(1), interest).unwrap();
+        backend.remove(&pair.near()).unwrap();
         assert!(silent(stage, &mut backend), "before the first wait");
-        backend.add(pair.near(), Token(2), interest).unwrap();
+        backend.add(&pair.near(), Token(2), interest).unwrap();
         assert_eq!(wait(&mut backend, None), [Token(2)]);
-        backend.rearm(pair.near(), Token(2), interest).unwrap();
-        backend.remove(pair.near()).unwrap();
+        backend.rearm(&pair.near(), Token(2), interest).unwrap();
+        backend.remove(&pair.near()).unwrap();
         assert!(silent(stage, &mut backend), "after it was reported");
     }
 }
@@ -238,19 +238,19 @@ pub fn a_token_comes_back_bit_for_bit(stage: &mut impl Stage) {
     pair.send();
     for token in [0, 1, u64::MAX - 1, u64::MAX, 0x0123_4567_89ab_cdef] {
         let mut backend = stage.backend();
-        backend.add(pair.near(), Token(token), Read).unwrap();
+        backend.add(&pair.near(), Token(token), Read).unwrap();
         assert_eq!(wait(&mut backend, None), [Token(token)]);
-        backend.remove(pair.near()).unwrap();
+        backend.remove(&pair.near()).unwrap();
     }
 }
 
 pub fn misuse_is_an_error(stage: &mut impl Stage) {
     let pair = stage.pair();
     let mut backend = stage.backend();
-    let missing = backend.remove(pair.near()).unwrap_err();
+    let missing = backend.remove(&pair.near()).unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::NotFound);
-    backend.add(pair.near(), Token(1), Read).unwrap();
-    let twice = backend.add(pair.near(), Token(1), Read).unwrap_err();
+    backend.add(&pair.near(), Token(1), Read).unwrap();
+    let twice = backend.add(&pair.near(), Token(1), Read).unwrap_err();
     assert_eq!(twice.kind(), ErrorKind::AlreadyExists);
 }
 
@@ -258,13 +258,13 @@ pub fn more_ready_than_one_batch_are_all_reported(stage: &mut impl Stage) {
     let mut pairs: Vec<_> = (0..600).map(|_| stage.local_pair()).collect();
     let mut backend = stage.backend();
     for (n, pair) in pairs.iter_mut().enumerate() {
-        backend.add(pair.near(), Token(n as u64), Read).unwrap();
+        backend.add(&pair.near(), Token(n as u64), Read).unwrap();
         pair.send();
     }
     let mut seen = BTreeSet::new();
     for _ in 0..20 {
         for token in wait(&mut backend, SOON) {
-            backend.rearm(pairs[token.0 as usize].near(), token, Read).unwrap();
+            backend.rearm(&pairs[token.0 as usize].near(), token, Read).unwrap();
             seen.insert(token);
         }
     }
@@ -274,17 +274,17 @@ pub fn more_ready_than_one_batch_are_all_reported(stage: &mut impl Stage) {
 pub fn an_interest_changes_to_write_and_back(stage: &mut impl Stage) {
     let mut pair = stage.local_pair();
     let mut backend = stage.backend();
-    backend.add(pair.near(), Token(1), Read).unwrap();
+    backend.add(&pair.near(), Token(1), Read).unwrap();
     assert_eq!(wait(&mut backend, SOON), []);
     for _ in 0..2 {
-        backend.change(pair.near(), Token(1), Write).unwrap();
+        backend.change(&pair.near(), Token(1), Write).unwrap();
         assert_eq!(wait(&mut backend, None), [Token(1)]);
-        backend.change(pair.near(), Token(1), Read).unwrap();
+        backend.change(&pair.near(), Token(1), Read).unwrap();
         assert!(silent(stage, &mut backend));
     }
-    backend.change(pair.near(), Token(1), Both).unwrap();
+    backend.change(&pair.near(), Token(1), Both).unwrap();
     assert_eq!(wait(&mut backend, None), [Token(1)]);
-    backend.change(pair.near(), Token(1), Read).unwrap();
+    backend.change(&pair.near(), Token(1), Read).unwrap();
     assert!(silent(stage, &mut backend));
     pair.send();
     assert_eq!(wait(&mut backend, None), [Token(1)]);
@@ -293,17 +293,17 @@ pub fn an_interest_changes_to_write_and_back(stage: &mut impl Stage) {
 pub fn a_descriptor_that_is_ready_for_both_is_reported_once(stage: &mut impl Stage) {
     let mut pair = stage.local_pair();
     let mut backend = stage.backend();
-    backend.add(pair.near(), Token(1), Both).unwrap();
+    backend.add(&pair.near(), Token(1), Both).unwrap();
     assert_eq!(wait(&mut backend, None), [Token(1)], "room");
-    backend.rearm(pair.near(), Token(1), Both).unwrap();
+    backend.rearm(&pair.near(), Token(1), Both).unwrap();
     pair.send();
     for _ in 0..3 {
         assert_eq!(wait(&mut backend, None), [Token(1)], "room, and a byte");
-        backend.rearm(pair.near(), Token(1), Both).unwrap();
+        backend.rearm(&pair.near(), Token(1), Both).unwrap();
     }
     pair.fill();
     assert_eq!(wait(&mut backend, None), [Token(1)], "a byte");
-    backend.rearm(pair.near(), Token(1), Both).unwrap();
+    backend.rearm(&pair.near(), Token(1), Both).unwrap();
     pair.drain();
     assert!(silent(stage, &mut backend), "neither");
     pair.make_room();
@@ -314,14 +314,14 @@ pub fn what_is_not_registered_cannot_be_changed(stage: &mut impl Stage) {
     let pair = stage.pair();
     let mut backend = stage.backend();
     for interest in [Read, Write, Both] {
-        let error = backend.change(pair.near(), Token(1), interest).unwrap_err();
+        let error = backend.change(&pair.near(), Token(1), interest).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
     }
     assert!(silent(stage, &mut backend), "and is not registered by that");
-    backend.add(pair.near(), Token(2), Both).unwrap();
+    backend.add(&pair.near(), Token(2), Both).unwrap();
     assert_eq!(wait(&mut backend, None), [Token(2)]);
-    backend.remove(pair.near()).unwrap();
-    let error = backend.change(pair.near(), Token(2), Write).unwrap_err();
+    backend.remove(&pair.near()).unwrap();
+    let error = backend.change(&pair.near(), Token(2), Write).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(silent(stage, &mut backend));
 }
@@ -335,11 +335,11 @@ pub fn a_change_before_the_first_wait_counts(stage: &mut impl Stage) {
             pair.send();
             pair.fill();
         }
-        backend.add(pair.near(), Token(1), first).unwrap();
-        backend.change(pair.near(), Token(1), then).unwrap();
+        backend.add(&pair.near(), Token(1), first).unwrap();
+        backend.change(&pair.near(), Token(1), then).unwrap();
         assert!(silent(stage, &mut backend), "{first:?}, then {then:?}");
-        backend.change(pair.near(), Token(1), Both).unwrap();
-        backend.change(pair.near(), Token(1), then).unwrap();
+        backend.change(&pair.near(), Token(1), Both).unwrap();
+        backend.change(&pair.near(), Token(1), then).unwrap();
         assert!(silent(stage, &mut backend), "{first:?}, then {then:?}, Both and {then:?}");
         pair.send();
         pair.make_room();
@@ -352,15 +352,15 @@ pub fn a_change_silences_what_was_reported_about_the_old_interest(stage: &mut im
     let mut backend = stage.backend();
     pair.fill();
     pair.send();
-    backend.add(pair.near(), Token(1), Read).unwrap();
+    backend.add(&pair.near(), Token(1), Read).unwrap();
     assert_eq!(wait(&mut backend, None), [Token(1)]);
-    backend.change(pair.near(), Token(1), Write).unwrap();
+    backend.change(&pair.near(), Token(1), Write).unwrap();
     assert!(silent(stage, &mut backend), "there is something to read, but no room");
     pair.make_room();
     assert_eq!(wait(&mut backend, None), [Token(1)]);
-    backend.rearm(pair.near(), Token(1), Write).unwrap();
+    backend.rearm(&pair.near(), Token(1), Write).unwrap();
     pair.drain();
-    backend.change(pair.near(), Token(1), Read).unwrap();
+    backend.change(&pair.near(), Token(1), Read).unwrap();
     assert!(silent(stage, &mut backend), "there is room, but nothing to read");
 }
 
@@ -368,16 +368,16 @@ pub fn what_was_changed_after_a_report_need_not_be_rearmed(stage: &mut impl Stag
     let mut pair = stage.local_pair();
     let mut backend = stage.backend();
     pair.send();
-    backend.add(pair.near(), Token(1), Read).unwrap();
+    backend.add(&pair.near(), Token(1), Read).unwrap();
     // Each time what was reported is forgotten; and a change to the same is one.
     for interest in [Read, Write, Both, Both, Write, Read] {
         assert_eq!(wait(&mut backend, None), [Token(1)], "before it was {interest:?}");
-        backend.change(pair.near(), Token(1), interest).unwrap();
+        backend.change(&pair.near(), Token(1), interest).unwrap();
     }
     assert_eq!(wait(&mut backend, None), [Token(1)]);
     // Who does both does no harm.
-    backend.change(pair.near(), Token(1), Write).unwrap();
-    backend.rearm(pair.near(), Token(1), Write).unwrap();
+    backend.change(&pair.near(), Token(1), Write).unwrap();
+    backend.rearm(&pair.near(), Token(1), Write).unwrap();
     assert_eq!(wait(&mut backend, None), [Token(1)]);
 }
 
@@ -387,15 +387,15 @@ pub fn what_is_removed_after_a_change_does_not_even_wake(stage: &mut impl Stage)
         pair.send();
         let mut backend = stage.backend();
         for waits in 0..3 {
-            backend.add(pair.near(), Token(waits), first).unwrap();
+            backend.add(&pair.near(), Token(waits), first).unwrap();
             if waits > 0 {
                 assert_eq!(wait(&mut backend, None), [Token(waits)]);
             }
-            backend.change(pair.near(), Token(waits), then).unwrap();
+            backend.change(&pair.near(), Token(waits), then).unwrap();
             if waits > 1 {
                 assert_eq!(wait(&mut backend, None), [Token(waits)]);
             }
-            backend.remove(pair.near()).unwrap();
+            backend.remove(&pair.near()).unwrap();
             assert!(silent(stage, &mut backend), "{first:?}, then {then:?}, after {waits} waits");
         }
     }
@@ -405,25 +405,25 @@ pub fn more_changes_than_a_batch_before_a_wait_all_count(stage: &mut impl Stage)
     let mut pairs: Vec<_> = (0..600).map(|_| stage.local_pair()).collect();
     let mut backend = stage.backend();
     for (n, pair) in pairs.iter().enumerate() {
-        backend.add(pair.near(), Token(n as u64), Read).unwrap();
+        backend.add(&pair.near(), Token(n as u64), Read).unwrap();
     }
     for (n, pair) in pairs.iter().enumerate() {
-        backend.change(pair.near(), Token(n as u64), Both).unwrap();
-        backend.change(pair.near(), Token(n as u64), Write).unwrap();
+        backend.change(&pair.near(), Token(n as u64), Both).unwrap();
+        backend.change(&pair.near(), Token(n as u64), Write).unwrap();
     }
     let mut seen = BTreeSet::new();
     for _ in 0..20 {
         for token in wait(&mut backend, SOON) {
-            backend.rearm(pairs[token.0 as usize].near(), token, Write).unwrap();
+            backend.rearm(&pairs[token.0 as usize].near(), token, Write).unwrap();
             seen.insert(token);
         }
     }
     assert_eq!(seen.len(), pairs.len());
     for (n, pair) in pairs.iter().enumerate() {
-        backend.change(pair.near(), Token(n as u64), Read).unwrap();
+        backend.change(&pair.near(), Token(n as u64), Read).unwrap();
     }
     for pair in &pairs[..300] {
-        backend.remove(pair.near()).unwrap();
+        backend.remove(&pair.near()).unwrap();
     }
     for pair in &mut pairs[..299] {
         pair.send();
@@ -475,16 +475,16 @@ pub fn whatever_is_changed_in_whatever_order_the_ready_are_reported(stage: &mut 
         let interest = [Read, Write, Both][random(3) as usize];
         match (random(8), one.interest) {
             (0 | 1, Some(_)) => {
-                backend.remove(one.pair.near()).unwrap();
+                backend.remove(&one.pair.near()).unwrap();
                 one.interest = None;
             }
             (0..=3, None) => {
                 one.token = Token(tokens.next().unwrap());
-                backend.add(one.pair.near(), one.token, interest).unwrap();
+                backend.add(&one.pair.near(), one.token, interest).unwrap();
                 one.interest = Some(interest);
             }
             (2..=4, Some(_)) => {
-                backend.change(one.pair.near(), one.token, interest).unwrap();
+                backend.change(&one.pair.near(), one.token, interest).unwrap();
                 one.interest = Some(interest);
             }
             (5, _) => {
@@ -513,7 +513,7 @@ pub fn whatever_is_changed_in_whatever_order_the_ready_are_reported(stage: &mut 
                 assert_eq!(ready, tokens, "step {step}");
                 for one in expected {
                     if let Some(interest) = one.interest {
-                        backend.rearm(one.pair.near(), one.token, interest).unwrap();
+                        backend.rearm(&one.pair.near(), one.token, interest).unwrap();
                     }
                 }
             }

@@ -30,7 +30,7 @@ impl Epoll {
         })
     }
 
-    fn control(&self, op: ControlOptions, fd: impl Descriptor, event: Event) -> io::Result<()> {
+    fn control(&self, op: ControlOptions, fd: &impl Descriptor, event: Event) -> io::Result<()> {
         epoll::ctl(self.epoll.as_raw_fd(), op, fd.number(), event)
     }
 }
@@ -50,15 +50,15 @@ fn event(token: Token, interest: Interest) -> Event {
 impl Backend for Epoll {
     const NAME: &'static str = "epoll";
 
-    fn add(&mut self, fd: impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
+    fn add(&mut self, fd: &impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
         self.control(ControlOptions::EPOLL_CTL_ADD, fd, event(token, interest))
     }
 
-    fn change(&mut self, fd: impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
+    fn change(&mut self, fd: &impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
         self.control(ControlOptions::EPOLL_CTL_MOD, fd, event(token, interest))
     }
 
-    fn remove(&mut self, fd: impl Descriptor) -> io::Result<()> {
+    fn remove(&mut self, fd: &impl Descriptor) -> io::Result<()> {
         self.control(ControlOptions::EPOLL_CTL_DEL, fd, Event::new(Events::empty(), 0))
     }
 

@@ -236,7 +236,7 @@ impl Kqueue {
 impl Backend for Kqueue {
     const NAME: &'static str = "kqueue";
 
-    fn add(&mut self, fd: impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
+    fn add(&mut self, fd: &impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
         let fd = fd.number();
         self.watches.add(fd, token, Watch { filters: [State::Off; 2], reported: false })?;
         let added = self.want_both(fd, interest);
@@ -246,7 +246,7 @@ impl Backend for Kqueue {
         added
     }
 
-    fn change(&mut self, fd: impl Descriptor, _: Token, interest: Interest) -> io::Result<()> {
+    fn change(&mut self, fd: &impl Descriptor, _: Token, interest: Interest) -> io::Result<()> {
         let fd = fd.number();
         let changed = self.want_both(fd, interest);
         if changed.is_err() {
@@ -255,7 +255,7 @@ impl Backend for Kqueue {
         changed
     }
 
-    fn rearm(&mut self, fd: impl Descriptor, _: Token, _: Interest) -> io::Result<()> {
+    fn rearm(&mut self, fd: &impl Descriptor, _: Token, _: Interest) -> io::Result<()> {
         let fd = fd.number();
         for of in 0..FILTERS.len() {
             // What the kernel knows it goes on reporting.
@@ -270,7 +270,7 @@ impl Backend for Kqueue {
         Ok(())
     }
 
-    fn remove(&mut self, fd: impl Descriptor) -> io::Result<()> {
+    fn remove(&mut self, fd: &impl Descriptor) -> io::Result<()> {
         self.forget(fd.number())
     }
 

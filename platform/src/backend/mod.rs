@@ -131,13 +131,13 @@ pub trait Backend: Sized {
     /// `AlreadyExists` if `fd` is registered; what the kernel says of a table that is full
     /// (ENOSPC, ENOMEM). The descriptor is then not registered. Where the kernel is asked later
     /// (kqueue), what it refuses is reported as ready, and [`rearm`](Self::rearm) says why.
-    fn add(&mut self, fd: impl Descriptor, token: Token, interest: Interest) -> io::Result<()>;
+    fn add(&mut self, fd: &impl Descriptor, token: Token, interest: Interest) -> io::Result<()>;
 
     /// Waits for another `interest` of `fd` from now on; `token` is the one that it was added with.
     ///
     /// # Errors
     /// `NotFound` if `fd` is not registered; else as [`rearm`](Self::rearm).
-    fn change(&mut self, fd: impl Descriptor, token: Token, interest: Interest) -> io::Result<()>;
+    fn change(&mut self, fd: &impl Descriptor, token: Token, interest: Interest) -> io::Result<()>;
 
     /// Asks to hear of `fd` again, after its token came out of `wait`; `token` and `interest` are
     /// those that it was added with or changed to.
@@ -145,7 +145,7 @@ pub trait Backend: Sized {
     /// # Errors
     /// As [`add`](Self::add) where the kernel has to be asked; never where it has not. The
     /// descriptor stays registered, but is not reported until a later `rearm` succeeds.
-    fn rearm(&mut self, fd: impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
+    fn rearm(&mut self, fd: &impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
         let _ = (fd, token, interest);
         Ok(())
     }
@@ -154,7 +154,7 @@ pub trait Backend: Sized {
     ///
     /// # Errors
     /// `NotFound` if `fd` is not registered.
-    fn remove(&mut self, fd: impl Descriptor) -> io::Result<()>;
+    fn remove(&mut self, fd: &impl Descriptor) -> io::Result<()>;
 
     /// Waits until a descriptor is ready or `timeout` is over, and fills `ready` (which it clears
     /// first) with the tokens of those that are. Allocates nothing once `ready` has grown to the

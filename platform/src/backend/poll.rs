@@ -50,7 +50,7 @@ fn lengthen<T: Clone>(list: &mut Vec<T>, length: usize, with: T) {
 impl Backend for Poll {
     const NAME: &'static str = "poll";
 
-    fn add(&mut self, fd: impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
+    fn add(&mut self, fd: &impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
         let fd = fd.number();
         if self.find(fd).is_ok() {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -65,12 +65,12 @@ impl Backend for Poll {
         Ok(())
     }
 
-    fn change(&mut self, fd: impl Descriptor, _: Token, interest: Interest) -> io::Result<()> {
+    fn change(&mut self, fd: &impl Descriptor, _: Token, interest: Interest) -> io::Result<()> {
         self.find(fd.number())?.events = super::poll_events(interest);
         Ok(())
     }
 
-    fn remove(&mut self, fd: impl Descriptor) -> io::Result<()> {
+    fn remove(&mut self, fd: &impl Descriptor) -> io::Result<()> {
         *self.find(fd.number())? = NOBODY;
         let length = self.fds.iter().rposition(|place| place.fd >= 0).map_or(0, |last| last + 1);
         self.fds.truncate(length);

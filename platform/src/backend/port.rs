@@ -79,7 +79,7 @@ impl Port {
 impl Backend for Port {
     const NAME: &'static str = "event ports";
 
-    fn add(&mut self, fd: impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
+    fn add(&mut self, fd: &impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
         let fd = fd.number();
         self.registered.add(fd, token, ())?;
         let associated = self.associate(fd, interest);
@@ -89,17 +89,17 @@ impl Backend for Port {
         associated
     }
 
-    fn change(&mut self, fd: impl Descriptor, _: Token, interest: Interest) -> io::Result<()> {
+    fn change(&mut self, fd: &impl Descriptor, _: Token, interest: Interest) -> io::Result<()> {
         let fd = fd.number();
         self.registered.get(fd)?;
         self.associate(fd, interest)
     }
 
-    fn rearm(&mut self, fd: impl Descriptor, _: Token, interest: Interest) -> io::Result<()> {
+    fn rearm(&mut self, fd: &impl Descriptor, _: Token, interest: Interest) -> io::Result<()> {
         self.associate(fd.number(), interest)
     }
 
-    fn remove(&mut self, fd: impl Descriptor) -> io::Result<()> {
+    fn remove(&mut self, fd: &impl Descriptor) -> io::Result<()> {
         let fd = fd.number();
         self.registered.remove(fd)?;
         // SAFETY: port_dissociate(3C) takes numbers.

@@ -151,10 +151,10 @@ fn removed_is_silent_even_where_a_copy_lives_on() {
     let (mut client, server) = pair();
     let copy = server.try_clone().unwrap();
     let mut backend = System::new().unwrap();
-    backend.add(server.as_fd(), Token(1), Interest::Read).unwrap();
+    backend.add(&server, Token(1), Interest::Read).unwrap();
     client.write_all(b"x").unwrap();
     assert_eq!(wait(&mut backend, None), [Token(1)]);
-    backend.remove(server.as_fd()).unwrap();
+    backend.remove(&server).unwrap();
     drop(server);
     assert_eq!(wait(&mut backend, SOON), []);
     drop(copy);
@@ -171,14 +171,14 @@ fn a_wait_that_a_signal_ends_has_registered_what_was_added() {
     let told = std::sync::Arc::clone(&interrupted);
     let waiter = std::thread::spawn(move || {
         let mut backend = System::new().unwrap();
-        backend.add(server.as_fd(), Token(1), Interest::Read).unwrap();
+        backend.add(&server, Token(1), Interest::Read).unwrap();
         assert_eq!(wait(&mut backend, Some(Duration::from_secs(60))), []);
         told.store(true, std::sync::atomic::Ordering::SeqCst);
-        backend.remove(server.as_fd()).unwrap();
+        backend.remove(&server).unwrap();
         client.write_all(b"x").unwrap();
         // One more signal may have been on its way.
         assert!(silent(&mut backend) || silent(&mut backend));
-        backend.add(server.as_fd(), Token(2), Interest::Read).unwrap();
+        backend.add(&server, Token(2), Interest::Read).unwrap();
         assert_eq!(wait(&mut backend, None), [Token(2)]);
     });
     while !interrupted.load(std::sync::atomic::Ordering::SeqCst) && !waiter.is_finished() {
@@ -216,19 +216,19 @@ fn more_than_a_batch_before_the_first_wait() {
     let pairs: Vec<_> = (0..600).map(|_| UnixStream::pair().unwrap()).collect();
     let mut backend = System::new().unwrap();
     for (n, (_, b)) in pairs.iter().enumerate() {
-        backend.add(b.as_fd(), Token(n as u64), Interest::Read).unwrap();
+        backend.add(&b, Token(n as u64), Interest::Read).unwrap();
     }
     let null = std::fs::File::open("/dev/null").unwrap();
-    if backend.add(null.as_fd(), Token(1000), Interest::Read).is_ok() {
+    if backend.add(&null, Token(1000), Interest::Read).is_ok() {
         assert_eq!(wait(&mut backend, Some(Duration::from_secs(10))), [Token(1000)]);
     } else {
-        backend.remove(null.as_fd()).unwrap_err();
+        backend.remove(&null).unwrap_err();
     }
     for (mut a, b) in pairs[200..].iter().map(|(a, b)| (a, b)) {
-        backend.remove(b.as_fd()).unwrap();
+        backend.remove(&b).unwrap();
         a.write_all(b"x").unwrap();
     }
-    if backend.remove(null.as_fd()).is_err() {
+    if backend.remove(&null).is_err() {
         assert!(silent(&mut backend));
     }
     (&pairs[3].0).write_all(b"x").unwrap();
@@ -372,13 +372,13 @@ fn what_the_kernel_cannot_watch_is_said_and_can_be_removed() {
     // To some kernels (epoll) this is nothing to wait for, to others it is always ready.
     let null = std::fs::File::open("/dev/null").unwrap();
     let mut backend = System::new().unwrap();
-    if backend.add(null.as_fd(), Token(1), Interest::Read).is_ok() {
+    if backend.add(&null, Token(1), Interest::Read).is_ok() {
         assert_eq!(wait(&mut backend, None), [Token(1)]);
-        if backend.rearm(null.as_fd(), Token(1), Interest::Read).is_err() {
+        if backend.rearm(&null, Token(1), Interest::Read).is_err() {
             assert_eq!(wait(&mut backend, SOON), [], "refused, and so not reported again");
         }
-        backend.remove(null.as_fd()).unwrap();
+        backend.remove(&null).unwrap();
     }
-    backend.remove(null.as_fd()).unwrap_err();
+    backend.remove(&null).unwrap_err();
     assert_eq!(wait(&mut backend, SOON), []);
 }

@@ -1,0 +1,456 @@
+//! A stock Apache and one with lingerd, side by side: `make bench`, and in short `make demo`.
+//!
+//! Both are prefork with 10 workers, KeepAlive Off, and a page of 20 kB made by mod_php; they run
+//! on this machine, as do their clients. What is printed was measured in this run.
+
+use comparisons::{on_stop, print_table, progress, row};
+use lingerd_platform::process;
+use lingerd_platform::signals::STOP;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::thread;
+use std::time::Duration;
+use support::apache::{Apache, Mpm, Setup};
+use support::daemon::Daemon;
+use support::{built, tcp};
+
+const WORKERS: usize = 10;
+const PAGE: &[u8] = b"<?php echo str_repeat('x', 20000);";
+
+/// What lingerd's command line has by default; the tests' daemon has others.
+const TIME_OUTS: [&str; 6] = ["-t", "5", "-T", "300", "-D", "300"];
+
+/// Clients that hold, and for how long.
+const HOLDERS: usize = 1000;
+const HOLD_MS: usize = 1000;
+
+/// The most connections that one lingerd is given.
+const MANY: usize = 10_000;
+
+/// Seconds of each half of the demo.
+const DEMO_SECONDS: usize = 10;
+
+/// What a tick is in /proc/PID/stat: a hundredth of a second on Linux.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+const WHAT_IT_NEEDS: &str = "it takes Apache 2.4 with apxs and mod_php; on Debian:
+    apt-get install apache2-bin apache2-dev libapache2-mod-php";
+
+fn main() -> ExitCode {
+    // Cargo adds --bench.
+    let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let what = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => bench,
+        ["demo"] => demo,
+        _ => {
+            eprintln!("usage: cargo bench -p comparisons --bench apache [-- demo]");
+            return ExitCode::from(2);
+        }
+    };
+    if let Err(missing) = built::program("lingerd").and_then(|_| built::program("ablinger")) {
+        eprintln!("{missing}");
+        return ExitCode::FAILURE;
+    }
+    watch_signals();
+    let rig = match Rig::start() {
+        Ok(rig) => rig,
+        Err(missing) => {
+            eprintln!("{missing}: {WHAT_IT_NEEDS}");
+            return ExitCode::FAILURE;
+        }
+    };
+    // In a thread of its own: however it ends, the servers are stopped here as they should be.
+    let done = thread::scope(|scope| scope.spawn(|| what(&rig)).join());
+    drop(rig);
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Whether somebody has lost patience.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// The ablinger that runs, or 0.
+static ABLINGER: AtomicI32 = AtomicI32::new(0);
+
+/// On SIGINT, SIGTERM and SIGHUP ends the ablinger that runs, and with it the measuring.
+fn watch_signals() {
+    on_stop(|| {
+        INTERRUPTED.store(true, Ordering::SeqCst);
+        let ablinger = ABLINGER.load(Ordering::SeqCst);
+        if ablinger > 0 {
+            let _ = process::kill(ablinger, STOP);
+        }
+    });
+}
+
+// ---- What is measured -----------------------------------------------------------------------
+
+/// The two servers, and the daemon behind one of them.
+struct Rig {
+    stock: Apache,
+    with_lingerd: Apache,
+    lingerd: Daemon,
+}
+
+impl Rig {
+    /// Starts them; the error says what is missing.
+    fn start() -> Result<Rig, String> {
+        progress("starting Apache twice, and lingerd");
+        let setup = Setup::new(Mpm::Prefork).workers(WORKERS).php();
+        let stock = setup.try_start()?;
+        let lingerd = Daemon::start(&[&["-m", "0666"][..], &TIME_OUTS].concat());
+        let with_lingerd = setup.lingerd(&lingerd.site.socket()).try_start()?;
+        for apache in [&stock, &with_lingerd] {
+            apache.publish("page.php", PAGE);
+            settle(apache);
+        }
+        Ok(Rig { stock, with_lingerd, lingerd })
+    }
+
+    /// Runs ablinger against the stock Apache.
+    fn stock(&self, clients: usize, hold_ms: usize, seconds: usize) -> Run {
+        let run = Run::measure(&self.stock, None, clients, hold_ms, seconds);
+        // What clients have left in the queue is still to be worked off, and not in others' time.
+        settle(&self.stock);
+        run
+    }
+
+    /// Runs ablinger against the Apache with lingerd.
+    fn with_lingerd(&self, clients: usize, hold_ms: usize, seconds: usize) -> Run {
+        let run = Run::measure(&self.with_lingerd, Some(&self.lingerd), clients, hold_ms, seconds);
+        settle(&self.with_lingerd);
+        run
+    }
+}
+
+/// Makes a few requests, the last of which comes after all that waited before it.
+fn settle(apache: &Apache) {
+    ablinger(apache, &["-c", "10", "-n", "100", "-l", "0"]);
+}
+
+/// ablinger's JSON object for a run against `apache`.
+fn ablinger(apache: &Apache, options: &[&str]) -> String {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| built::program("ablinger").expect("it was there in main()"));
+    let child = Command::new(program)
+        .args(["-o", "json"])
+        .args(options)
+        .arg(format!("http://{}/page.php", apache.address))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("ablinger");
+    ABLINGER.store(child.id() as i32, Ordering::SeqCst);
+    let output = child.wait_with_output().expect("ablinger");
+    ABLINGER.store(0, Ordering::SeqCst);
+    if INTERRUPTED.load(Ordering::SeqCst) {
+        std::panic::resume_unwind(Box::new("interrupted")); // without a word: see main()
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.stdout.starts_with(b"{"), "ablinger has failed: {said}");
+    if !said.is_empty() {
+        eprint!("{said}");
+    }
+    String::from_utf8(output.stdout).expect("ablinger writes UTF-8")
+}
+
+/// What clients of one server saw.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    clients: f64,
+    seconds: f64,
+    complete: f64,
+    failed: f64,
+    /// Reset or cut short.
+    broken: f64,
+    rate: f64,
+    median_ms: Option<f64>,
+    p99_ms: Option<f64>,
+    /// CPU seconds of the server and, if it is there, lingerd.
+    cpu: Option<f64>,
+}
+
+impl Run {
+    fn measure(
+        apache: &Apache,
+        lingerd: Option<&Daemon>,
+        clients: usize,
+        hold_ms: usize,
+        seconds: usize,
+    ) -> Run {
+        let cpu = || Some(group_cpu(apache.pid())? + lingerd.map_or(Some(0.0), |daemon| cpu(daemon.pid))?);
+        let before = cpu();
+        let [clients, hold_ms, seconds] = [clients, hold_ms, seconds].map(|number| number.to_string());
+        let json = ablinger(apache, &["-c", &clients, "-l", &hold_ms, "-t", &seconds]);
+        let after = cpu();
+        let number = |key: &str| -> Option<f64> {
+            let (_, value) = json.split_once(&format!("\"{key}\": "))?;
+            value.split([',', '}']).next()?.parse().ok() // null: no number
+        };
+        let count = |key: &str| number(key).unwrap_or_else(|| panic!("ablinger says nothing of {key}"));
+        Run {
+            clients: count("concurrency"),
+            seconds: count("seconds"),
+            complete: count("complete"),
+            failed: count("failed"),
+            broken: count("reset") + count("truncated"),
+            rate: count("requests_per_second"),
+            median_ms: number("latency_p50_ms"),
+            p99_ms: number("latency_p99_ms"),
+            cpu: before.zip(after).map(|(before, after)| after - before),
+        }
+    }
+
+    /// A percentile for people. ablinger counts the responses that have ended; where more clients
+    /// than belong above the percentile got none at all, all it is known to be is longer than the
+    /// run.
+    fn percentile(&self, share: f64, of_ended: Option<f64>) -> String {
+        let unanswered = (self.clients - self.complete).max(0.0);
+        let begun = self.complete + self.clients; // at most
+        match of_ended {
+            Some(ms) if unanswered <= (1.0 - share) * begun => time(ms),
+            _ => format!("> {:.0} s", self.seconds),
+        }
+    }
+
+    fn median(&self) -> String {
+        self.percentile(0.5, self.median_ms)
+    }
+
+    fn p99(&self) -> String {
+        self.percentile(0.99, self.p99_ms)
+    }
+
+    fn cpu_per_thousand(&self) -> String {
+        self.cpu.map_or_else(|| "-".to_owned(), |cpu| format!("{:.3}", cpu / self.complete * 1000.0))
+    }
+}
+
+/// Milliseconds for people.
+fn time(ms: f64) -> String {
+    match ms {
+        ..10.0 => format!("{ms:.1} ms"),
+        ..1000.0 => format!("{ms:.0} ms"),
+        _ => format!("{:.1} s", ms / 1000.0),
+    }
+}
+
+// ---- What the system says of a process (Linux) ----------------------------------------------
+
+/// The fields of /proc/PID/stat from the third on, which come after the name in brackets.
+fn stat(pid: &str) -> Option<Vec<i64>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    Some(fields.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect())
+}
+
+/// CPU seconds of a process: proc(5), utime and stime.
+fn cpu(pid: i32) -> Option<f64> {
+    let stat = stat(&pid.to_string())?;
+    Some((stat[11] + stat[12]) as f64 / TICKS_PER_SECOND)
+}
+
+/// CPU seconds of a process group, and of those that have left it by their end.
+fn group_cpu(leader: i32) -> Option<f64> {
+    let members = fs::read_dir("/proc").ok()?.filter_map(|entry| {
+        let stat = stat(entry.ok()?.file_name().to_str()?)?;
+        (stat[2] == i64::from(leader)).then(|| stat[11..15].iter().sum::<i64>())
+    });
+    let ticks: Vec<_> = members.collect();
+    (!ticks.is_empty()).then(|| ticks.iter().sum::<i64>() as f64 / TICKS_PER_SECOND)
+}
+
+/// A figure of /proc/PID/status.
+fn status(pid: i32, key: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let value = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    value.split_whitespace().next()?.parse().ok()
+}
+
+// ---- What is printed ------------------------------------------------------------------------
+
+/// Clients that hold: the two servers in one small table.
+fn print_holders(stock: &Run, lingerd: &Run) {
+    println!(
+        "\n{HOLDERS} clients that hold each socket for {HOLD_MS} ms; Apache prefork, mod_php, 20 kB, KeepAlive Off\n"
+    );
+    let server = |name: &str, run: &Run| {
+        [
+            name.to_owned(),
+            format!("{:.1}", run.rate),
+            run.median(),
+            run.p99(),
+            run.broken.to_string(),
+            run.failed.to_string(),
+            WORKERS.to_string(),
+        ]
+    };
+    print_table(&[
+        row(["", "requests/s", "median", "p99", "reset or cut short", "failed", "workers"]),
+        server("stock Apache", stock),
+        server("with lingerd", lingerd),
+    ]);
+}
+
+fn demo(rig: &Rig) {
+    progress(&format!("{HOLDERS} clients against the stock Apache, {DEMO_SECONDS} s"));
+    let stock = rig.stock(HOLDERS, HOLD_MS, DEMO_SECONDS);
+    progress(&format!("the same with lingerd, {DEMO_SECONDS} s"));
+    let lingerd = rig.with_lingerd(HOLDERS, HOLD_MS, DEMO_SECONDS);
+    print_holders(&stock, &lingerd);
+    println!(
+        "\nWith lingerd the same {WORKERS} workers served {:.0} times as many requests ({} more each second), \
+         because none of them waits for a client that has had its response.",
+        lingerd.rate / stock.rate,
+        (lingerd.rate - stock.rate).round(),
+    );
+}
+
+fn bench(rig: &Rig) {
+    bench_holders(rig);
+    bench_closers(rig);
+    bench_many();
+}
+
+fn bench_holders(rig: &Rig) {
+    const SECONDS: usize = 15;
+    progress(&format!("1 of 3: clients that hold, {SECONDS} s each"));
+    let stock = rig.stock(HOLDERS, HOLD_MS, SECONDS);
+    let lingerd = rig.with_lingerd(HOLDERS, HOLD_MS, SECONDS);
+    print_holders(&stock, &lingerd);
+    println!("\nrate with lingerd by rate of stock: {:.1}", lingerd.rate / stock.rate);
+    println!(
+        "CPU seconds for 1000 requests, all processes: stock {}, with lingerd {}",
+        stock.cpu_per_thousand(),
+        lingerd.cpu_per_thousand()
+    );
+    for (name, apache) in [("stock", &rig.stock), ("with lingerd", &rig.with_lingerd)] {
+        let log = apache.error_log();
+        let bad = |line: &&str| [":warn]", ":error]", ":crit]"].iter().any(|level| line.contains(level));
+        let (busy, other): (Vec<_>, Vec<_>) =
+            log.lines().filter(bad).partition(|line| line.contains("reached MaxRequestWorkers"));
+        println!(
+            "error log, {name}: {} lines{}",
+            other.len(),
+            if busy.is_empty() { "" } else { ", and that all workers were busy at once (AH00161)" }
+        );
+        other.iter().for_each(|line| println!("    {line}"));
+    }
+}
+
+fn bench_closers(rig: &Rig) {
+    const PAIRS: usize = 9;
+    const SECONDS: usize = 2;
+    const CLIENTS: usize = 20;
+    progress(&format!("2 of 3: clients that close at once, {PAIRS} times {SECONDS} s each"));
+    let cpu_before = cpu(rig.lingerd.pid);
+    let counters_before = rig.lingerd.counters();
+    let mut pairs: Vec<(Run, Run)> = Vec::new();
+    for n in 0..PAIRS {
+        // Who comes first changes, so that what drifts does so for both.
+        let first = (n % 2 == 0).then(|| rig.stock(CLIENTS, 0, SECONDS));
+        let lingerd = rig.with_lingerd(CLIENTS, 0, SECONDS);
+        pairs.push((first.unwrap_or_else(|| rig.stock(CLIENTS, 0, SECONDS)), lingerd));
+    }
+    let cpu_after = cpu(rig.lingerd.pid);
+    let counters = rig.lingerd.counters();
+
+    println!(
+        "\n{CLIENTS} clients that close at once; median of {PAIRS} runs of {SECONDS} s, and least to greatest\n"
+    );
+    let spread = |values: Vec<f64>, digits: usize| {
+        let mut values = values;
+        values.sort_by(f64::total_cmp);
+        let [least, median, most] = [0, values.len() / 2, values.len() - 1].map(|n| values[n]);
+        format!("{median:.digits$} ({least:.digits$} to {most:.digits$})")
+    };
+    let server = |name: &str, side: &dyn Fn(&(Run, Run)) -> Run| {
+        let runs: Vec<_> = pairs.iter().map(side).collect();
+        let per_thousand: Option<Vec<_>> =
+            runs.iter().map(|run| Some(run.cpu? / run.complete * 1000.0)).collect();
+        [
+            name.to_owned(),
+            spread(runs.iter().map(|run| run.rate).collect(), 0),
+            per_thousand.map_or_else(|| "not known here".to_owned(), |values| spread(values, 3)),
+            runs.iter().map(|run| run.broken).sum::<f64>().to_string(),
+            runs.iter().map(|run| run.failed).sum::<f64>().to_string(),
+        ]
+    };
+    print_table(&[
+        row(["", "requests/s", "CPU s/1000 requests", "reset or cut short", "failed"]),
+        server("stock Apache", &|pair| pair.0),
+        server("with lingerd", &|pair| pair.1),
+    ]);
+    let ratios = pairs.iter().map(|(stock, lingerd)| lingerd.rate / stock.rate).collect();
+    println!("\nrate with lingerd by rate of stock, run by run: {}", spread(ratios, 2));
+    let handed_over = counters["handed_over"] - counters_before["handed_over"];
+    print!("lingerd took {handed_over} connections over");
+    match cpu_before.zip(cpu_after) {
+        Some((before, after)) => {
+            println!(", for {:.1} us of CPU each", (after - before) / handed_over as f64 * 1e6);
+        }
+        None => println!(),
+    }
+}
+
+/// For how long a lingerd is watched that has nothing to do.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// One lingerd with thousands of connections that are silent, and one with a reader that has stalled.
+fn bench_many() {
+    const BATCH: usize = 250;
+    progress("3 of 3: thousands linger in one process");
+    let limit = process::raise_descriptor_limit().map_or(usize::MAX, |limit| limit as usize);
+    let most = MANY.min(limit.saturating_sub(3 * BATCH) / BATCH * BATCH);
+    println!(
+        "\nOne lingerd; clients that are silent. Wake-ups and CPU are those of {} idle seconds.\n",
+        IDLE.as_secs()
+    );
+    let daemon = Daemon::start(&[]);
+    let sender = daemon.sender();
+    let mut clients = Vec::new();
+    let mut rows = vec![row(["lingering", "memory (kB)", "of it its own (kB)", "wake-ups", "CPU (ms)"])];
+    for number in [0, most / 10, most] {
+        while clients.len() < number {
+            let (near, far) = tcp::connections(BATCH);
+            sender.hand_over_all(&far);
+            clients.extend(near);
+        }
+        daemon.wait_for(&format!("lingering={number}"));
+        rows.push(idle_figures(&number.to_string(), &daemon));
+    }
+    // Who has everything is left alone; this one is asked about, at each deadline.
+    let daemon = Daemon::start(&TIME_OUTS);
+    let (_reader, server) = tcp::connection_with_full_window();
+    daemon.sender().hand_over(server);
+    daemon.wait_for("lingering=1");
+    rows.push(idle_figures("1, in mid-response", &daemon));
+    print_table(&rows);
+    if most < MANY {
+        println!("\nnot {MANY}, as the limit of open descriptors is {limit}");
+    }
+    if !cfg!(target_os = "linux") {
+        println!("\nwhat is missing here is told by Linux only, in /proc");
+    }
+}
+
+/// What a daemon takes while its clients do nothing.
+fn idle_figures(lingering: &str, daemon: &Daemon) -> [String; 5] {
+    thread::sleep(IDLE / 5); // the last question is answered, and the daemon idle again
+    let spent = || status(daemon.pid, "voluntary_ctxt_switches").zip(cpu(daemon.pid));
+    let before = spent();
+    thread::sleep(IDLE);
+    let spent = before.zip(spent());
+    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    [
+        lingering.to_owned(),
+        or_dash(status(daemon.pid, "VmRSS").map(|kb| kb.to_string())),
+        or_dash(status(daemon.pid, "RssAnon").map(|kb| kb.to_string())),
+        or_dash(spent.map(|((before, _), (after, _))| (after - before).to_string())),
+        or_dash(spent.map(|((_, before), (_, after))| format!("{:.0}", (after - before) * 1000.0))),
+    ]
+}

@@ -1,0 +1,267 @@
+//! The contract of [`Tcp`].
+
+use super::{Peer, Received, Socket, Stage, Stranger, Waits};
+use crate::backend::{Backend, Interest, Token};
+use crate::tcp::{DISCARD_BYTES, Tcp};
+use std::io::ErrorKind;
+use std::time::Duration;
+
+/// Makes tests of all of them on a stage.
+macro_rules! tcp_tests {
+    ($stage:expr) => {
+        $crate::contract::played! { $crate::contract::tcp, $stage;
+            only_tcp_is_tcp
+            a_connection_that_was_reset_is_still_tcp
+            a_second_half_close_leaves_the_receiving_side_alone
+            discards_until_the_end
+            a_discard_takes_no_more_than_its_bytes
+            what_came_before_a_reset_can_be_told_from_the_reset
+            a_reset_socket_differs_from_one_never_connected
+            tells_whether_all_is_acknowledged_the_fin_too
+            tells_whether_something_is_unread
+            a_notice_in_the_error_queue_keeps_a_socket_ready_until_it_is_drained
+            the_peer_is_the_client_until_it_is_gone
+            what_is_not_connected_has_no_peer
+            a_close_delivers_what_is_queued
+            a_close_with_something_unread_is_a_reset
+            a_close_aborts_nothing_whatever_was_set_and_a_drop_leaves_it_set
+            a_copy_outlives_a_close
+        }
+    };
+}
+pub(crate) use tcp_tests;
+
+/// A connection with its server's end as the daemon has it, and nobody else.
+fn connected<S: Stage>(stage: &mut S) -> (S::Peer, Socket<S>) {
+    let (mut peer, received) = stage.connection();
+    peer.let_go();
+    (peer, socket::<S>(received))
+}
+
+fn socket<S: Stage>(received: Received<S>) -> Socket<S> {
+    Socket::<S>::of(received).ok().expect("it is TCP")
+}
+
+/// Waits until there is something to read, be it an error: not every system's loopback delivers before
+/// the call that sends returns.
+fn readable<S: Stage>(stage: &mut S, socket: &Socket<S>) {
+    let mut backend = stage.backend();
+    backend.add(socket, Token(0), Interest::Read).unwrap();
+    let mut ready = Vec::new();
+    while ready.is_empty() {
+        backend.wait(&mut ready, None).unwrap();
+    }
+    backend.remove(socket).unwrap();
+}
+
+pub fn only_tcp_is_tcp<S: Stage>(stage: &mut S) {
+    let (_peer, received) = stage.connection();
+    assert!(Socket::<S>::of(received).is_ok());
+    for (what, is_tcp) in [
+        (Stranger::Listener, true),
+        (Stranger::Unconnected, true),
+        (Stranger::Udp, false),
+        (Stranger::Unix, false),
+        (Stranger::File, false),
+    ] {
+        match Socket::<S>::of(stage.stranger(what)) {
+            Ok(_) => assert!(is_tcp, "{what:?}"),
+            Err(received) => {
+                assert!(!is_tcp, "{what:?}");
+                super::time::close_slowly(stage, received);
+            }
+        }
+    }
+}
+
+pub fn a_connection_that_was_reset_is_still_tcp<S: Stage>(stage: &mut S) {
+    let (mut peer, received) = stage.connection();
+    peer.reset();
+    stage.pass();
+    let socket = socket::<S>(received);
+    readable(stage, &socket);
+    assert!(socket.discard().is_err());
+}
+
+pub fn a_second_half_close_leaves_the_receiving_side_alone<S: Stage>(stage: &mut S) {
+    let (mut peer, socket) = connected(stage);
+    socket.half_close();
+    // The client has the FIN, and so has acknowledged it: FIN_WAIT_2.
+    assert_eq!(peer.read_to_end().unwrap(), 0);
+    socket.half_close();
+    peer.send(4);
+    readable(stage, &socket);
+    assert_eq!(socket.discard().unwrap(), 4);
+}
+
+pub fn discards_until_the_end<S: Stage>(stage: &mut S) {
+    let (mut peer, socket) = connected(stage);
+    assert_eq!(socket.discard().unwrap_err().kind(), ErrorKind::WouldBlock);
+    peer.send(10);
+    readable(stage, &socket);
+    assert_eq!(socket.discard().unwrap(), 10);
+    assert_eq!(socket.discard().unwrap_err().kind(), ErrorKind::WouldBlock);
+    peer.half_close();
+    readable(stage, &socket);
+    for _ in 0..2 {
+        assert_eq!(socket.discard().unwrap(), 0);
+    }
+}
+
+pub fn a_discard_takes_no_more_than_its_bytes<S: Stage>(stage: &mut S) {
+    let (mut peer, socket) = connected(stage);
+    for _ in 0..40 {
+        peer.send(30_000);
+        let mut left = 30_000;
+        while left > 0 {
+            readable(stage, &socket);
+            let taken = socket.discard().unwrap();
+            assert!((1..=DISCARD_BYTES).contains(&taken));
+            left -= taken;
+        }
+    }
+}
+
+pub fn what_came_before_a_reset_can_be_told_from_the_reset<S: Stage>(stage: &mut S) {
+    let (mut peer, socket) = connected(stage);
+    peer.send(10);
+    readable(stage, &socket);
+    peer.reset();
+    stage.until("reset", || socket.peer().is_err());
+    // Systems differ in whether they keep what has come before; the error is told in any case.
+    let mut got = socket.discard();
+    if matches!(got, Ok(10)) {
+        got = socket.discard();
+    }
+    assert_eq!(got.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(socket.discard().unwrap(), 0);
+}
+
+pub fn a_reset_socket_differs_from_one_never_connected<S: Stage>(stage: &mut S) {
+    let (mut peer, socket) = connected(stage);
+    peer.reset();
+    readable(stage, &socket);
+    assert_eq!(socket.discard().unwrap_err().kind(), ErrorKind::ConnectionReset);
+    for _ in 0..2 {
+        assert_eq!(socket.discard().unwrap(), 0, "the error is told once, then it is the end");
+    }
+    for what in [Stranger::Unconnected, Stranger::Listener] {
+        let socket = self::socket::<S>(stage.stranger(what));
+        assert_eq!(socket.discard().unwrap_err().kind(), ErrorKind::NotConnected, "{what:?}");
+    }
+}
+
+pub fn tells_whether_all_is_acknowledged_the_fin_too<S: Stage>(stage: &mut S) {
+    // A full window in between.
+    let (mut peer, received) = stage.connection();
+    let written = peer.fill();
+    peer.let_go();
+    let socket = self::socket::<S>(received);
+    socket.half_close();
+    let Some(acknowledged) = socket.is_acknowledged() else {
+        return; // the system cannot tell
+    };
+    assert!(!acknowledged);
+    assert_eq!(peer.read_to_end().unwrap(), written);
+    stage.until("acknowledged", || socket.is_acknowledged() == Some(true));
+    // Nothing but the FIN.
+    let (_peer, socket) = connected(stage);
+    socket.half_close();
+    stage.until("acknowledged", || socket.is_acknowledged() == Some(true));
+    // A client that has ended, too: TIME_WAIT.
+    let (mut peer, socket) = connected(stage);
+    socket.half_close();
+    peer.half_close();
+    stage.until("acknowledged", || socket.is_acknowledged() == Some(true));
+}
+
+pub fn tells_whether_something_is_unread<S: Stage>(stage: &mut S) {
+    let (mut peer, socket) = connected(stage);
+    assert!(!socket.has_unread());
+    peer.send(1);
+    readable(stage, &socket);
+    assert!(socket.has_unread());
+    socket.discard().unwrap();
+    assert!(!socket.has_unread());
+    peer.half_close();
+    readable(stage, &socket);
+    assert!(!socket.has_unread(), "an end of stream is nothing unread");
+}
+
+pub fn a_notice_in_the_error_queue_keeps_a_socket_ready_until_it_is_drained<S: Stage>(stage: &mut S) {
+    let (mut peer, received) = stage.connection();
+    if !peer.notify() {
+        return; // the system has no such queue
+    }
+    let socket = self::socket::<S>(received);
+    let mut backend: Waits<S> = stage.backend();
+    backend.add(&socket, Token(1), Interest::Read).unwrap();
+    let mut ready = Vec::new();
+    for _ in 0..2 {
+        backend.wait(&mut ready, None).unwrap();
+        assert_eq!(ready, [Token(1)]);
+        assert_eq!(socket.discard().unwrap_err().kind(), ErrorKind::WouldBlock, "nothing to read");
+        backend.rearm(&socket, Token(1), Interest::Read).unwrap();
+    }
+    socket.drain_errors();
+    backend.wait(&mut ready, Some(Duration::from_millis(1))).unwrap();
+    assert_eq!(ready, []);
+    backend.remove(&socket).unwrap();
+}
+
+pub fn the_peer_is_the_client_until_it_is_gone<S: Stage>(stage: &mut S) {
+    let (mut peer, socket) = connected(stage);
+    assert_eq!(socket.peer().unwrap(), peer.address());
+    peer.half_close();
+    readable(stage, &socket);
+    assert_eq!(socket.peer().unwrap(), peer.address(), "it still reads");
+    peer.reset();
+    stage.until("gone", || socket.peer().is_err_and(|e| e.kind() == ErrorKind::NotConnected));
+}
+
+pub fn what_is_not_connected_has_no_peer<S: Stage>(stage: &mut S) {
+    for what in [Stranger::Unconnected, Stranger::Listener] {
+        let socket = self::socket::<S>(stage.stranger(what));
+        assert_eq!(socket.peer().unwrap_err().kind(), ErrorKind::NotConnected, "{what:?}");
+        assert!(!socket.has_unread());
+    }
+}
+
+pub fn a_close_delivers_what_is_queued<S: Stage>(stage: &mut S) {
+    let (mut peer, received) = stage.connection();
+    let written = peer.fill();
+    peer.let_go();
+    self::socket::<S>(received).close();
+    assert_eq!(peer.read_to_end().unwrap(), written);
+}
+
+pub fn a_close_with_something_unread_is_a_reset<S: Stage>(stage: &mut S) {
+    let (mut peer, socket) = connected(stage);
+    peer.send(1);
+    readable(stage, &socket);
+    socket.close();
+    peer.read_to_end().unwrap_err();
+}
+
+pub fn a_close_aborts_nothing_whatever_was_set_and_a_drop_leaves_it_set<S: Stage>(stage: &mut S) {
+    for closes in [true, false] {
+        let (mut peer, received) = stage.connection();
+        peer.abort_on_close();
+        peer.let_go();
+        let socket = self::socket::<S>(received);
+        if closes {
+            socket.close();
+        } else {
+            drop(socket);
+        }
+        assert_eq!(peer.read_to_end().is_ok(), closes);
+    }
+}
+
+pub fn a_copy_outlives_a_close<S: Stage>(stage: &mut S) {
+    let (mut peer, received) = stage.connection();
+    self::socket::<S>(received).close();
+    assert!(peer.fill() > 0, "the server's own can still write");
+    peer.let_go();
+    peer.read_to_end().unwrap();
+}

@@ -1,0 +1,554 @@
+//! Unix sockets: doors, who connects to them, and descriptors in flight, unix(7).
+
+use super::descriptors::{By, Fd, Held, Kind, Received};
+use super::evidence::Call;
+use super::faults::{Credentials, Truncation};
+use super::slab::Key;
+use super::state::State;
+use super::{Handle, Kernel};
+use crate::backend::Descriptor;
+use crate::fdpass::{self, MAX_DESCRIPTORS};
+use crate::peer::Peer;
+use std::cell::{RefCell, RefMut};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What a caller has sent and nobody has read.
+struct Message {
+    bytes: VecDeque<u8>,
+    /// They come with its first byte, or with the end of the stream if it has none.
+    files: Vec<Key>,
+}
+
+/// A connection over a Unix socket.
+pub(super) struct Channel {
+    inbox: VecDeque<Message>,
+    outbox: Vec<u8>,
+    /// How much of an answer the caller's system holds.
+    room: usize,
+    /// The daemon's end, once it was accepted.
+    file: Option<Key>,
+    /// Whether there is one, or will be.
+    daemon: bool,
+    /// Whether there is somebody at the other end.
+    caller: bool,
+    /// Whether the daemon wants to hear no more.
+    silenced: bool,
+    /// What its next receive says, when the inbox is empty.
+    error: Option<i32>,
+    who: Peer,
+    /// Whether somebody may still ask about it.
+    held: bool,
+    at_hang_up: Option<super::agenda::Call>,
+}
+
+impl Channel {
+    /// Whether it is ready whatever it is asked for.
+    pub const fn has_failed(&self) -> bool {
+        self.error.is_some() || !self.caller
+    }
+
+    pub fn is_readable(&self) -> bool {
+        !self.inbox.is_empty() || self.silenced
+    }
+
+    pub fn is_writable(&self) -> bool {
+        self.outbox.len() < self.room
+    }
+}
+
+/// A listening Unix socket.
+pub(super) struct Gate {
+    waiting: VecDeque<Key>,
+    backlog: usize,
+    shut: bool,
+    file: Option<Key>,
+}
+
+impl Gate {
+    pub const fn new(backlog: usize) -> Self {
+        Gate { waiting: VecDeque::new(), backlog, shut: false, file: None }
+    }
+
+    /// One that is shut is ready for ever, with POLLHUP.
+    pub fn is_ready(&self) -> bool {
+        self.shut || !self.waiting.is_empty()
+    }
+}
+
+/// Where a door is, for those who knock. It stays the name of that door when it is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address(pub(super) Key);
+
+impl State {
+    pub fn open_door(&mut self, backlog: usize) -> (Key, Address) {
+        let door = self.doors.insert(Gate::new(backlog));
+        let file = self.open(Kind::Door(door));
+        if let Some(it) = self.doors.get_mut(door) {
+            it.file = Some(file);
+        }
+        (file, Address(door))
+    }
+
+    pub fn end_door(&mut self, door: Key) {
+        for link in self.doors.remove(door).into_iter().flat_map(|door| door.waiting) {
+            self.end_link(link);
+        }
+    }
+
+    fn connect(&mut self, door: Key, who: Peer) -> io::Result<(Key, Key)> {
+        let refused = || io::Error::from_raw_os_error(libc::ECONNREFUSED);
+        let it = self.doors.get_mut(door).filter(|door| !door.shut).ok_or_else(refused)?;
+        // As on Linux, where a backlog of 0 holds one.
+        if it.waiting.len() > it.backlog {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let link = self.links.insert(Channel {
+            inbox: VecDeque::new(),
+            outbox: Vec::new(),
+            room: 200_000,
+            file: None,
+            daemon: true,
+            caller: true,
+            silenced: false,
+            error: None,
+            who,
+            held: true,
+            at_hang_up: None,
+        });
+        let file = self.open(Kind::Caller(link));
+        let Some(it) = self.doors.get_mut(door) else { return Err(refused()) };
+        it.waiting.push_back(link);
+        if let Some(door) = it.file {
+            self.note_outside(link, 1);
+            self.wake(door);
+        }
+        Ok((link, file))
+    }
+
+    fn accept(&mut self, process: usize, door: Key) -> io::Result<RawFd> {
+        if self.dice.roll(|faults| faults.interrupted) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        if self.dice.roll(|faults| faults.not_there) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let none = io::ErrorKind::WouldBlock;
+        let link = *self.doors.get(door).and_then(|door| door.waiting.front()).ok_or(none)?;
+        if self.dice.roll(|faults| faults.accept) {
+            let errors = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ECONNABORTED];
+            let error = self.dice.one_of(&errors);
+            if error.raw_os_error() == Some(libc::ECONNABORTED) {
+                self.take_in(door);
+                self.end_link(link);
+            }
+            return Err(error);
+        }
+        let file = self.open(Kind::Link(link));
+        match self.install(process, file) {
+            Ok(number) => {
+                self.take_in(door);
+                if let Some(it) = self.links.get_mut(link) {
+                    it.file = Some(file);
+                }
+                Ok(number)
+            }
+            Err(error) => {
+                self.files.remove(file); // and it still waits
+                Err(error)
+            }
+        }
+    }
+
+    fn take_in(&mut self, door: Key) {
+        if let Some(it) = self.doors.get_mut(door) {
+            it.waiting.pop_front();
+        }
+    }
+
+    fn send_message(&mut self, link: Key, bytes: &[u8], files: &[Key]) -> io::Result<()> {
+        let error = |number| Err(io::Error::from_raw_os_error(number));
+        if files.len() > self.flavour.message_descriptors {
+            return error(libc::EINVAL);
+        }
+        let Some(it) = self.links.get(link) else { return error(libc::EPIPE) };
+        if !it.daemon || it.silenced || !it.caller {
+            return error(libc::EPIPE);
+        }
+        if it.inbox.len() > self.flavour.queued_messages {
+            return error(libc::EAGAIN);
+        }
+        if self.in_flight + files.len() > self.flavour.in_flight {
+            return error(libc::ETOOMANYREFS);
+        }
+        self.queue(link, bytes, files);
+        Ok(())
+    }
+
+    fn queue(&mut self, link: Key, bytes: &[u8], files: &[Key]) {
+        if !self.links.get(link).is_some_and(|it| it.daemon) {
+            return;
+        }
+        for &file in files {
+            if let Some(file) = self.files.get_mut(file) {
+                file.references += 1;
+            }
+        }
+        self.in_flight += files.len();
+        self.note_outside(link, files.len() as u64);
+        let Some(it) = self.links.get_mut(link) else { return };
+        it.inbox.push_back(Message { bytes: bytes.iter().copied().collect(), files: files.to_vec() });
+        if let Some(file) = it.file {
+            self.wake(file);
+        }
+    }
+
+    /// What the daemon reads; the numbers of the descriptors go to `numbers`.
+    fn receive(
+        &mut self,
+        process: usize,
+        link: Key,
+        numbers: &mut Vec<RawFd>,
+    ) -> io::Result<fdpass::Received> {
+        if self.dice.roll(|faults| faults.interrupted) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        if self.dice.roll(|faults| faults.not_there) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let Some(it) = self.links.get_mut(link) else { return Ok(fdpass::Received::End) };
+        let Some(message) = it.inbox.front_mut() else {
+            return match it.error.take() {
+                Some(error) => Err(io::Error::from_raw_os_error(error)),
+                None if it.silenced || !it.caller => Ok(fdpass::Received::End),
+                None => Err(io::ErrorKind::WouldBlock.into()),
+            };
+        };
+        let byte = message.bytes.pop_front();
+        let files = std::mem::take(&mut message.files);
+        if message.bytes.is_empty() {
+            it.inbox.pop_front();
+        }
+        let truncated = self.hand_out(process, files, numbers);
+        Ok(match byte {
+            None => fdpass::Received::End,
+            Some(_) if truncated && self.flavour.truncation == Truncation::Lost => fdpass::Received::Lost,
+            Some(byte) => fdpass::Received::Byte { byte, truncated },
+        })
+    }
+
+    /// Gives numbers to what came along, as far as there are any, and closes the others. Returns
+    /// whether there were others.
+    fn hand_out(&mut self, process: usize, files: Vec<Key>, numbers: &mut Vec<RawFd>) -> bool {
+        self.in_flight -= files.len();
+        let mut room = MAX_DESCRIPTORS;
+        if self.flavour.truncation == Truncation::Lost {
+            let table = &self.processes[process];
+            let fits = files.len() <= MAX_DESCRIPTORS.min(table.limit.saturating_sub(table.open));
+            room = if fits { room } else { 0 };
+        }
+        if !files.is_empty() && self.dice.roll(|faults| faults.truncate) {
+            let lost = self.flavour.truncation == Truncation::Lost;
+            room = if lost { 0 } else { self.dice.rng.usize(..files.len().min(room)) };
+        }
+        let mut truncated = false;
+        for file in files {
+            let number = if room > 0 { self.install(process, file).ok() } else { None };
+            if let Some(number) = number {
+                room -= 1;
+                numbers.push(number);
+                self.evidence.delivered += 1;
+                self.received(file);
+            } else {
+                room = 0;
+                truncated = true;
+                self.evidence.truncated += 1;
+                self.release(file, By::Kernel);
+            }
+        }
+        truncated
+    }
+
+    fn received(&mut self, file: Key) {
+        let now = self.now;
+        let Kind::Tcp(connection) = self.kind(file) else { return };
+        if let Some(it) = self.connections.get_mut(connection) {
+            it.facts.received.get_or_insert(now);
+            it.facts.received_times += 1;
+        }
+    }
+
+    /// Whether the last close of the daemon's end would take time, for what is queued there.
+    pub fn slow_in_queue(&self, link: Key) -> Option<Duration> {
+        let files = self.links.get(link)?.inbox.iter().flat_map(|message| &message.files);
+        files.filter_map(|&file| self.slowness(file)).reduce(|sum, time| sum + time)
+    }
+
+    /// The last close of the daemon's end, or its end before it was let in.
+    pub fn end_link(&mut self, link: Key) {
+        let Some(it) = self.links.get_mut(link) else { return };
+        (it.daemon, it.file) = (false, None);
+        let inbox = std::mem::take(&mut it.inbox);
+        if let Some(action) = it.at_hang_up.take() {
+            self.soon(action);
+        }
+        for file in inbox.into_iter().flat_map(|message| message.files) {
+            self.in_flight -= 1;
+            self.release(file, By::Kernel);
+        }
+        self.forget_link(link);
+    }
+
+    /// The last close of the caller's end.
+    pub fn end_caller(&mut self, link: Key) {
+        let Some(it) = self.links.get_mut(link) else { return };
+        it.caller = false;
+        if !it.outbox.is_empty() {
+            it.error = Some(libc::ECONNRESET); // it has not read all that it was told
+        }
+        if let Some(file) = it.file {
+            self.note_outside(link, 0);
+            self.wake(file);
+        }
+        self.forget_link(link);
+    }
+
+    fn forget_link(&mut self, link: Key) {
+        if self.links.get(link).is_some_and(|it| !it.daemon && !it.caller && !it.held) {
+            self.links.remove(link);
+        }
+    }
+}
+
+/// Where senders, or those who ask, come in. Dropping closes it.
+pub struct Door(pub(super) Fd);
+
+impl Descriptor for Door {
+    fn number(&self) -> RawFd {
+        self.0.number()
+    }
+}
+
+impl Door {
+    fn enter(&self, call: Call) -> (RefMut<'_, State>, Key) {
+        let state = self.0.kernel.enter();
+        match state.kind(state.file(self.0.process, self.0.number(), call)) {
+            Kind::Door(door) => (state, door),
+            kind => panic!("a door is a {kind:?}"),
+        }
+    }
+}
+
+impl fdpass::Door for Door {
+    type Link = Link;
+
+    fn accept(&self) -> io::Result<Link> {
+        let (mut state, door) = self.enter(Call::Accept);
+        let process = self.0.process;
+        let accepted = state.accept(process, door);
+        let result = accepted.as_ref().map_or_else(error_number, |&number| number.into());
+        state.note(Call::Accept, self.0.number(), result);
+        accepted.map(|number| Link(Fd::new(self.0.kernel.clone(), process, number)))
+    }
+
+    fn shut(&self) {
+        let (mut state, door) = self.enter(Call::Shut);
+        state.note(Call::Shut, self.0.number(), 0);
+        let silences = state.flavour.silences;
+        let Some(it) = state.doors.get_mut(door).filter(|_| silences) else { return };
+        it.shut = true;
+        if let Some(file) = it.file {
+            state.wake(file);
+        }
+    }
+}
+
+/// An error for the log, below 0.
+fn error_number(error: &io::Error) -> i64 {
+    -1 - i64::from(error.raw_os_error().unwrap_or_default())
+}
+
+/// The daemon's end of a connection over a Unix socket. Dropping closes it.
+pub struct Link(pub(super) Fd);
+
+impl Descriptor for Link {
+    fn number(&self) -> RawFd {
+        self.0.number()
+    }
+}
+
+impl Link {
+    fn enter(&self, call: Call) -> (RefMut<'_, State>, Key) {
+        let state = self.0.kernel.enter();
+        match state.kind(state.file(self.0.process, self.0.number(), call)) {
+            Kind::Link(link) => (state, link),
+            kind => panic!("a link is a {kind:?}"),
+        }
+    }
+}
+
+impl fdpass::Link for Link {
+    type Received = Received;
+
+    fn receive(&self, descriptors: &mut Vec<Received>) -> io::Result<fdpass::Received> {
+        let (mut state, link) = self.enter(Call::Receive);
+        let mut numbers = Vec::new();
+        let process = self.0.process;
+        let got = state.receive(process, link, &mut numbers);
+        let result = got.as_ref().map_or_else(error_number, |_| numbers.len() as i64);
+        state.note(Call::Receive, self.0.number(), result);
+        state.settle();
+        drop(state);
+        let received = |number| Received(Fd::new(self.0.kernel.clone(), process, number));
+        descriptors.extend(numbers.into_iter().map(received));
+        got
+    }
+
+    fn silence(&self) -> bool {
+        let (mut state, link) = self.enter(Call::Silence);
+        let silences = state.flavour.silences;
+        state.note(Call::Silence, self.0.number(), silences);
+        if let Some(it) = state.links.get_mut(link).filter(|_| silences) {
+            it.silenced = true;
+            if let Some(file) = it.file {
+                state.wake(file);
+            }
+        }
+        silences
+    }
+
+    fn peer(&self) -> io::Result<Peer> {
+        let (mut state, link) = self.enter(Call::LinkPeer);
+        state.note(Call::LinkPeer, self.0.number(), 0);
+        let gone = || io::Error::from_raw_os_error(libc::ENOTCONN);
+        let it = state.links.get(link).ok_or_else(gone)?;
+        match state.flavour.credentials {
+            Credentials::Never => Err(io::ErrorKind::Unsupported.into()),
+            Credentials::WhileThere if !it.caller => Err(gone()),
+            Credentials::Kept | Credentials::WhileThere => Ok(it.who),
+        }
+    }
+
+    fn tell(&mut self, text: &[u8]) -> io::Result<()> {
+        let (mut state, link) = self.enter(Call::Tell);
+        state.note(Call::Tell, self.0.number(), text.len() as i64);
+        let Some(it) = state.links.get_mut(link).filter(|it| it.caller) else {
+            return Err(io::Error::from_raw_os_error(libc::EPIPE));
+        };
+        let fits = text.len().min(it.room.saturating_sub(it.outbox.len()));
+        it.outbox.extend_from_slice(&text[..fits]);
+        if fits < text.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    }
+
+    fn into_received(self) -> Received {
+        Received(self.0)
+    }
+}
+
+/// Who has connected to a door: a sender, or who asks. Clones are the same one; it closes when the last is
+/// dropped.
+#[derive(Clone)]
+pub struct Caller(Rc<Inner>);
+
+struct Inner {
+    end: RefCell<Option<Held>>,
+    kernel: Handle,
+    link: Key,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.end.take();
+        let Some(kernel) = self.kernel.try_get().filter(|_| !std::thread::panicking()) else { return };
+        let mut state = kernel.state();
+        if let Some(it) = state.links.get_mut(self.link) {
+            it.held = false;
+        }
+        state.forget_link(self.link);
+    }
+}
+
+impl Caller {
+    pub(super) fn connect(kernel: &Kernel, door: Key, who: Peer) -> io::Result<Self> {
+        let (link, file) = kernel.state().connect(door, who)?;
+        let kernel = kernel.handle();
+        let end = RefCell::new(Some(Held::new(kernel.clone(), file)));
+        Ok(Caller(Rc::new(Inner { end, kernel, link })))
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut State, Key) -> T) -> T {
+        let kernel = self.0.kernel.get();
+        let mut state = kernel.state();
+        act(&mut state, self.0.link)
+    }
+
+    /// Sends `bytes`, with `descriptors` in one control message; the caller keeps its own.
+    ///
+    /// # Errors
+    /// `WouldBlock` and ETOOMANYREFS when there is too much in flight; `BrokenPipe` when nobody is to
+    /// hear it; `InvalidInput` for more descriptors than a message holds.
+    pub fn send(&self, bytes: &[u8], descriptors: &[&Held]) -> io::Result<()> {
+        if self.0.end.borrow().is_none() {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
+        let files: Vec<_> = descriptors.iter().map(|held| held.file).collect();
+        self.with(|state, link| state.send_message(link, bytes, &files))
+    }
+
+    /// Closes, whatever else has a clone of it. What it has sent can still be read.
+    pub fn close(&self) {
+        let end = self.0.end.take();
+        drop(end);
+    }
+
+    /// Closes, and on some systems descriptors arrive with the end.
+    pub fn close_with(&self, descriptors: &[&Held]) {
+        let files: Vec<_> = descriptors.iter().map(|held| held.file).collect();
+        self.with(|state, link| state.queue(link, &[], &files));
+        self.close();
+    }
+
+    /// Its own end of the connection, to be sent along or kept beyond its end. `None` once it has closed.
+    pub fn end(&self) -> Option<Held> {
+        self.0.end.borrow().clone()
+    }
+
+    /// Takes what it was told and has not read yet.
+    pub fn read(&self) -> Vec<u8> {
+        self.with(|state, link| {
+            state.links.get_mut(link).map(|it| std::mem::take(&mut it.outbox)).unwrap_or_default()
+        })
+    }
+
+    /// Whether the other end is closed.
+    pub fn is_hung_up(&self) -> bool {
+        self.with(|state, link| !state.links.get(link).is_some_and(|it| it.daemon))
+    }
+
+    /// How many messages of it nobody has read yet.
+    pub fn queued(&self) -> usize {
+        self.with(|state, link| state.links.get(link).map_or(0, |it| it.inbox.len()))
+    }
+
+    /// How much of an answer its system holds for it.
+    pub fn set_room(&self, room: usize) {
+        self.with(|state, link| {
+            if let Some(it) = state.links.get_mut(link) {
+                it.room = room;
+            }
+        });
+    }
+
+    /// What is to happen when the other end closes.
+    pub fn at_hang_up(&self, action: impl FnOnce(&Kernel) + 'static) {
+        self.with(|state, link| {
+            if let Some(it) = state.links.get_mut(link) {
+                let before = it.at_hang_up.replace(Box::new(action));
+                state.drop_soon(before);
+            }
+        });
+    }
+}

@@ -1,0 +1,109 @@
+//! The time of a turn: read once after each wait, never going back, whatever the clock does.
+//!
+//! Must not know what it is used for.
+
+use crate::rules::time::{Span, Time};
+use lingerd_platform::clock::Clock;
+use std::time::Duration;
+
+/// A clock that is looked at now and then.
+pub struct TurnClock<C> {
+    clock: C,
+    /// What the clock said when it was looked at last.
+    seen: Duration,
+    /// What has passed by then: a step back of the clock is no time, a leap is a year at most, so that
+    /// nothing that is remembered gets older than [`Span::OLDEST`].
+    passed: Duration,
+}
+
+impl<C: Clock> TurnClock<C> {
+    /// Begins to count.
+    pub fn new(clock: C) -> Self {
+        let seen = clock.now();
+        TurnClock { clock, seen, passed: seen }
+    }
+
+    /// The clock itself.
+    pub fn clock(&self) -> &C {
+        &self.clock
+    }
+
+    /// The time of this turn.
+    pub fn now(&self) -> Time {
+        Time::after(self.passed)
+    }
+
+    /// Begins a turn, and tells how long ago the last one began.
+    pub fn turn(&mut self) -> Duration {
+        let seen = self.clock.now();
+        let step = self.step(seen);
+        (self.seen, self.passed) = (seen, self.passed + step);
+        step
+    }
+
+    /// How long to wait until `then`: never too short, as points in time are cut off and a wait that
+    /// ends early would be made again at once.
+    pub fn until(&self, then: Time) -> Duration {
+        let passed = self.passed + self.step(self.clock.now());
+        let now = Time::after(passed);
+        let tick = Duration::from(Span::from_ticks(1)).as_nanos() as u32; // 1/64 s
+        let begun = Duration::from_nanos((passed.subsec_nanos() % tick).into());
+        Duration::from(then.since(now)).saturating_sub(begun)
+    }
+
+    fn step(&self, seen: Duration) -> Duration {
+        seen.saturating_sub(self.seen).min(Span::LONGEST.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    struct Told(Cell<Duration>);
+
+    impl Clock for Told {
+        fn now(&self) -> Duration {
+            self.0.get()
+        }
+
+        fn pause(&self) {}
+    }
+
+    fn clock_at(now: Duration) -> TurnClock<Told> {
+        TurnClock::new(Told(Cell::new(now)))
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_makes_no_time_and_goes_on_from_there() {
+        let mut clock = clock_at(Duration::from_secs(100));
+        for (says, counts) in [(101, 1), (50, 1), (50, 1), (52, 3), (53, 4)] {
+            clock.clock.0.set(Duration::from_secs(says));
+            clock.turn();
+            assert_eq!(clock.now(), Time::after(Duration::from_secs(100 + counts)), "{says}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_leaps_makes_a_year_at_most() {
+        let mut clock = clock_at(Duration::ZERO);
+        clock.clock.0.set(Duration::from_secs(100 * 365 * 86_400));
+        assert_eq!(clock.turn(), Duration::from(Span::LONGEST));
+        assert_eq!(clock.now(), Time::from_ticks(0) + Span::LONGEST);
+    }
+
+    #[test]
+    fn a_wait_is_never_too_short() {
+        let now = Duration::from_nanos(15_625_000 * 3 + 1_000);
+        let clock = clock_at(now);
+        for ticks in [0, 2, 3] {
+            assert_eq!(clock.until(Time::from_ticks(ticks)), Duration::ZERO);
+        }
+        for ticks in [4, 5, 1_000] {
+            let until = clock.until(Time::from_ticks(ticks));
+            assert_eq!(Time::after(now + until), Time::from_ticks(ticks));
+            assert_eq!(Time::after(now + until - Duration::from_nanos(1)), Time::from_ticks(ticks - 1));
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! How a descriptor becomes a connection, or is refused.
+//!
+//! Must not know who sent it, or with what.
+
+use super::Connections;
+use super::step::{look, outcome};
+use crate::rules::event::Event;
+use crate::rules::linger::Linger;
+use crate::rules::time::Time;
+use crate::source::Source;
+use lingerd_platform::backend::{Backend, Interest};
+use lingerd_platform::closing::SlowClose;
+use lingerd_platform::tcp::Tcp;
+use lingerd_platform::world::World;
+use log::debug;
+use std::io::{self, ErrorKind};
+
+impl<W: World> Connections<W> {
+    /// Takes one descriptor over, of `most` connections that may linger then. Returns whether it was
+    /// a connection; what is none is refused.
+    pub fn admit(&mut self, received: W::Received, most: usize, backend: &mut W::Backend, now: Time) -> bool {
+        let socket = match W::Socket::of(received) {
+            Ok(socket) => socket,
+            Err(received) => {
+                self.refuse_other(received, "no TCP socket");
+                return false;
+            }
+        };
+        let Some((event, discarded)) = first_read(&socket) else {
+            // It has nothing to wait for, and may be in use elsewhere: its options stay.
+            self.refused("not connected");
+            return false;
+        };
+        self.ends.discarded(discarded);
+        if !matches!(event, Event::End | Event::Failed) {
+            socket.half_close(); // the sender should have done it
+        }
+        let mut linger = Linger::new(now);
+        let look = look(&socket, &mut linger, event, now, self.table.rules());
+        self.ends.discarded(look.discarded);
+        match look.close {
+            Some(reason) => self.end(socket, linger, reason, now),
+            None => {
+                self.evict(most.saturating_sub(1), backend, now);
+                self.keep(socket, linger, backend, now);
+            }
+        }
+        true
+    }
+
+    /// Refuses a descriptor that came with what is no hand-off.
+    pub fn refuse(&mut self, received: W::Received, why: &str) {
+        match W::Socket::of(received) {
+            Ok(socket) => {
+                // A socket that is not connected may be in use elsewhere.
+                if socket.peer().is_ok() {
+                    socket.close();
+                }
+                self.refused(why);
+            }
+            Err(received) => self.refuse_other(received, why),
+        }
+    }
+
+    fn refuse_other(&mut self, received: W::Received, why: &str) {
+        self.refused(why);
+        self.slow_close.close(received);
+    }
+
+    fn refused(&mut self, why: &str) {
+        self.ends.rejected();
+        debug!("refused a descriptor: {why}");
+    }
+
+    /// Lets a connection linger.
+    fn keep(&mut self, socket: W::Socket, linger: Linger, backend: &mut W::Backend, now: Time) {
+        let entry = self.table.insert(socket, linger, now);
+        self.ends.lingering(self.table.len());
+        let Some((socket, _)) = self.table.get(entry) else { return }; // inserted just now
+        if let Err(e) = backend.add(socket, Source::Connection(entry).token(), Interest::Read) {
+            self.cannot_wait(&e, now);
+        }
+    }
+}
+
+/// Reads for the first time: what that means, and how many bytes it was; `None` for what is not
+/// connected.
+///
+/// The client's end of stream is often there already: then nothing else need be done, as close(2)
+/// sends our FIN. A listener, or a socket that was never connected, shows here too, before anything
+/// is done to what its sender may still use.
+fn first_read<S: Tcp>(socket: &S) -> Option<(Event, u64)> {
+    let mut read = socket.discard();
+    if read.as_ref().is_err_and(is_not_connected) {
+        return None;
+    }
+    // Quiet, and nobody at the other end: the client has gone this very moment, which the next read
+    // says, or it is a connect(2) that is still in progress.
+    if outcome(&read) == Event::Quiet && socket.peer().as_ref().is_err_and(is_not_connected) {
+        read = socket.discard();
+        if outcome(&read) == Event::Quiet {
+            return None;
+        }
+    }
+    Some((outcome(&read), read.map_or(0, |bytes| bytes as u64)))
+}
+
+fn is_not_connected(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotConnected
+}

@@ -1,0 +1,104 @@
+//! How the process's descriptors are shared out between connections, senders and what a message
+//! may bring, so that the kernel never has to drop one that was handed over.
+//!
+//! Arithmetic only: who has to go when room is short is the daemon's decision.
+
+use lingerd_platform::fdpass;
+
+/// The limit of open descriptors is too low to serve anybody.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the limit of {limit} open descriptors is too low: at least {needed} are needed; raise it (ulimit -n)"
+)]
+pub struct TooLow {
+    limit: usize,
+    needed: usize,
+}
+
+/// See the module's head.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// What is left for connections and senders.
+    descriptors: usize,
+    /// Kept free at all times for what one message may bring.
+    message: usize,
+    /// -n
+    wanted: Option<usize>,
+}
+
+impl Room {
+    /// For the daemon's own use beyond what is open at start: a log, a control client, the system
+    /// library's own.
+    const OWN: usize = 8;
+    /// Below this many for all three it makes no sense to start.
+    const LEAST: usize = 16;
+
+    /// Shares out what `limit` leaves of descriptors beside those that are `taken`. `wanted` is -n.
+    ///
+    /// # Errors
+    /// When the limit is too low to serve anybody.
+    pub fn share(limit: u64, taken: usize, wanted: Option<usize>) -> Result<Self, TooLow> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let descriptors = limit.saturating_sub(taken + Self::OWN);
+        if descriptors < Self::LEAST {
+            return Err(TooLow { limit, needed: taken + Self::OWN + Self::LEAST });
+        }
+        let message = fdpass::MAX_DESCRIPTORS.min(descriptors / 2);
+        Ok(Room { descriptors: descriptors - message, message, wanted })
+    }
+
+    /// How many sockets one message may bring for certain.
+    pub fn message(&self) -> usize {
+        self.message
+    }
+
+    /// How many connections may linger while so many descriptors are others'.
+    pub fn connections(&self, others: usize) -> usize {
+        let left = self.descriptors.saturating_sub(others);
+        self.wanted.map_or(left, |wanted| wanted.min(left))
+    }
+
+    /// How many senders may be connected.
+    pub fn senders(&self) -> usize {
+        self.descriptors / 2
+    }
+
+    /// What -n asks for, if that is more than there ever is room for.
+    pub fn unmet(&self) -> Option<usize> {
+        self.wanted.filter(|&wanted| wanted > self.descriptors)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_share_is_taken_twice() {
+        for limit in (0..5_000).chain([65_536, 1 << 30, u64::MAX]) {
+            let Ok(room) = Room::share(limit, 14, None) else {
+                assert!(limit < (14 + Room::OWN + Room::LEAST) as u64, "{limit} would do");
+                continue;
+            };
+            for senders in [0, 1, room.senders() / 2, room.senders()] {
+                let most = room.connections(senders);
+                assert!(most > 0, "{limit}: no room for a connection beside {senders} senders");
+                assert!((14 + Room::OWN + room.message() + senders + most) as u64 <= limit, "{limit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_whole_message_fits_wherever_the_limit_allows() {
+        assert_eq!(Room::share(1_024, 14, None).unwrap().message(), 253);
+        assert_eq!(Room::share(64, 14, None).unwrap().message(), 21);
+    }
+
+    #[test]
+    fn n_lowers_the_number_of_connections_and_never_raises_it() {
+        let room = Room::share(1_024, 14, Some(10)).unwrap();
+        assert_eq!((room.connections(0), room.unmet()), (10, None));
+        let room = Room::share(64, 14, Some(1_000)).unwrap();
+        assert_eq!((room.connections(0), room.unmet()), (21, Some(1_000)));
+    }
+}

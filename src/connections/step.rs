@@ -1,0 +1,90 @@
+//! One look at one connection: reads, asks, and does what the rules say.
+//!
+//! Must not know why it is looked at.
+
+use super::Connections;
+use crate::rules::event::{Action, Event, Reason};
+use crate::rules::linger::{Linger, Rules};
+use crate::rules::time::Time;
+use crate::source::{Entry, Source};
+use lingerd_platform::backend::{Backend, Interest};
+use lingerd_platform::tcp::Tcp;
+use lingerd_platform::world::World;
+use std::io::{self, ErrorKind};
+
+/// Reads of one connection in one turn, each of at most [`lingerd_platform::tcp::DISCARD_BYTES`].
+const READ_BUDGET: usize = 4;
+
+/// What a look at a connection came to.
+pub(super) struct Look {
+    /// Why it is to end, unless it waits on.
+    pub close: Option<Reason>,
+    /// The bytes that were read and thrown away.
+    pub discarded: u64,
+}
+
+impl<W: World> Connections<W> {
+    /// Feeds `event` to one connection and does what comes of it. Nothing happens if it has gone.
+    pub(super) fn step(&mut self, entry: Entry, event: Event, backend: &mut W::Backend, now: Time) {
+        let Some((socket, mut linger)) = self.table.get(entry) else { return };
+        let look = look(socket, &mut linger, event, now, self.table.rules());
+        self.ends.discarded(look.discarded);
+        if let Some(reason) = look.close {
+            return self.close(entry, reason, backend, now);
+        }
+        self.table.note(entry, linger, now);
+        if event != Event::Readable {
+            return; // the backend has not reported it, and reports it still
+        }
+        let Some((socket, _)) = self.table.get(entry) else { return };
+        if look.discarded == 0 {
+            socket.drain_errors(); // ready, but with nothing to read
+        }
+        if let Err(e) = backend.rearm(socket, Source::Connection(entry).token(), Interest::Read) {
+            self.cannot_wait(&e, now);
+        }
+    }
+
+    /// Of a connection that the backend has no room for: its deadlines read and close it.
+    pub(super) fn cannot_wait(&mut self, error: &io::Error, now: Time) {
+        self.unwatched.warn(now, format_args!("cannot wait for a connection: {error}"));
+    }
+}
+
+/// Lets the rules have their way with one socket, within this turn's budget, until they want to wait
+/// or to close.
+pub(super) fn look<S: Tcp>(
+    socket: &S,
+    linger: &mut Linger,
+    mut event: Event,
+    now: Time,
+    rules: &Rules,
+) -> Look {
+    let mut budget = READ_BUDGET;
+    let mut discarded = 0;
+    loop {
+        event = match linger.on(event, now, rules) {
+            // The rest is still there in the next turn, and the backend says so.
+            Action::Read if budget == 0 => Event::Quiet,
+            Action::Read => {
+                budget -= 1;
+                let read = socket.discard();
+                discarded += *read.as_ref().unwrap_or(&0) as u64;
+                outcome(&read)
+            }
+            Action::Ask => Event::Acknowledged(socket.is_acknowledged()),
+            Action::Wait(_) => return Look { close: None, discarded },
+            Action::Close(reason) => return Look { close: Some(reason), discarded },
+        }
+    }
+}
+
+/// What one read means to the rules.
+pub(super) fn outcome(read: &io::Result<usize>) -> Event {
+    match read {
+        Ok(0) => Event::End,
+        Ok(_) => Event::Received,
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Event::Quiet,
+        Err(_) => Event::Failed,
+    }
+}

@@ -1,0 +1,485 @@
+//! The lingering connections: rows of facts in a slab, chained by when they are due and by age.
+//!
+//! Adding, touching, finding who is due and who is to go first cost the same whatever the number of
+//! connections. The slab grows by whole pieces and never moves a row. Must not know of backends,
+//! counters or where a connection came from.
+
+use super::chain::{Chains, Linked, Links};
+use super::deadlines::{Timed, Wheel};
+use crate::rules::linger::{Linger, Rules, Stage};
+use crate::rules::time::Time;
+use crate::source::Entry;
+use std::net::TcpStream;
+
+/// One connection: facts only. What few connections have is not kept here.
+struct Row<S> {
+    /// `None` where there is no connection.
+    socket: Option<S>,
+    /// How many connections were in this place before.
+    generation: u16,
+    stage: Stage,
+    handed_over: Time,
+    asked: Time,
+    heard: Time,
+    /// In the slot of one of the wheels; of a place without a connection, in the chain of those.
+    by_due: Links,
+    /// In the chain of all, in the order in which they were handed over.
+    by_age: Links,
+}
+
+// A million of them are 36 MB.
+const _: () = assert!(size_of::<Row<TcpStream>>() <= 36);
+
+impl<S> Row<S> {
+    fn linger(&self) -> Linger {
+        let &Row { handed_over, asked, heard, stage, .. } = self;
+        Linger { handed_over, asked, heard, stage }
+    }
+
+    fn note(&mut self, linger: Linger) {
+        let Linger { handed_over, asked, heard, stage } = linger;
+        (self.handed_over, self.asked, self.heard, self.stage) = (handed_over, asked, heard, stage);
+    }
+}
+
+/// How many rows the slab grows by.
+const PIECE: usize = 256;
+
+/// Places for rows.
+struct Slab<S>(Vec<Box<[Row<S>]>>);
+
+impl<S> Slab<S> {
+    fn get(&self, place: u32) -> Option<&Row<S>> {
+        self.0.get(place as usize / PIECE)?.get(place as usize % PIECE)
+    }
+
+    /// The row in a place that a chain led to, so that it is there.
+    fn row(&self, place: u32) -> &Row<S> {
+        &self.0[place as usize / PIECE][place as usize % PIECE]
+    }
+
+    fn row_mut(&mut self, place: u32) -> &mut Row<S> {
+        &mut self.0[place as usize / PIECE][place as usize % PIECE]
+    }
+
+    /// Adds a piece of empty places and returns them.
+    fn grow(&mut self) -> std::ops::Range<u32> {
+        let first = (self.0.len() * PIECE) as u32; // descriptors are below 2^31
+        let empty = || Row {
+            socket: None,
+            generation: 0,
+            stage: Stage::New,
+            handed_over: Time::from_ticks(0),
+            asked: Time::from_ticks(0),
+            heard: Time::from_ticks(0),
+            by_due: Links::NONE,
+            by_age: Links::NONE,
+        };
+        self.0.push((0..PIECE).map(|_| empty()).collect());
+        first..first + PIECE as u32
+    }
+}
+
+/// The rows as a wheel sees them.
+struct ByDue<'a, S> {
+    slab: &'a mut Slab<S>,
+    rules: &'a Rules,
+    now: Time,
+}
+
+impl<S> Linked for ByDue<'_, S> {
+    fn links(&mut self, row: u32) -> &mut Links {
+        &mut self.slab.row_mut(row).by_due
+    }
+}
+
+impl<S> Timed for ByDue<'_, S> {
+    fn due(&self, row: u32) -> Time {
+        self.slab.row(row).linger().due(self.now, self.rules)
+    }
+}
+
+/// The rows as the chain of all sees them.
+struct ByAge<'a, S>(&'a mut Slab<S>);
+
+impl<S> Linked for ByAge<'_, S> {
+    fn links(&mut self, row: u32) -> &mut Links {
+        &mut self.0.row_mut(row).by_age
+    }
+}
+
+/// The rows as the chain of free places sees them, which has the links of a wheel; as a wheel does
+/// from which one is taken.
+struct Places<'a, S>(&'a mut Slab<S>);
+
+impl<S> Linked for Places<'_, S> {
+    fn links(&mut self, row: u32) -> &mut Links {
+        &mut self.0.row_mut(row).by_due
+    }
+}
+
+/// The one chain there is in [`Table::ages`] and [`Table::free`].
+const ALL: u32 = 0;
+
+/// See the module's head.
+pub struct Table<S> {
+    rules: Rules,
+    slab: Slab<S>,
+    /// The places without a connection.
+    free: Chains,
+    /// The connections in the order of their hand-offs.
+    ages: Chains,
+    /// Those that have everything, by when they end.
+    ending: Wheel,
+    /// The others, by when they are asked again.
+    in_flight: Wheel,
+    len: usize,
+    /// How many have their response under way.
+    under_way: usize,
+}
+
+impl<S> Table<S> {
+    /// An empty table, for connections that come at `now` or later.
+    pub fn new(rules: Rules, now: Time) -> Self {
+        Table {
+            rules,
+            slab: Slab(Vec::new()),
+            free: Chains::new(1),
+            ages: Chains::new(1),
+            ending: Wheel::new(now),
+            in_flight: Wheel::new(now),
+            len: 0,
+            under_way: 0,
+        }
+    }
+
+    /// The rules by which everybody in it is judged.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// How many connections linger.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nobody lingers.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Adds a connection at `now` and names it.
+    pub fn insert(&mut self, socket: S, linger: Linger, now: Time) -> Entry {
+        let place = self.free_place();
+        let row = self.slab.row_mut(place);
+        row.socket = Some(socket);
+        row.note(linger);
+        let entry = Entry { place, generation: row.generation };
+        self.ages.push(ALL, place, &mut ByAge(&mut self.slab));
+        self.len += 1;
+        self.file(place, now);
+        entry
+    }
+
+    /// The socket of `entry` and what is known of it, or `None` if that connection has gone.
+    pub fn get(&self, entry: Entry) -> Option<(&S, Linger)> {
+        let row = self.row(entry)?;
+        Some((row.socket.as_ref()?, row.linger()))
+    }
+
+    /// Notes what is known of `entry` at `now`, and puts it where it then belongs: of those that end
+    /// at about the same time, behind the others.
+    pub fn note(&mut self, entry: Entry, linger: Linger, now: Time) {
+        if self.row(entry).is_some() {
+            self.unfile(entry.place);
+            self.slab.row_mut(entry.place).note(linger);
+            self.file(entry.place, now);
+        }
+    }
+
+    /// Takes `entry` out, or returns `None` if that connection has gone.
+    pub fn remove(&mut self, entry: Entry) -> Option<(S, Linger)> {
+        let linger = self.row(entry)?.linger();
+        self.unfile(entry.place);
+        self.ages.remove(entry.place, &mut ByAge(&mut self.slab));
+        let row = self.slab.row_mut(entry.place);
+        let socket = row.socket.take()?;
+        row.generation = row.generation.wrapping_add(1);
+        self.len -= 1;
+        self.free.push(ALL, entry.place, &mut Places(&mut self.slab));
+        Some((socket, linger))
+    }
+
+    /// A connection that is due at `now`, if there is any.
+    pub fn due(&mut self, now: Time) -> Option<Entry> {
+        let rows = &mut ByDue { slab: &mut self.slab, rules: &self.rules, now };
+        let place = self.in_flight.due(now, rows).or_else(|| self.ending.due(now, rows))?;
+        Some(self.entry(place))
+    }
+
+    /// When, after `now`, the next one is due: now and then somewhat too early, never too late.
+    pub fn next(&self, now: Time) -> Option<Time> {
+        let next = [self.ending.next(), self.in_flight.next()].into_iter().flatten();
+        next.min_by_key(|time| time.since(now))
+    }
+
+    /// The connection that has had the most of its linger at `now`: the one that ends first, or
+    /// nearly so. It commonly has its response, and loses nothing.
+    ///
+    /// But readers that stall, who end last, must not have the table for themselves: where most
+    /// connections are known to have their response under way, it is the one that was handed over
+    /// first.
+    pub fn oldest(&self, now: Time) -> Option<Entry> {
+        let first = self.ages.first(ALL)?;
+        let left = |place| self.slab.row(place).linger().left(now, &self.rules);
+        let place = match self.ending.first() {
+            Some(ending) if self.under_way <= self.len / 2 && left(ending) <= left(first) => ending,
+            _ => first,
+        };
+        Some(self.entry(place))
+    }
+
+    /// Takes a place out of the free ones: the one that was used last, as it is in the processor's
+    /// cache.
+    fn free_place(&mut self) -> u32 {
+        let place = self.free.last(ALL).unwrap_or_else(|| {
+            let places = self.slab.grow();
+            let first = places.start;
+            for place in places.rev() {
+                self.free.push(ALL, place, &mut Places(&mut self.slab));
+            }
+            first
+        });
+        self.free.remove(place, &mut Places(&mut self.slab));
+        place
+    }
+
+    fn row(&self, entry: Entry) -> Option<&Row<S>> {
+        self.slab.get(entry.place).filter(|row| row.generation == entry.generation && row.socket.is_some())
+    }
+
+    fn entry(&self, place: u32) -> Entry {
+        Entry { place, generation: self.slab.row(place).generation }
+    }
+
+    fn file(&mut self, place: u32, now: Time) {
+        let linger = self.slab.row(place).linger();
+        self.under_way += usize::from(linger.is_under_way());
+        let wheel = if linger.has_it_all() { &mut self.ending } else { &mut self.in_flight };
+        wheel.file(place, &mut ByDue { slab: &mut self.slab, rules: &self.rules, now });
+    }
+
+    fn unfile(&mut self, place: u32) {
+        let linger = self.slab.row(place).linger();
+        self.under_way -= usize::from(linger.is_under_way());
+        let wheel = if linger.has_it_all() { &mut self.ending } else { &mut self.in_flight };
+        wheel.remove(place, &mut Places(&mut self.slab));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::event::{Action, Event};
+    use crate::rules::time::Span;
+    use std::collections::BTreeMap;
+
+    const RULES: Rules =
+        Rules { idle: Span::from_ticks(500), max: Span::from_ticks(3_000), limit: Span::from_ticks(30_000) };
+
+    fn at(ticks: u32) -> Time {
+        Time::from_ticks(ticks)
+    }
+
+    fn table() -> Table<u32> {
+        Table::new(RULES, at(0))
+    }
+
+    /// Adds a connection as the daemon does, which asks at once.
+    fn add(table: &mut Table<u32>, socket: u32, now: u32, acknowledged: bool) -> Entry {
+        let mut linger = Linger::new(at(now));
+        linger.on(Event::Acknowledged(Some(acknowledged)), at(now), &RULES);
+        table.insert(socket, linger, at(now))
+    }
+
+    fn on(table: &mut Table<u32>, entry: Entry, event: Event, now: u32) -> Action {
+        let mut linger = table.get(entry).unwrap().1;
+        let action = linger.on(event, at(now), &RULES);
+        table.note(entry, linger, at(now));
+        action
+    }
+
+    const ASKED: Event = Event::Acknowledged(Some(false));
+
+    #[test]
+    fn the_nearest_deadline_is_found_whatever_was_touched() {
+        let mut table = table();
+        let entries: Vec<_> = (0..4).map(|n| add(&mut table, n, n * 10, true)).collect();
+        assert_eq!((table.due(at(499)), table.next(at(499))), (None, Some(at(500))));
+        on(&mut table, entries[0], Event::Received, 40);
+        assert_eq!(table.due(at(509)), None);
+        assert_eq!((table.due(at(510)), table.next(at(510))), (Some(entries[1]), Some(at(510))));
+        assert_eq!(table.remove(entries[1]).unwrap().0, 1);
+        assert_eq!((table.due(at(519)), table.next(at(519))), (None, Some(at(520))));
+    }
+
+    #[test]
+    fn who_is_to_be_asked_and_who_ends_are_both_found() {
+        let mut table = table();
+        let in_flight = add(&mut table, 0, 0, false);
+        let silent = add(&mut table, 1, 0, true);
+        assert_eq!(table.next(at(0)), Some(at(125)));
+        assert_eq!(table.due(at(125)), Some(in_flight));
+        on(&mut table, in_flight, ASKED, 125);
+        assert_eq!((table.due(at(125)), table.next(at(125))), (None, Some(at(500))));
+        assert_eq!(table.due(at(500)), Some(silent));
+    }
+
+    #[test]
+    fn what_is_in_flight_is_not_the_oldest_while_another_is_acknowledged() {
+        let mut table = table();
+        let in_flight = add(&mut table, 0, 0, false);
+        let silent = add(&mut table, 1, 100, true);
+        assert_eq!(table.oldest(at(100)), Some(silent));
+        table.remove(silent).unwrap();
+        assert_eq!(table.oldest(at(100)), Some(in_flight));
+    }
+
+    #[test]
+    fn who_was_heard_last_is_the_last_of_those_that_end_together() {
+        let mut table = table();
+        let [first, second] = [0, 1].map(|n| add(&mut table, n, 7, true));
+        assert_eq!(table.oldest(at(7)), Some(first));
+        on(&mut table, first, Event::Received, 7);
+        assert_eq!(table.oldest(at(7)), Some(second));
+    }
+
+    #[test]
+    fn who_ends_by_the_limit_first_is_the_oldest() {
+        let mut table = table();
+        let stalled = add(&mut table, 0, 0, false);
+        let silent = add(&mut table, 1, 29_700, true);
+        assert_eq!(table.oldest(at(29_700)), Some(stalled), "in 300, the other one in 500");
+        assert_eq!(table.remove(stalled).map(|(socket, _)| socket), Some(0));
+        assert_eq!(table.oldest(at(29_700)), Some(silent));
+    }
+
+    #[test]
+    fn where_most_are_in_flight_the_first_of_all_goes() {
+        let mut table = table();
+        let [first, second] = [0, 1].map(|n| add(&mut table, n, n, false));
+        let silent = add(&mut table, 2, 2, true);
+        // So far they are just new, and lose nothing to one that has everything.
+        assert_eq!(table.oldest(at(2)), Some(silent));
+        on(&mut table, second, ASKED, 127);
+        // The first was asked last, which makes it no younger.
+        on(&mut table, first, ASKED, 130);
+        assert_eq!(table.oldest(at(130)), Some(first));
+        table.remove(first).unwrap();
+        assert_eq!(table.oldest(at(130)), Some(silent), "half of them are not most");
+    }
+
+    #[test]
+    fn a_name_outlives_its_entry_and_never_means_another() {
+        let mut table = table();
+        let gone = add(&mut table, 0, 0, true);
+        table.remove(gone).unwrap();
+        let next = add(&mut table, 1, 0, true);
+        assert_eq!(gone.place, next.place, "else this tests nothing");
+        assert_ne!(gone, next);
+        assert!(table.get(gone).is_none() && table.remove(gone).is_none());
+        let before = table.get(next).unwrap().1;
+        table.note(gone, Linger::new(at(7)), at(7));
+        assert_eq!((table.len(), table.get(next)), (1, Some((&1, before))));
+    }
+
+    #[test]
+    fn the_slab_grows_by_pieces_and_uses_places_again() {
+        let mut table = table();
+        let entries: Vec<_> = (0..=PIECE as u32).map(|n| add(&mut table, n, 0, true)).collect();
+        assert_eq!(table.slab.0.len(), 2);
+        for (n, &entry) in entries.iter().enumerate() {
+            assert_eq!(table.get(entry).unwrap().0, &(n as u32));
+            table.remove(entry).unwrap();
+        }
+        assert!(table.is_empty());
+        for n in 0..2 * PIECE as u32 {
+            add(&mut table, n, 0, true);
+        }
+        assert_eq!((table.slab.0.len(), table.len()), (2, 2 * PIECE));
+    }
+
+    #[test]
+    fn any_sequence_of_changes_keeps_every_queue_in_order() {
+        support::fuzz::any(100, |random| {
+            let start = random.u32(..);
+            let time = |now: u32| at(start.wrapping_add(now));
+            let mut table = Table::new(RULES, time(0));
+            // What each is, in the order of the hand-offs.
+            let mut all = BTreeMap::<u32, (Entry, Linger)>::new();
+            let mut now = 0;
+            for n in 0..500 {
+                now += random.u32(..40);
+                match random.u8(..6) {
+                    0 if all.len() < 50 => {
+                        let linger = Linger::new(time(now));
+                        all.insert(n, (table.insert(n, linger, time(now)), linger));
+                    }
+                    1 if !all.is_empty() => {
+                        let n = *all.keys().nth(random.usize(..all.len())).unwrap();
+                        let (entry, linger) = all.remove(&n).unwrap();
+                        assert_eq!(table.remove(entry), Some((n, linger)));
+                    }
+                    2 => {
+                        while let Some(entry) = table.due(time(now)) {
+                            let n = *table.get(entry).unwrap().0;
+                            assert_eq!(all[&n].0, entry);
+                            assert!(now >= due(&all[&n].1, start, now), "{n} is not due");
+                            table.remove(entry).unwrap();
+                            all.remove(&n);
+                        }
+                        assert!(all.values().all(|(_, linger)| due(linger, start, now) > now));
+                    }
+                    _ if !all.is_empty() => {
+                        let n = *all.keys().nth(random.usize(..all.len())).unwrap();
+                        let event = match random.u8(..4) {
+                            0 => Event::Received,
+                            1 => Event::Acknowledged(Some(false)),
+                            2 => Event::Acknowledged(Some(true)),
+                            _ => Event::Quiet,
+                        };
+                        let (entry, linger) = all.get_mut(&n).unwrap();
+                        assert_eq!(table.get(*entry), Some((&n, *linger)));
+                        linger.on(event, time(now), &RULES);
+                        table.note(*entry, *linger, time(now));
+                    }
+                    _ => {}
+                }
+                check(&table, &all, time(now));
+            }
+        });
+    }
+
+    /// When `linger` is due, counted from `start`.
+    fn due(linger: &Linger, start: u32, now: u32) -> u32 {
+        linger.due(at(start.wrapping_add(now)), &RULES).ticks().wrapping_sub(start)
+    }
+
+    fn check(table: &Table<u32>, all: &BTreeMap<u32, (Entry, Linger)>, now: Time) {
+        assert_eq!(table.len(), all.len());
+        assert_eq!(table.under_way, all.values().filter(|(_, linger)| linger.is_under_way()).count());
+        assert_eq!(table.ages.first(ALL), all.values().next().map(|(entry, _)| entry.place));
+        let due = |(_, linger): &(Entry, Linger)| linger.due(now, &RULES).ticks_since(now);
+        let next = table.next(now).map(|next| next.ticks_since(now));
+        assert!(next <= all.values().map(due).min() && next.is_some() != all.is_empty());
+        let Some(oldest) = table.oldest(now) else { return assert!(all.is_empty()) };
+        let (_, oldest) = all.values().find(|(entry, _)| *entry == oldest).unwrap();
+        if table.under_way > all.len() / 2 {
+            assert_eq!(oldest, &all.values().next().unwrap().1);
+        } else {
+            // Within a slot it is the one that was filed first.
+            let least = all.values().map(|(_, linger)| linger.left(now, &RULES)).min().unwrap();
+            assert!(oldest.left(now, &RULES) <= least.max(0) + i64::from(RULES.idle.ticks()), "{oldest:?}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What the kernel had no room for, and when it is tried again; warnings that would come as often.
+//!
+//! Must not know what is tried.
+
+use crate::rules::time::{Span, Time};
+use crate::source::Source;
+use lingerd_platform::backend::{Backend, Interest};
+use lingerd_platform::fdpass::Door;
+use log::warn;
+use std::fmt;
+use std::io;
+use std::mem;
+
+/// How long to leave a door shut, or a source alone, after a call failed for want of something.
+pub const AGAIN: Span = Span::from_secs(1);
+
+/// Sources that are to be served once more, ready or not.
+#[derive(Default)]
+pub struct Retry {
+    sources: Vec<Source>,
+    at: Option<Time>,
+}
+
+impl Retry {
+    /// Has `source` tried again: with those that wait already, or a second from `now`.
+    pub fn later(&mut self, source: Source, now: Time) {
+        if !self.sources.contains(&source) {
+            self.sources.push(source);
+        }
+        self.at.get_or_insert(now + AGAIN);
+    }
+
+    /// Whether `source` waits to be tried again.
+    pub fn waits_for(&self, source: Source) -> bool {
+        self.sources.contains(&source)
+    }
+
+    /// When, if anything waits.
+    pub fn at(&self) -> Option<Time> {
+        self.at
+    }
+
+    /// Those whose time has come at `now`.
+    pub fn due(&mut self, now: Time) -> Vec<Source> {
+        if self.at.is_none_or(|at| now.ticks_since(at) < 0) {
+            return Vec::new();
+        }
+        self.at = None;
+        mem::take(&mut self.sources)
+    }
+}
+
+/// A door that can be left shut for a while, so that it is not reported again and again while nobody
+/// can be served.
+pub struct Doorway<D> {
+    door: D,
+    source: Source,
+    watched: bool,
+}
+
+impl<D: Door> Doorway<D> {
+    /// A door that is shut, which the backend will report as `source`.
+    pub fn new(door: D, source: Source) -> Self {
+        Doorway { door, source, watched: false }
+    }
+
+    /// The door itself.
+    pub fn door(&self) -> &D {
+        &self.door
+    }
+
+    /// Has who knocks reported (again).
+    ///
+    /// # Errors
+    /// As [`Backend::add`] and [`Backend::rearm`].
+    pub fn watch(&mut self, backend: &mut impl Backend) -> io::Result<()> {
+        if self.watched {
+            return backend.rearm(&self.door, self.source.token(), Interest::Read);
+        }
+        backend.add(&self.door, self.source.token(), Interest::Read)?;
+        self.watched = true;
+        Ok(())
+    }
+
+    /// Leaves who knocks waiting in the kernel's queue until [`watch`](Self::watch).
+    pub fn leave(&mut self, backend: &mut impl Backend) {
+        if self.watched {
+            // It is registered, so that this cannot fail; if it did, watching on would be harmless.
+            self.watched = backend.remove(&self.door).is_err();
+        }
+    }
+}
+
+/// A warning that may have a cause without end: at most one a minute is logged.
+#[derive(Default)]
+pub struct Warning {
+    next: Option<Time>,
+    kept_back: u64,
+}
+
+impl Warning {
+    const EVERY: Span = Span::from_secs(60);
+
+    /// Logs `message`, or counts it to the next one that is logged.
+    pub fn warn(&mut self, now: Time, message: fmt::Arguments<'_>) {
+        // What was kept for years is no point in time any more.
+        let is_soon = |next: Time| next.since(now) > Span::from_ticks(0) && next.since(now) <= Self::EVERY;
+        if self.next.is_some_and(is_soon) {
+            self.kept_back += 1;
+            return;
+        }
+        self.next = Some(now + Self::EVERY);
+        match mem::take(&mut self.kept_back) {
+            0 => warn!("{message}"),
+            others => warn!("{message} (and {others} like it before)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_waits_is_tried_together_a_second_after_the_first() {
+        let mut retry = Retry::default();
+        let start = Time::from_ticks(u32::MAX - 10);
+        assert_eq!((retry.at(), retry.due(start)), (None, vec![]));
+        retry.later(Source::Door, start);
+        retry.later(Source::Control, start + Span::from_ticks(60));
+        retry.later(Source::Door, start + Span::from_ticks(61));
+        assert_eq!(retry.at(), Some(start + AGAIN));
+        assert_eq!(retry.due(start + Span::from_ticks(63)), []);
+        assert_eq!(retry.due(start + Span::from_ticks(64)), [Source::Door, Source::Control]);
+        assert_eq!((retry.at(), retry.due(start + Span::from_secs(9))), (None, vec![]));
+    }
+}

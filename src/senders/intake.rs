@@ -1,0 +1,212 @@
+//! Who is connected, and what they have said: letting in, reading, and parting.
+//!
+//! Must not know what a message is about.
+
+use super::protocol::{self, Message};
+use crate::retry::{Doorway, Warning};
+use crate::rules::time::Time;
+use crate::source::{Sender, Source};
+use lingerd_platform::backend::{Backend, Interest};
+use lingerd_platform::fdpass::{Door, Link};
+use lingerd_platform::world::World;
+use slotmap::SlotMap;
+use std::io::{self, ErrorKind};
+
+/// The connection of a sender.
+struct Peer<L> {
+    link: L,
+    /// [`Senders::messages`] as of its last one.
+    last: u64,
+}
+
+/// What there is to read from a sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// A message; the descriptors that came with it were appended to the caller's list, also those of
+    /// what is malformed.
+    Message(Message),
+    /// Nothing more for now.
+    Nothing,
+    /// The connection is gone.
+    Gone,
+}
+
+/// See the module's head.
+pub struct Senders<W: World> {
+    /// `None` once nobody else is let in.
+    doorway: Option<Doorway<W::Door>>,
+    senders: SlotMap<Sender, Peer<W::Link>>,
+    /// Grows with each message and each sender, to tell who has been silent for the longest.
+    messages: u64,
+    protocol_errors: u64,
+    malformed: Warning,
+    truncated: Warning,
+}
+
+impl<W: World> Senders<W> {
+    /// Nobody yet, and the door is shut; [`watch_door`](Self::watch_door) opens it.
+    pub fn new(door: W::Door) -> Self {
+        Senders {
+            doorway: Some(Doorway::new(door, Source::Door)),
+            senders: SlotMap::with_key(),
+            messages: 0,
+            protocol_errors: 0,
+            malformed: Warning::default(),
+            truncated: Warning::default(),
+        }
+    }
+
+    /// How many are connected.
+    pub fn len(&self) -> usize {
+        self.senders.len()
+    }
+
+    /// Whether nobody is connected.
+    pub fn is_empty(&self) -> bool {
+        self.senders.is_empty()
+    }
+
+    /// Messages that were not of the protocol, or that the kernel cut short.
+    pub fn protocol_errors(&self) -> u64 {
+        self.protocol_errors
+    }
+
+    /// Has who knocks reported (again), unless nobody else is let in.
+    ///
+    /// # Errors
+    /// As [`Doorway::watch`].
+    pub fn watch_door(&mut self, backend: &mut W::Backend) -> io::Result<()> {
+        self.doorway.as_mut().map_or(Ok(()), |doorway| doorway.watch(backend))
+    }
+
+    /// Leaves those who knock waiting until [`watch_door`](Self::watch_door): for the moment in which
+    /// nobody can be served.
+    pub fn leave_door(&mut self, backend: &mut W::Backend) {
+        if let Some(doorway) = &mut self.doorway {
+            doorway.leave(backend);
+        }
+    }
+
+    /// Lets one in; [`watch`](Self::watch) has it reported.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nobody waits; else as [`Door::accept`] when nobody can be served.
+    pub fn accept(&mut self) -> io::Result<Sender> {
+        let Some(doorway) = &self.doorway else { return Err(ErrorKind::WouldBlock.into()) };
+        let link = loop {
+            match doorway.door().accept() {
+                // The one who waited has gone again.
+                Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                accepted => break accepted?,
+            }
+        };
+        self.messages += 1; // the one that comes is not the one that was silent
+        Ok(self.senders.insert(Peer { link, last: self.messages }))
+    }
+
+    /// Has what `sender` says reported.
+    ///
+    /// # Errors
+    /// As [`Backend::add`]. What it has said can still be read.
+    pub fn watch(&self, sender: Sender, backend: &mut W::Backend) -> io::Result<()> {
+        let Some(peer) = self.senders.get(sender) else { return Ok(()) };
+        backend.add(&peer.link, Source::Sender(sender).token(), Interest::Read)
+    }
+
+    /// Has it reported again, after it was. One that has gone is none.
+    ///
+    /// # Errors
+    /// As [`Backend::rearm`].
+    pub fn watch_on(&self, sender: Sender, backend: &mut W::Backend) -> io::Result<()> {
+        let Some(peer) = self.senders.get(sender) else { return Ok(()) };
+        backend.rearm(&peer.link, Source::Sender(sender).token(), Interest::Read)
+    }
+
+    /// The one that has been silent for the longest.
+    pub fn most_silent(&self) -> Option<Sender> {
+        self.senders.iter().min_by_key(|(_, peer)| peer.last).map(|(sender, _)| sender)
+    }
+
+    /// Reads one message of `sender`, and counts it. What came along is appended to `received`.
+    pub fn receive(&mut self, sender: Sender, received: &mut Vec<W::Received>, now: Time) -> Said {
+        let before = received.len();
+        let said = self.read(sender, received);
+        match said {
+            Said::Message(Message::Malformed(what)) => {
+                self.protocol_errors += 1;
+                self.malformed.warn(now, format_args!("a sender sent {what}; hung up on it"));
+            }
+            Said::Message(Message::Linger { truncated: true }) => {
+                self.protocol_errors += 1;
+                let arrived = received.len() - before;
+                self.truncated.warn(
+                    now,
+                    format_args!(
+                        "a message with more sockets than the descriptor limit has room for: \
+                         {arrived} of them arrived, the system closed the others; raise the limit"
+                    ),
+                );
+            }
+            _ => {}
+        }
+        said
+    }
+
+    /// Reads one message of a sender that is not believed any more: nothing is counted.
+    pub fn read(&mut self, sender: Sender, received: &mut Vec<W::Received>) -> Said {
+        let Some(peer) = self.senders.get_mut(sender) else {
+            return Said::Nothing; // a stale event
+        };
+        let before = received.len();
+        match peer.link.receive(received).map(|said| protocol::read(said, received.len() - before)) {
+            Ok(Message::End) => Said::Gone,
+            Ok(message) => {
+                self.messages += 1;
+                peer.last = self.messages;
+                Said::Message(message)
+            }
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Said::Nothing,
+            Err(_) => Said::Gone,
+        }
+    }
+
+    /// Lets `sender` say nothing more, and tells whether that is certain. What it has said can still
+    /// be read, and must be before [`dismiss`](Self::dismiss): the sender has closed its copies, and
+    /// nobody else would linger.
+    pub fn silence(&self, sender: Sender) -> bool {
+        self.senders.get(sender).is_none_or(|peer| peer.link.silence())
+    }
+
+    /// Parts with `sender`. What is returned ends the connection when it is closed, which closes
+    /// whatever is still queued in it.
+    pub fn dismiss(&mut self, sender: Sender, backend: &mut W::Backend) -> Option<W::Received> {
+        let peer = self.senders.remove(sender)?;
+        let _ = backend.remove(&peer.link); // fails only for one that could not be added
+        Some(peer.link.into_received())
+    }
+
+    /// Lets nobody else knock. Those who already wait can still be [`accept`](Self::accept)ed, and
+    /// have to be, as with [`silence`](Self::silence), before [`close_door`](Self::close_door).
+    pub fn shut_door(&mut self, backend: &mut W::Backend) {
+        if let Some(doorway) = &mut self.doorway {
+            doorway.leave(backend);
+            doorway.door().shut();
+        }
+    }
+
+    /// Lets nobody else in.
+    pub fn close_door(&mut self, backend: &mut W::Backend) {
+        self.leave_door(backend);
+        self.doorway = None;
+    }
+
+    /// Whether anybody may still come in.
+    pub fn has_door(&self) -> bool {
+        self.doorway.is_some()
+    }
+
+    /// Every sender.
+    pub fn all(&self) -> Vec<Sender> {
+        self.senders.keys().collect()
+    }
+}

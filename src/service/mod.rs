@@ -1,0 +1,10 @@
+//! What makes the daemon a service of its system: the command line, the pid file, the sockets' names,
+//! `lingerd -S`, and the log.
+//!
+//! Must not know of connections, senders, or rules but for their options.
+
+pub mod control;
+pub mod endpoint;
+pub mod logger;
+pub mod options;
+pub mod pid_file;

@@ -1,0 +1,124 @@
+//! What a backend's token names: a connection, a sender, or one of the daemon's own.
+//!
+//! Must not know what any of them is for.
+
+use lingerd_platform::backend::Token;
+use slotmap::{Key, KeyData};
+
+slotmap::new_key_type! {
+    /// Names one sender for good.
+    pub struct Sender;
+}
+
+/// Names one connection: a place in the table, and which of those that were there it is.
+///
+/// The generation of a place starts over after 65,536 connections. What names a connection is kept
+/// for one turn of the daemon at most, and in a turn no place is used anew before all that the
+/// backend reported is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Less than 2^30, as descriptors are.
+    pub(crate) place: u32,
+    pub(crate) generation: u16,
+}
+
+/// What a token names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A connection that lingers.
+    Connection(Entry),
+    /// A sender's connection.
+    Sender(Sender),
+    /// Where senders come in.
+    Door,
+    /// Where `lingerd -S` comes in.
+    Control,
+    /// SIGTERM and SIGINT.
+    Stop,
+    /// SIGUSR1.
+    Report,
+    /// SIGHUP.
+    Reload,
+}
+
+/// The kind is in the two top bits of the lower half, which no place in a table that fits into a
+/// process's descriptors ever uses; the generation is in the upper half.
+const KIND: u32 = 30;
+const CONNECTION: u64 = 0;
+const SENDER: u64 = 1;
+const OWN: u64 = 2;
+
+impl Source {
+    /// The daemon's own, in the order of their numbers.
+    const OWN: [Source; 5] = [Source::Door, Source::Control, Source::Stop, Source::Report, Source::Reload];
+
+    /// Whether it is served before any connection: who asks and who says stop must not wait for
+    /// thousands of others.
+    pub fn is_urgent(self) -> bool {
+        Source::URGENT.contains(&self)
+    }
+
+    /// Those that are urgent.
+    pub const URGENT: [Source; 4] = [Source::Stop, Source::Control, Source::Report, Source::Reload];
+
+    /// The token that names it.
+    pub fn token(self) -> Token {
+        let own = |number: u64| number | (OWN << KIND);
+        Token(match self {
+            Source::Connection(Entry { place, generation }) => {
+                u64::from(place) | (CONNECTION << KIND) | (u64::from(generation) << 32)
+            }
+            Source::Sender(sender) => sender.data().as_ffi() | (SENDER << KIND),
+            Source::Door => own(0),
+            Source::Control => own(1),
+            Source::Stop => own(2),
+            Source::Report => own(3),
+            Source::Reload => own(4),
+        })
+    }
+
+    /// What `token` names, if it is one of ours.
+    pub fn of(Token(bits): Token) -> Option<Source> {
+        let key = bits & !(3 << KIND);
+        match (bits >> KIND) & 3 {
+            CONNECTION => {
+                let (place, generation) = (key as u32, (key >> 32) as u16); // the halves of it
+                Some(Source::Connection(Entry { place, generation }))
+            }
+            SENDER => Some(Source::Sender(KeyData::from_ffi(key).into())),
+            _ => Source::OWN.get(usize::try_from(key).ok()?).copied(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slotmap::SlotMap;
+
+    #[test]
+    fn a_token_names_one_source_and_no_other() {
+        let mut senders = SlotMap::<Sender, ()>::with_key();
+        // The first connection and the first sender have the same place, as have those in reused ones.
+        let sender = senders.insert(());
+        senders.remove(sender);
+        let mut all = vec![
+            Source::Connection(Entry { place: 0, generation: 0 }),
+            Source::Connection(Entry { place: 1, generation: 0 }),
+            Source::Connection(Entry { place: 1, generation: 1 }),
+            Source::Connection(Entry { place: (1 << KIND) - 1, generation: u16::MAX }),
+            Source::Sender(sender),
+            Source::Sender(senders.insert(())),
+        ];
+        all.extend(Source::OWN);
+        for (n, source) in all.iter().enumerate() {
+            assert_eq!(Source::of(source.token()), Some(*source));
+            assert!(all[..n].iter().all(|other| other.token() != source.token()), "{source:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_of_nobody_names_nothing() {
+        assert_eq!(Source::of(Token(5 | (OWN << KIND))), None);
+    }
+}

@@ -1,0 +1,290 @@
+//! Everybody outside the daemon: senders, their clients, who asks for the counters, and signals.
+//!
+//! Must not know what the daemon ought to do with them.
+
+use crate::run::Plan;
+use fastrand::Rng;
+use lingerd_platform::fake::{Address, Caller, Client, Held, Idle, Kernel, Raiser, Setup};
+use lingerd_platform::fdpass::MAX_DESCRIPTORS;
+use lingerd_platform::peer::Peer;
+use lingerd_platform::signals::Signals;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+const ROOT: Peer = Peer { uid: 0, pid: Some(1) };
+
+/// See the module's head.
+pub struct Crowd {
+    random: RefCell<Rng>,
+    door: Address,
+    control: Address,
+    signals: Signals<Raiser>,
+    /// Clients whose connections were sent, for the model to take.
+    sent: RefCell<Vec<Client>>,
+    /// Descriptors that senders gave to the kernel for certain.
+    pub given: Cell<u64>,
+    /// When each one asked for the counters that has no answer yet.
+    asked: RefCell<Vec<(Duration, Caller)>>,
+    /// Clients that are still to come, and whether anybody comes at all.
+    left: Cell<usize>,
+    is_over: Cell<bool>,
+}
+
+impl Crowd {
+    pub fn new(seed: u64, [door, control]: [Address; 2], signals: Signals<Raiser>) -> Rc<Crowd> {
+        Rc::new(Crowd {
+            random: RefCell::new(Rng::with_seed(seed ^ 0x5eed)),
+            door,
+            control,
+            signals,
+            sent: RefCell::default(),
+            given: Cell::new(0),
+            asked: RefCell::default(),
+            left: Cell::new(0),
+            is_over: Cell::new(false),
+        })
+    }
+
+    /// A time of up to `most`, short ones more often.
+    fn time(&self, most: Duration) -> Duration {
+        let part = self.random.borrow_mut().f64();
+        most.mul_f64(part * part * part)
+    }
+
+    fn one_in(&self, number: u32) -> bool {
+        self.random.borrow_mut().u32(..number) == 0
+    }
+
+    fn number(&self, range: std::ops::RangeInclusive<u64>) -> u64 {
+        self.random.borrow_mut().u64(range)
+    }
+
+    /// Has everything happen until the end of the plan, and the stop then.
+    pub fn comes(crowd: &Rc<Crowd>, kernel: &Kernel, plan: &Plan) {
+        crowd.left.set(plan.clients);
+        let pause = plan.end.div_f64(plan.clients as f64 / plan.senders as f64);
+        for _ in 0..plan.senders {
+            let (sender, plan) = (crowd.clone(), plan.clone());
+            kernel.after(crowd.time(plan.end / 4), move |kernel| sender_comes(&sender, kernel, pause));
+        }
+        for _ in 0..plan.end.as_secs() / 20 {
+            let asking = crowd.clone();
+            kernel.after(plan.end.mul_f64(crowd.random.borrow_mut().f64()), move |kernel| {
+                asking.asks(kernel);
+            });
+        }
+        for _ in 0..3 {
+            let raising = crowd.clone();
+            kernel.after(plan.end.mul_f64(crowd.random.borrow_mut().f64()), move |_| {
+                if raising.one_in(2) {
+                    raising.signals.report.raise()
+                } else {
+                    raising.signals.reload.raise()
+                }
+            });
+        }
+        let (stopping, again) = (crowd.clone(), plan.again);
+        kernel.at(plan.end, move |kernel| {
+            stopping.is_over.set(true);
+            kernel.set_faults(Default::default());
+            stopping.signals.stop.raise();
+            if let Some(again) = again {
+                let stopping = stopping.clone();
+                kernel.after(again, move |_| stopping.signals.stop.raise());
+            }
+        });
+    }
+
+    /// `lingerd -S`, of somebody who may not wait for the answer.
+    pub fn asks(&self, kernel: &Kernel) {
+        if let Ok(caller) = kernel.connect(self.control, ROOT) {
+            if !self.one_in(5) {
+                self.asked.borrow_mut().push((kernel.now(), caller));
+            }
+        }
+    }
+
+    /// Tells it to stop.
+    pub fn says_stop(&self) {
+        self.signals.stop.raise();
+    }
+
+    /// Takes the answers that have come: when each was asked, and what it says.
+    pub fn take_answers(&self) -> Vec<(Duration, String)> {
+        let mut answers = Vec::new();
+        self.asked.borrow_mut().retain(|(when, caller)| {
+            if caller.is_hung_up() {
+                answers.push((*when, String::from_utf8(caller.read()).expect("an answer in UTF-8")));
+            }
+            !caller.is_hung_up()
+        });
+        answers
+    }
+
+    /// When the oldest question was put that has no answer.
+    pub fn waits_since(&self) -> Option<Duration> {
+        self.asked.borrow().first().map(|(when, _)| *when)
+    }
+
+    /// Takes the clients whose connections were sent since it was called last.
+    pub fn take_sent(&self) -> Vec<Client> {
+        self.sent.take()
+    }
+
+    /// Connects as a sender does.
+    pub fn connect(&self, kernel: &Kernel) -> Option<Caller> {
+        kernel.connect(self.door, ROOT).ok()
+    }
+
+    /// Sends `L` with one connection, which the sender then closes, and returns whether it is gone.
+    pub fn hand_over(&self, sender: &Caller, client: Client, held: Held) -> bool {
+        let is_sent = sender.send(b"L", &[&held]).is_ok();
+        if is_sent {
+            self.given.set(self.given.get() + 1);
+            self.sent.borrow_mut().push(client);
+        }
+        is_sent
+    }
+}
+
+/// A server's child: it connects, hands over, and goes, and then the next one comes.
+fn sender_comes(crowd: &Rc<Crowd>, kernel: &Kernel, pause: Duration) {
+    if crowd.is_over.get() || crowd.left.get() == 0 {
+        return;
+    }
+    let next = crowd.clone();
+    match crowd.connect(kernel) {
+        Some(sender) => sender_acts(next, kernel, sender, pause),
+        None => kernel.after(Duration::from_secs(1), move |kernel| sender_comes(&next, kernel, pause)),
+    }
+}
+
+fn sender_acts(crowd: Rc<Crowd>, kernel: &Kernel, sender: Caller, pause: Duration) {
+    if crowd.left.get() == 0 || crowd.is_over.get() {
+        return; // it closes
+    }
+    if sender.is_hung_up() || crowd.one_in(50) {
+        let delay = crowd.time(Duration::from_secs(5));
+        drop(sender);
+        return kernel.after(delay, move |kernel| sender_comes(&crowd, kernel, pause));
+    }
+    if crowd.one_in(100) {
+        mischief(&crowd, kernel, &sender);
+    } else {
+        message(&crowd, kernel, &sender);
+    }
+    let delay = crowd.time(pause * 4);
+    kernel.after(delay, move |kernel| sender_acts(crowd, kernel, sender, pause));
+}
+
+/// A message as the protocol has it, mostly with one connection, now and then with as many as fit.
+fn message(crowd: &Rc<Crowd>, kernel: &Kernel, sender: &Caller) {
+    let many = match crowd.number(0..=99) {
+        0 => MAX_DESCRIPTORS as u64,
+        1..=10 => crowd.number(2..=20),
+        _ => 1,
+    };
+    let many = many.min(crowd.left.get() as u64);
+    let mut clients = Vec::new();
+    let mut held = Vec::new();
+    for _ in 0..many {
+        let (client, end) = client_comes(crowd, kernel);
+        clients.push(client);
+        held.push(end);
+    }
+    crowd.left.set(crowd.left.get() - many as usize);
+    let all: Vec<_> = held.iter().collect();
+    if sender.send(b"L", &all).is_ok() {
+        crowd.given.set(crowd.given.get() + many);
+        crowd.sent.borrow_mut().extend(clients);
+        if crowd.one_in(50) {
+            // It keeps its copies for a while.
+            kernel.after(crowd.time(Duration::from_secs(60)), move |_| drop(held));
+        }
+    }
+    // Else it does the waiting itself, which is not of this story.
+}
+
+/// What no sender should send.
+fn mischief(crowd: &Rc<Crowd>, kernel: &Kernel, sender: &Caller) {
+    let held = match crowd.number(0..=6) {
+        0 => kernel.idle(Idle::Listening),
+        1 => kernel.idle(Idle::Unconnected),
+        2 => kernel.idle(Idle::Connecting),
+        3 => kernel.other("a UDP socket"),
+        4 => sender.end().unwrap_or_else(|| kernel.other("a pipe")),
+        _ => kernel.slow("a file", crowd.time(Duration::from_secs(30))),
+    };
+    let many = if crowd.one_in(5) { MAX_DESCRIPTORS } else { 1 };
+    let byte = if crowd.one_in(3) { b"?" } else { b"L" };
+    let all = vec![&held; if crowd.one_in(5) { 0 } else { many }];
+    if sender.send(byte, &all).is_ok() {
+        crowd.given.set(crowd.given.get() + all.len() as u64);
+    }
+}
+
+/// A client whose response is written, or most of it, and what it is going to do.
+fn client_comes(crowd: &Rc<Crowd>, kernel: &Kernel) -> (Client, Held) {
+    let minute = Duration::from_secs(60);
+    let kind = crowd.number(0..=12);
+    let latency = [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(80)];
+    let setup = Setup {
+        response: [0, 300, 20_000, 300_000][crowd.number(0..=3) as usize],
+        latency: latency[crowd.number(0..=2) as usize],
+        reads: !matches!(kind, 3 | 4),
+        closes: matches!(kind, 0 | 1),
+        linger: [None, None, Some(Duration::ZERO), Some(minute)][crowd.number(0..=3) as usize],
+        notices: if crowd.one_in(20) { 100 } else { 0 },
+        ..Setup::default()
+    };
+    let (client, held) = kernel.connection(&setup);
+    if !crowd.one_in(4) {
+        held.half_close();
+    }
+    let acting = client.clone();
+    match kind {
+        2 => kernel.after(crowd.time(minute), move |_| acting.close()),
+        3 => reads_slowly(crowd.clone(), kernel, acting),
+        4 => {} // it has stalled for good
+        5 => sends_late(crowd.clone(), kernel, acting, 3),
+        6 => sends_late(crowd.clone(), kernel, acting, 200),
+        7 => kernel.after(crowd.time(minute), move |_| acting.reset()),
+        8 => kernel.after(crowd.time(minute), move |_| acting.half_close()),
+        9 => kernel.after(crowd.time(minute), move |_| acting.disappear()),
+        10 => {
+            acting.disappear();
+            kernel.after(crowd.time(minute), move |_| acting.come_back());
+        }
+        11 => kernel.after(crowd.time(minute), move |_| acting.notify(70)),
+        12 => client.close(),
+        _ => {} // it closes at the end of the response
+    }
+    (client, held)
+}
+
+fn reads_slowly(crowd: Rc<Crowd>, kernel: &Kernel, client: Client) {
+    let delay = crowd.time(Duration::from_secs(10));
+    kernel.after(delay, move |kernel| {
+        let facts = client.facts();
+        if facts.read_to_end.is_some() || facts.reset_arrived.is_some() {
+            return client.close();
+        }
+        client.read(crowd.number(1..=100_000));
+        if crowd.one_in(10) {
+            client.send(1); // one more request, in the middle of the response
+        }
+        reads_slowly(crowd, kernel, client);
+    });
+}
+
+fn sends_late(crowd: Rc<Crowd>, kernel: &Kernel, client: Client, times: u32) {
+    let delay = crowd.time(Duration::from_secs(3));
+    kernel.after(delay, move |kernel| {
+        if times == 0 || client.facts().reset_arrived.is_some() {
+            return client.close();
+        }
+        client.send(crowd.number(1..=100_000));
+        sends_late(crowd, kernel, client, times - 1);
+    });
+}

@@ -1,0 +1,236 @@
+//! What must hold, in plain words and little code: a second opinion on what the daemon did, from what
+//! the kernel saw of it.
+//!
+//! Must not know how the daemon does anything.
+
+use crate::run::{Plan, Stage};
+use lingerd::rules::event::Reason;
+use lingerd::stats::Snapshot;
+use lingerd_platform::fake::{Client, Facts};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What a point in time may be off by: the daemon counts in 1/64 s.
+const TICK: Duration = Duration::from_nanos(15_625_000);
+
+/// How often all who linger are looked at, in turns.
+const LOOK: u64 = 64;
+
+/// See the module's head.
+pub struct Model {
+    /// What the process has open beside connections and senders.
+    own: usize,
+    clients: BTreeMap<SocketAddr, Client>,
+    connections: u64,
+    before: Snapshot,
+    /// When this turn began, what it took, and what the longest one took.
+    began: Duration,
+    turn: Duration,
+    longest_turn: Duration,
+    turns: u64,
+}
+
+/// Why the kernel's facts allow a connection to have ended.
+#[derive(Default)]
+struct Allowed {
+    client: u64,
+    idle: u64,
+    max: u64,
+    limit: u64,
+    /// None of these: room was needed, or it was told to stop.
+    none: u64,
+}
+
+impl Model {
+    pub fn new(stage: &Stage, _: &Plan) -> Model {
+        Model {
+            own: stage.process.open_descriptors(),
+            clients: BTreeMap::new(),
+            connections: 0,
+            before: stage.daemon.snapshot(),
+            began: Duration::ZERO,
+            turn: Duration::ZERO,
+            longest_turn: Duration::ZERO,
+            turns: 0,
+        }
+    }
+
+    /// How many connections were handed over.
+    pub fn connections(&self) -> u64 {
+        self.connections
+    }
+
+    /// What holds after each turn.
+    pub fn after_turn(&mut self, stage: &Stage, plan: &Plan) {
+        self.turns += 1;
+        let kernel = &stage.kernel;
+        (self.began, self.turn) = (kernel.woke(), kernel.now() - kernel.woke());
+        self.longest_turn = self.longest_turn.max(self.turn);
+        for client in stage.crowd.take_sent() {
+            self.clients.insert(client.address(), client);
+            self.connections += 1;
+        }
+        let now = stage.daemon.snapshot();
+        self.counters_add_up(stage, &now);
+        self.ends_are_allowed(stage, plan, &now);
+        self.answers_come(stage, plan, &now);
+        if self.turns % LOOK == 0 {
+            self.nobody_is_overdue(plan);
+        }
+        let violations = kernel.violations();
+        assert!(violations.is_empty(), "{violations:#?}");
+        self.before = now;
+    }
+
+    /// Every descriptor that came is counted, and is open only if it lingers.
+    fn counters_add_up(&self, stage: &Stage, now: &Snapshot) {
+        let get = |name| figure(now, name);
+        let ended: u64 = Reason::ALL.iter().map(|reason| get(reason.name())).sum();
+        assert_eq!(get("handed_over"), get("lingering") + ended);
+        assert_eq!(get("handed_over") + get("rejected"), stage.kernel.delivered(), "{now}");
+        assert!(get("peak") >= get("lingering"), "{now}");
+        assert!(get("cut_short") <= ended - get("closed") - get("reset"), "{now}");
+        let open = stage.process.open_descriptors() as u64;
+        let least = get("senders") + get("lingering") + self.own as u64;
+        let closing = stage.process.closing() as u64;
+        let doors = if stage.daemon.is_stopping() { 1 } else { 0 }; // the hand-off socket is closed then
+        assert_eq!(open, least + closing - doors, "{now}; open: {:?}", stage.process.descriptors());
+    }
+
+    /// Nobody ends before the rules allow it, and each is counted as what it was.
+    fn ends_are_allowed(&mut self, stage: &Stage, plan: &Plan, now: &Snapshot) {
+        let mut allowed = Allowed::default();
+        let mut total = 0;
+        let mut cut_short = 0;
+        for address in stage.kernel.take_parted() {
+            let client = self.clients.remove(&address).expect("a connection that was sent ends once");
+            let facts = client.facts();
+            total += 1;
+            self.note_allowed(&facts, plan, &mut allowed);
+            let is_last = facts.closed.is_some() && facts.closed == facts.parted;
+            // What arrives in the last moment nobody sees.
+            let known = facts.closed_unread > 0 && facts.heard < Some(self.began)
+                || plan.flavour.tells_acknowledged && facts.closed_unacknowledged > 0;
+            cut_short += u64::from(is_last && !by_client(&facts) && known);
+        }
+        let delta = |name| figure(now, name) - figure(&self.before, name);
+        // One that is gone before it is looked at may be taken for one that never was connected.
+        let counted = Reason::ALL.iter().map(|reason| delta(reason.name())).sum::<u64>();
+        assert!(counted <= total && total <= counted + delta("rejected"), "{counted} of {total}: {now}");
+        // What comes from a sender that is not believed any more is refused, and is no connection.
+        assert!(delta("cut_short") + delta("rejected") >= cut_short, "{cut_short} cut short: {now}");
+        if !plan.has_a_true_clock() {
+            return;
+        }
+        let said = format!("{plan:?}\n{}\n{now}", self.before);
+        assert!(delta("closed") + delta("reset") <= allowed.client, "{said}");
+        assert!(delta("idle") <= allowed.idle, "too early idle: {said}");
+        assert!(delta("max") <= allowed.max, "too early max: {said}");
+        assert!(delta("limit") <= allowed.limit, "too early limit: {said}");
+        let ours = delta("evicted") + delta("stopped") + delta("rejected");
+        assert!(ours >= allowed.none, "ended for no reason: {said}");
+    }
+
+    fn note_allowed(&self, facts: &Facts, plan: &Plan, allowed: &mut Allowed) {
+        let [idle, max, limit] = plan.rules;
+        let parted = facts.parted.expect("it has parted");
+        let received = facts.received.expect("and so it was received");
+        // What is noticed in the middle of a turn is dated as of its beginning.
+        let reached = |since: Duration, span: Duration| parted + self.longest_turn >= since + span;
+        let has_it_all = if plan.flavour.tells_acknowledged { facts.acknowledged } else { Some(received) };
+        let has_it_all = has_it_all.map(|when| when.max(received));
+        // What the kernel did not give when it was asked for it, nobody could hear.
+        let heard = facts.heard.filter(|_| plan.faults.not_yet == 0.0 || facts.closed_unread == 0);
+        let quiet_since = has_it_all.map(|when| when.max(heard.unwrap_or_default()));
+        let client = by_client(facts);
+        let is_idle = quiet_since.is_some_and(|since| reached(since, idle));
+        let is_max = has_it_all.is_some_and(|since| reached(since, max));
+        let is_limit = reached(received, limit);
+        allowed.client += u64::from(client);
+        allowed.idle += u64::from(is_idle);
+        allowed.max += u64::from(is_max);
+        allowed.limit += u64::from(is_limit);
+        allowed.none += u64::from(!(client || is_idle || is_max || is_limit));
+    }
+
+    /// Nobody lingers on who should have ended by the turn that is over.
+    fn nobody_is_overdue(&self, plan: &Plan) {
+        if !plan.has_a_true_clock() {
+            return;
+        }
+        let [idle, max, limit] = plan.rules;
+        let ask = idle.min(max) + 3 * TICK;
+        let lingering = self.clients.len() as u32;
+        // Each turn serves at least one of those that are ready, and nobody twice before the others.
+        let turn = self.longest_turn + Duration::from_millis(2);
+        let slack = turn * (2 + lingering / plan.flavour.batch.min(256) as u32) + 3 * TICK;
+        let now = self.began;
+        for client in self.clients.values() {
+            let facts = client.facts();
+            let Some(received) = facts.received else { continue }; // still in the sender's queue
+            assert!(now < received + limit + slack, "past its limit: {facts:?} at {now:?}, {plan:?}");
+            // Where the backend had no room for it, it is looked at when it is due; and then the kernel
+            // may say that there is nothing yet, hardly more than four times in a row.
+            let (unwatched, due) = (plan.faults.add > 0.0 || plan.faults.rearm > 0.0, ask.max(idle));
+            let readable = if unwatched { slack + due * 5 } else { slack };
+            let gone = [facts.client_ended, facts.client_gone].into_iter().flatten().min();
+            if let Some(gone) = gone {
+                let since = gone.max(received);
+                assert!(now < since + readable, "has ended: {facts:?} at {now:?}, {plan:?}");
+            }
+            let has_it_all =
+                if plan.flavour.tells_acknowledged { facts.acknowledged } else { Some(received) };
+            if let Some(when) = has_it_all {
+                let noticed = when.max(received) + ask;
+                let quiet = noticed.max(facts.heard.unwrap_or_default());
+                assert!(now < quiet + idle + readable, "is idle: {facts:?} at {now:?}, {plan:?}");
+                assert!(now < noticed + max + readable, "past its max: {facts:?} at {now:?}, {plan:?}");
+            }
+        }
+    }
+
+    /// Who asks is answered within a second, whatever else there is to do.
+    fn answers_come(&self, stage: &Stage, plan: &Plan, now: &Snapshot) {
+        let time = stage.kernel.now();
+        for (_, answer) in stage.crowd.take_answers() {
+            match answer.parse::<Snapshot>() {
+                Ok(answer) => assert!(figure(&answer, "handed_over") <= figure(now, "handed_over")),
+                Err(_) => assert!(plan.faults.accept > 0.0, "'{answer}' is no answer"),
+            }
+        }
+        let patience = Duration::from_secs(if plan.faults.accept > 0.0 { 60 } else { 1 });
+        if let Some(since) = stage.crowd.waits_since() {
+            assert!(
+                time < since + patience + TICK,
+                "asked at {since:?}, and no answer at {time:?}: {plan:?}"
+            );
+        }
+    }
+
+    /// At the end nothing is left, and nothing was lost.
+    pub fn at_end(&mut self, stage: Stage, plan: &Plan) {
+        let now = stage.daemon.snapshot();
+        assert_eq!(figure(&now, "lingering"), 0);
+        let Stage { kernel, process, daemon, crowd } = stage;
+        drop(daemon);
+        kernel.run_until(kernel.now() + Duration::from_secs(1_000_000)); // files may take their time to close
+        let left: Vec<_> = process.descriptors();
+        assert!(left.is_empty(), "left open: {left:?}, {plan:?}");
+        assert_eq!(process.registrations(), 0);
+        let violations = kernel.violations();
+        assert!(violations.is_empty(), "{violations:#?}");
+        for client in self.clients.values().chain(&crowd.take_sent()) {
+            assert!(client.facts().received.is_none(), "received, and never closed: {:?}", client.facts());
+        }
+    }
+}
+
+/// Whether the client had ended it by then.
+fn by_client(facts: &Facts) -> bool {
+    [facts.client_ended, facts.client_gone].into_iter().flatten().any(|when| Some(when) <= facts.parted)
+}
+
+fn figure(snapshot: &Snapshot, name: &str) -> u64 {
+    snapshot.get(name).expect("a figure")
+}

@@ -1,0 +1,158 @@
+//! One run: a daemon in a world that a seed has chosen, from its start to its end.
+
+use crate::crowd::Crowd;
+use crate::model::Model;
+use fastrand::Rng;
+use lingerd::connections::capacity::Room;
+use lingerd::daemon::{Daemon, Parts};
+use lingerd::rules::linger::Rules;
+use lingerd::rules::time::Span;
+use lingerd_platform::fake::{Fake, Faults, Flavour, Kernel, Process, Reports};
+use std::ops::Add;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What was played.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Played {
+    pub seeds: u64,
+    pub connections: u64,
+    pub turns: u64,
+    pub simulated: Duration,
+    pub hash: u64,
+}
+
+impl Add for Played {
+    type Output = Played;
+
+    fn add(self, other: Played) -> Played {
+        Played {
+            seeds: self.seeds + other.seeds,
+            connections: self.connections + other.connections,
+            turns: self.turns + other.turns,
+            simulated: self.simulated + other.simulated,
+            hash: self.hash ^ other.hash,
+        }
+    }
+}
+
+/// What a seed has chosen.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub rules: [Duration; 3], // idle, max, limit
+    pub flavour: Flavour,
+    pub faults: Faults,
+    /// The descriptors that the daemon may have, and -n.
+    pub limit: usize,
+    pub wanted: Option<usize>,
+    pub clients: usize,
+    pub senders: usize,
+    /// When nobody comes any more, and the daemon is told to stop.
+    pub end: Duration,
+    /// When it is told once more, after that.
+    pub again: Option<Duration>,
+}
+
+impl Plan {
+    fn choose(random: &mut Rng) -> Plan {
+        let one_of = |random: &mut Rng, choices: &[u64]| choices[random.usize(..choices.len())];
+        let idle = Duration::from_millis(one_of(random, &[1, 100, 1_000, 5_000, 5_000, 30_000]));
+        let limit = Duration::from_secs(one_of(random, &[1, 20, 60, 300, 300, 3_600]));
+        let max = if random.bool() { limit } else { Duration::from_secs(one_of(random, &[1, 30, 60])) };
+        let mut flavour = [Flavour::linux(), Flavour::linux(), Flavour::bsd(), Flavour::solaris()]
+            [random.usize(..4)]
+        .clone();
+        if random.u8(..4) == 0 {
+            flavour.reports = [Reports::Always, Reports::Once, Reports::Refusals][random.usize(..3)];
+        }
+        flavour.batch = one_of(random, &[1, 16, 256, 256, 100_000]) as usize;
+        flavour.cost = Duration::from_nanos(one_of(random, &[0, 0, 1_000, 20_000]));
+        let faults = match random.u8(..4) {
+            0 => Faults::default(),
+            1 => Faults { leap: 0.0, back: 0.0, ..Faults::some() },
+            2 => Faults::some(),
+            _ => Faults {
+                add: 0.2,
+                rearm: 0.2,
+                accept: 0.2,
+                early: 0.3,
+                leap: 0.0,
+                back: 0.0,
+                ..Faults::some()
+            },
+        };
+        Plan {
+            rules: [idle, max, limit],
+            flavour,
+            faults,
+            limit: one_of(random, &[40, 100, 600, 3_000, 20_000]) as usize,
+            wanted: random.bool().then(|| one_of(random, &[1, 3, 50, 1_000]) as usize),
+            clients: one_of(random, &[50, 300, 300, 1_000, 3_000]) as usize,
+            senders: one_of(random, &[1, 3, 10, 40]) as usize,
+            end: Duration::from_secs(one_of(random, &[60, 300, 1_200, 7_200])),
+            again: random.bool().then(|| Duration::from_millis(random.u64(..20_000))),
+        }
+    }
+
+    /// Whether the clock shows what passes.
+    pub fn has_a_true_clock(&self) -> bool {
+        self.faults.leap == 0.0 && self.faults.back == 0.0
+    }
+}
+
+/// A daemon and the world it is in.
+pub struct Stage {
+    pub kernel: Kernel,
+    pub process: Process,
+    pub daemon: Daemon<Fake>,
+    pub crowd: Rc<Crowd>,
+}
+
+impl Stage {
+    /// Puts a daemon into a world.
+    pub fn new(seed: u64, plan: &Plan) -> Stage {
+        let kernel = Kernel::new(seed, plan.flavour.clone());
+        // Now and then the count of time starts over in the middle of the run.
+        let wrap = Duration::from_secs((1 << 32) / 64);
+        kernel.set_clock([Duration::ZERO, wrap - plan.end / 2, 3 * wrap][(seed % 3) as usize]);
+        let process = kernel.process(plan.limit);
+        let (signals, raisers) = process.signals();
+        let (door, address) = process.door(128);
+        let (control, control_address) = process.door(128);
+        let parts = Parts {
+            backend: process.backend(),
+            clock: process.clock(),
+            slow_close: process.slow_close(),
+            signals,
+            door,
+            control,
+        };
+        let [idle, max, limit] = plan.rules.map(Span::at_least);
+        let room = Room::share(plan.limit as u64, process.open_descriptors(), plan.wanted).expect("room");
+        let daemon = Daemon::new(parts, Rules { idle, max, limit }, room).expect("a daemon");
+        let crowd = Crowd::new(seed, [address, control_address], raisers);
+        Stage { kernel, process, daemon, crowd }
+    }
+}
+
+/// Plays the run that `seed` stands for, and checks it.
+pub fn play(seed: u64) -> Played {
+    let mut random = Rng::with_seed(seed);
+    let plan = Plan::choose(&mut random);
+    let mut stage = Stage::new(seed, &plan);
+    let kernel = stage.kernel.clone();
+    let mut model = Model::new(&stage, &plan);
+    Crowd::comes(&stage.crowd, &kernel, &plan);
+    kernel.set_faults(plan.faults.clone());
+    kernel.must_end_by(plan.end + plan.rules[2] * 3 + Duration::from_secs(3_600));
+    let mut turns = 0;
+    while !stage.daemon.is_done() {
+        stage.daemon.turn().expect("a backend that can wait");
+        turns += 1;
+        model.after_turn(&stage, &plan);
+    }
+    let (simulated, hash) = (kernel.now(), kernel.hash());
+    model.at_end(stage, &plan);
+    let connections = model.connections();
+    Played { seeds: 1, connections, turns, simulated, hash }
+}

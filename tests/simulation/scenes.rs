@@ -1,0 +1,1 @@
+//! Scenes that no seed would find, each played once.

@@ -66,6 +66,7 @@ macro_rules! contract_tests {
             the_next_user_of_a_number_has_its_own_token
             what_is_removed_before_the_first_wait_takes_nothing_with_it
             what_is_removed_does_not_even_wake
+            a_token_comes_back_bit_for_bit
             misuse_is_an_error
             more_ready_than_one_batch_are_all_reported
             an_interest_changes_to_write_and_back
@@ -229,6 +230,17 @@ pub fn what_is_removed_does_not_even_wake(stage: &mut impl Stage) {
         backend.rearm(&pair.near(), Token(2), interest).unwrap();
         backend.remove(&pair.near()).unwrap();
         assert!(silent(stage, &mut backend), "after it was reported");
+    }
+}
+
+pub fn a_token_comes_back_bit_for_bit(stage: &mut impl Stage) {
+    let mut pair = stage.pair();
+    pair.send();
+    for token in [0, 1, u64::MAX - 1, u64::MAX, 0x0123_4567_89ab_cdef] {
+        let mut backend = stage.backend();
+        backend.add(&pair.near(), Token(token), Read).unwrap();
+        assert_eq!(wait(&mut backend, None), [Token(token)]);
+        backend.remove(&pair.near()).unwrap();
     }
 }
 

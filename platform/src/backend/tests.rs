@@ -5,7 +5,7 @@ use super::*;
 use socket2::Socket;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 const SOON: Option<Duration> = Some(Duration::from_millis(1));
@@ -235,25 +235,135 @@ fn more_than_a_batch_before_the_first_wait() {
     assert_eq!(wait(&mut backend, None), [Token(3)]);
 }
 
+/// Puts a copy of another descriptor in the place of one, which is closed by that.
+fn replace(fd: &(impl AsFd + AsRawFd), with: &impl AsRawFd) {
+    // SAFETY: dup2(2) takes two numbers; who owns them goes on owning them.
+    assert_ne!(unsafe { libc::dup2(with.as_raw_fd(), fd.as_raw_fd()) }, -1);
+    crate::set_cloexec(fd).unwrap();
+}
+
 #[test]
 fn what_was_refused_can_be_armed_when_the_cause_is_gone() {
+    for by_change in [false, true] {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let (mut client, server) = pair();
+        let mut backend = System::new().unwrap();
+        if backend.add(&null, Token(1), Interest::Read).is_err() {
+            return; // said at once
+        }
+        assert_eq!(wait(&mut backend, None), [Token(1)]);
+        if backend.rearm(&null, Token(1), Interest::Read).is_ok() {
+            assert_eq!(wait(&mut backend, Some(Duration::from_secs(10))), [Token(1)], "armed, they said");
+            return;
+        }
+        replace(&null, &server);
+        if by_change {
+            backend.change(&null, Token(1), Interest::Read).unwrap();
+        } else {
+            backend.rearm(&null, Token(1), Interest::Read).unwrap();
+        }
+        client.write_all(b"x").unwrap();
+        assert_eq!(wait(&mut backend, None), [Token(1)]);
+        backend.remove(&null).unwrap();
+        assert!(silent(&mut backend));
+    }
+}
+
+#[test]
+fn where_both_interests_are_refused_at_once_both_are_armed_when_the_cause_is_gone() {
     let null = std::fs::File::open("/dev/null").unwrap();
-    let (mut client, server) = pair();
+    let pairs: Vec<_> = (0..300).map(|_| UnixStream::pair().unwrap()).collect();
     let mut backend = System::new().unwrap();
     if backend.add(&null, Token(1), Interest::Read).is_err() {
-        return; // said at once
+        return; // there is nothing to change
     }
     assert_eq!(wait(&mut backend, None), [Token(1)]);
-    if backend.rearm(&null, Token(1), Interest::Read).is_ok() {
-        assert_eq!(wait(&mut backend, Some(Duration::from_secs(10))), [Token(1)], "armed, they said");
-        return;
+    for (n, (_, b)) in pairs.iter().enumerate() {
+        backend.add(b, Token(2 + n as u64), Interest::Read).unwrap();
     }
-    // SAFETY: dup2(2) takes two numbers; the File goes on owning its own.
-    unsafe { libc::dup2(server.as_raw_fd(), null.as_raw_fd()) };
-    backend.rearm(&null, Token(1), Interest::Read).unwrap();
-    client.write_all(b"x").unwrap();
-    assert_eq!(wait(&mut backend, None), [Token(1)]);
+    if backend.change(&null, Token(1), Interest::Both).is_err() {
+        replace(&null, &pairs[0].0);
+        backend.rearm(&null, Token(1), Interest::Both).unwrap();
+    }
+    assert_eq!(wait(&mut backend, None), [Token(1)], "nothing to read, but room");
     backend.remove(&null).unwrap();
+    assert!(silent(&mut backend));
+}
+
+/// A pipe's two ends; the second is for writing.
+fn pipe() -> [OwnedFd; 2] {
+    let mut ends = [-1; 2];
+    // SAFETY: pipe(2) writes two descriptors.
+    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
+    // SAFETY: pipe(2) returned them a line above: they are open and nobody else has them.
+    let ends = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
+    for end in &ends {
+        crate::set_cloexec(end).unwrap();
+    }
+    ends
+}
+
+#[test]
+fn where_one_of_two_interests_is_refused_the_other_is_silent_until_both_are_armed() {
+    // To some kernels (kqueue) there is no waiting for room in a pipe that nobody reads from.
+    for changed in [false, true] {
+        let [reader, writer] = pipe();
+        let mut backend = System::new().unwrap();
+        if changed {
+            backend.add(&writer, Token(1), Interest::Read).unwrap();
+            assert_eq!(wait(&mut backend, SOON), []);
+            drop(reader);
+            backend.change(&writer, Token(1), Interest::Both).unwrap();
+        } else {
+            drop(reader);
+            backend.add(&writer, Token(1), Interest::Both).unwrap();
+        }
+        assert_eq!(wait(&mut backend, None), [Token(1)]);
+        if backend.rearm(&writer, Token(1), Interest::Both).is_ok() {
+            assert_eq!(wait(&mut backend, Some(Duration::from_secs(10))), [Token(1)], "armed, they said");
+        } else {
+            assert!(silent(&mut backend), "refused, and so not reported again");
+            backend.rearm(&writer, Token(1), Interest::Both).unwrap_err();
+            let (mut far, mut near) = UnixStream::pair().unwrap();
+            near.set_nonblocking(true).unwrap();
+            while near.write(&[0]).is_ok() {}
+            replace(&writer, &near);
+            backend.rearm(&writer, Token(1), Interest::Both).unwrap();
+            assert!(silent(&mut backend), "the cause is gone, and neither is ready");
+            far.write_all(b"x").unwrap();
+            assert_eq!(wait(&mut backend, None), [Token(1)]);
+        }
+        backend.remove(&writer).unwrap();
+        assert!(silent(&mut backend));
+    }
+}
+
+#[test]
+fn what_is_refused_at_once_is_said_and_leaves_nothing() {
+    let [reader, writer] = pipe();
+    let [other_reader, other_writer] = pipe();
+    let pairs: Vec<_> = (0..300).map(|_| UnixStream::pair().unwrap()).collect();
+    let mut backend = System::new().unwrap();
+    backend.add(&writer, Token(1), Interest::Read).unwrap();
+    assert_eq!(wait(&mut backend, SOON), []);
+    for (n, (_, b)) in pairs.iter().enumerate() {
+        backend.add(b, Token(2 + n as u64), Interest::Read).unwrap();
+    }
+    drop((reader, other_reader));
+    if backend.change(&writer, Token(1), Interest::Both).is_err() {
+        assert!(silent(&mut backend));
+        backend.rearm(&writer, Token(1), Interest::Both).unwrap_err();
+    }
+    backend.remove(&writer).unwrap();
+    for (n, (_, b)) in pairs.iter().enumerate() {
+        backend.remove(b).unwrap();
+        backend.add(b, Token(2 + n as u64), Interest::Read).unwrap();
+    }
+    if backend.add(&other_writer, Token(1), Interest::Both).is_ok() {
+        assert_eq!(wait(&mut backend, None), [Token(1)]);
+        backend.remove(&other_writer).unwrap();
+    }
+    assert_eq!(backend.remove(&other_writer).unwrap_err().kind(), io::ErrorKind::NotFound);
     assert!(silent(&mut backend));
 }
 

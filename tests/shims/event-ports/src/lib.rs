@@ -203,8 +203,11 @@ mod tests {
         }
 
         fn associate(&self, fd: &impl AsRawFd, user: usize) -> Result<(), c_int> {
-            let object = fd.as_raw_fd() as uintptr_t;
-            let events = c_int::from(libc::POLLIN);
+            self.associate_for(libc::POLLIN, fd, user)
+        }
+
+        fn associate_for(&self, events: libc::c_short, fd: &impl AsRawFd, user: usize) -> Result<(), c_int> {
+            let (object, events) = (fd.as_raw_fd() as uintptr_t, c_int::from(events));
             // SAFETY: the user's pointer is only handed back.
             let done = unsafe {
                 port_associate(self.0.as_raw_fd(), PORT_SOURCE_FD, object, events, user as *mut c_void)
@@ -285,6 +288,31 @@ mod tests {
         port.associate(&b, 1).unwrap();
         port.associate(&b, 2).unwrap();
         assert_eq!(port.users(), [2]);
+    }
+
+    #[test]
+    fn to_associate_again_changes_the_events_and_forgets_those_of_before() {
+        let (_a, mut b) = readable();
+        let port = Port::new();
+        port.associate(&b, 1).unwrap();
+        b.set_nonblocking(true).unwrap();
+        while b.write(&[0]).is_ok() {}
+        port.associate_for(libc::POLLOUT, &b, 2).unwrap();
+        assert_eq!(port.users(), [], "readable, but there is no room");
+        port.associate_for(libc::POLLOUT | libc::POLLIN, &b, 3).unwrap();
+        assert_eq!(port.users(), [3]);
+        port.associate_for(libc::POLLOUT, &b, 4).unwrap();
+        assert_eq!(port.dissociate(&b), Ok(()), "associated again after an event");
+    }
+
+    #[test]
+    fn both_events_at_once_are_one() {
+        let (_a, b) = readable();
+        let port = Port::new();
+        port.associate_for(libc::POLLIN | libc::POLLOUT, &b, 1).unwrap();
+        let (_, count, list) = port.getn::<4>(1, None);
+        assert_eq!(count, 1);
+        assert_eq!(list[0].portev_events, c_int::from(libc::POLLIN | libc::POLLOUT));
     }
 
     #[test]

@@ -16,7 +16,7 @@
 
 use crate::EventFilter::{EVFILT_READ, EVFILT_WRITE};
 use crate::{EventFlag as Flag, EventListSize, FilterFlag};
-use libc::{EBADF, EEXIST, EINVAL, ENOENT, EPERM, c_int, epoll_event, timespec};
+use libc::{EBADF, EEXIST, EINVAL, ENOENT, EPERM, EPIPE, c_int, epoll_event, timespec};
 use libc::{EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD};
 use libc::{EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP};
 use std::collections::BTreeMap;
@@ -107,6 +107,10 @@ impl Queue {
         let knote = &mut watch.knotes[filter];
         if knote.is_none() && !adds {
             return Err(if is_open(fd) { ENOENT } else { EBADF });
+        }
+        // As on FreeBSD, OpenBSD, DragonFly and macOS; NetBSD says EBADF.
+        if knote.is_none() && change.filter == EVFILT_WRITE && is_broken_pipe(fd) {
+            return Err(EPIPE);
         }
         let enabled =
             flags.intersects(Flag::EV_ADD | Flag::EV_ENABLE) || knote.is_some_and(|old| old.enabled);
@@ -333,6 +337,16 @@ fn readable(fd: c_int) -> i64 {
 fn is_open(fd: c_int) -> bool {
     // SAFETY: F_GETFD takes no pointer.
     unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+}
+
+/// Whether it is the writing end of a pipe that nobody reads from.
+fn is_broken_pipe(fd: c_int) -> bool {
+    // SAFETY: stat is numbers, for which zeroes are a value.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    let mut poll = libc::pollfd { fd, events: 0, revents: 0 };
+    // SAFETY: fstat(2) writes one stat, poll(2) reads and writes one pollfd; both outlive the calls.
+    let known = unsafe { libc::fstat(fd, &mut stat) == 0 && libc::poll(&mut poll, 1, 0) == 1 };
+    known && stat.st_mode & libc::S_IFMT == libc::S_IFIFO && poll.revents & libc::POLLERR != 0
 }
 
 fn errno() -> c_int {

@@ -3,7 +3,7 @@
 mod support;
 
 use kqueue_sys::{EventFilter, EventFlag, FilterFlag, kevent};
-use libc::{EBADF, ECONNRESET, EINTR, EINVAL, ENOENT, timespec};
+use libc::{EBADF, ECONNRESET, EINTR, EINVAL, ENOENT, EPIPE, timespec};
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -268,6 +268,39 @@ fn the_two_filters_of_a_descriptor_are_two() {
     assert_eq!(keys(&kq.events(PATIENCE)), [(1, EVFILT_READ)]);
     kq.change(&[change(&a, EVFILT_READ, DELETE, 0)]);
     assert!(kq.events(POLL).is_empty());
+}
+
+#[test]
+fn a_change_of_one_filter_is_none_of_the_other() {
+    let kq = Kqueue::new();
+    let (a, mut peer) = UnixStream::pair().unwrap();
+    kq.change(&[change(&a, EVFILT_READ, ADD, 1)]);
+    // Both in the list of the call that waits: what is removed there is not reported any more.
+    let to_write = [change(&a, EVFILT_READ, DELETE, 0), change(&a, EVFILT_WRITE, ADD, 2)];
+    let to_read = [change(&a, EVFILT_READ, ADD, 3), change(&a, EVFILT_WRITE, DELETE, 0)];
+    peer.write_all(b"x").unwrap();
+    for _ in 0..2 {
+        assert_eq!(keys(&kq.call(&to_write, 4, PATIENCE).unwrap()), [(2, EVFILT_WRITE)]);
+        assert_eq!(keys(&kq.call(&to_read, 4, PATIENCE).unwrap()), [(3, EVFILT_READ)]);
+    }
+    kq.change(&[to_write[1]]);
+    assert_eq!(kq.refusal(change(&a, EVFILT_WRITE, ADD | EventFlag::EV_CLEAR, 4)), Some(EINVAL));
+    assert_eq!(keys(&kq.events(PATIENCE)), [(2, EVFILT_WRITE), (3, EVFILT_READ)]);
+}
+
+#[test]
+fn there_is_no_waiting_for_room_in_a_pipe_that_nobody_reads_from() {
+    let kq = Kqueue::new();
+    let ((reader, writer), (known_reader, known_writer)) = (pipe(), pipe());
+    kq.change(&[change(&known_writer, EVFILT_WRITE, ADD, 1)]);
+    drop((reader, known_reader));
+    assert_eq!(kq.refusal(change(&writer, EVFILT_WRITE, ADD, 2)), Some(EPIPE));
+    assert_eq!(kq.refusal(change(&writer, EVFILT_WRITE, DELETE, 0)), Some(ENOENT));
+    // Who waits already is told, and may go on.
+    kq.change(&[change(&known_writer, EVFILT_WRITE, ADD, 3)]);
+    assert_eq!(keys(&kq.events(PATIENCE)), [(3, EVFILT_WRITE)]);
+    // The other filter has no such rule.
+    kq.change(&[change(&writer, EVFILT_READ, ADD, 4), change(&writer, EVFILT_READ, DELETE, 0)]);
 }
 
 #[test]

@@ -352,13 +352,11 @@ impl<W: World> Daemon<W> {
     fn admit_received(&mut self) -> bool {
         let now = self.clock.now();
         self.summary_at.get_or_insert(now + SUMMARY_EVERY);
-        // Taken out for the time of the loop, as both it and `self` are needed.
-        let mut received = std::mem::take(&mut self.received);
         let mut all = true;
-        for descriptor in received.drain(..) {
+        self.received.reverse(); // as it is taken from the end, and the first is to be the oldest
+        while let Some(descriptor) = self.received.pop() {
             all &= self.connections.admit(descriptor, self.senders.len(), &mut self.backend, now);
         }
-        self.received = received;
         all
     }
 

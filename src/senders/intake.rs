@@ -132,24 +132,28 @@ impl<W: World> Senders<W> {
         let before = received.len();
         let said = self.read(sender, received);
         match said {
-            Said::Message(Message::Malformed(what)) => {
-                self.protocol_errors += 1;
-                self.malformed.warn(now, format_args!("a sender sent {what}; hung up on it"));
-            }
-            Said::Message(Message::Linger { truncated: true }) => {
-                self.protocol_errors += 1;
-                let arrived = received.len() - before;
-                self.truncated.warn(
-                    now,
-                    format_args!(
-                        "a message with more sockets than the descriptor limit has room for: \
-                         {arrived} of them arrived, the system closed the others; raise the limit"
-                    ),
-                );
-            }
-            _ => {}
+            Said::Nothing | Said::Gone | Said::Message(Message::Linger { truncated: false }) => {}
+            Said::Message(message) => self.count_error(message, received.len() - before, now),
         }
         said
+    }
+
+    /// Counts a message that is not as it should be, or that did not arrive so.
+    #[cold]
+    fn count_error(&mut self, message: Message, arrived: usize, now: Time) {
+        self.protocol_errors += 1;
+        match message {
+            Message::Malformed(what) => {
+                self.malformed.warn(now, format_args!("a sender sent {what}; hung up on it"));
+            }
+            _ => self.truncated.warn(
+                now,
+                format_args!(
+                    "a message with more sockets than the descriptor limit has room for: \
+                     {arrived} of them arrived, the system closed the others; raise the limit"
+                ),
+            ),
+        }
     }
 
     /// Reads one message of a sender that is not believed any more: nothing is counted.

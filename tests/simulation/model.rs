@@ -200,7 +200,9 @@ impl Model {
                 Err(_) => assert!(plan.faults.accept > 0.0, "'{answer}' is no answer"),
             }
         }
-        let patience = Duration::from_secs(if plan.faults.accept > 0.0 { 60 } else { 1 });
+        // Where the kernel has no room for who asks, it is tried again each second.
+        let is_refused = plan.faults.accept > 0.0 || plan.faults.rearm > 0.0 || plan.faults.add > 0.0;
+        let patience = Duration::from_secs(if is_refused { 60 } else { 1 });
         if let Some(since) = stage.crowd.waits_since() {
             assert!(
                 time < since + patience + TICK,

@@ -45,6 +45,7 @@ pub struct Senders<W: World> {
     protocol_errors: u64,
     malformed: Warning,
     truncated: Warning,
+    not_believed: Warning,
 }
 
 impl<W: World> Senders<W> {
@@ -57,6 +58,7 @@ impl<W: World> Senders<W> {
             protocol_errors: 0,
             malformed: Warning::default(),
             truncated: Warning::default(),
+            not_believed: Warning::default(),
         }
     }
 
@@ -183,6 +185,11 @@ impl<W: World> Senders<W> {
                 _ => Said::Gone,
             },
         }
+    }
+
+    /// Says why some sender is not believed any more, though its messages are as they should be.
+    pub fn warn(&mut self, now: Time, why: &str) {
+        self.not_believed.warn(now, format_args!("a sender sent {why}; hung up on it"));
     }
 
     /// Lets `sender` say nothing more, and tells whether that is certain. What it has said can still

@@ -9,7 +9,9 @@ use std::time::Duration;
 /// A clock that is looked at now and then.
 pub struct TurnClock<C> {
     clock: C,
-    /// What the clock said when it was looked at last.
+    /// What the clock said at first.
+    started: Duration,
+    /// What it said when it was looked at last.
     seen: Duration,
     /// What has passed by then: a step back of the clock is no time, a leap is a year at most, so that
     /// nothing that is remembered gets older than [`Span::OLDEST`].
@@ -22,10 +24,16 @@ impl<C: Clock> TurnClock<C> {
     /// Begins to count.
     pub fn new(clock: C) -> Self {
         let seen = clock.now();
-        TurnClock { clock, seen, passed: seen, now: Time::after(seen) }
+        TurnClock { clock, started: seen, seen, passed: seen, now: Time::after(seen) }
+    }
+
+    /// Lets a moment pass, see [`Clock::pause`].
+    pub fn pause(&self) {
+        self.clock.pause();
     }
 
     /// The clock itself.
+    #[cfg(test)]
     pub fn clock(&self) -> &C {
         &self.clock
     }
@@ -33,6 +41,11 @@ impl<C: Clock> TurnClock<C> {
     /// The time of this turn.
     pub fn now(&self) -> Time {
         self.now
+    }
+
+    /// How long ago it began to count.
+    pub fn uptime(&self) -> Duration {
+        self.clock.now().saturating_sub(self.started)
     }
 
     /// Begins a turn, and tells how long ago the last one began.

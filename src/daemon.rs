@@ -7,7 +7,7 @@
 use crate::clock::TurnClock;
 use crate::connections::Connections;
 use crate::connections::capacity::Room;
-use crate::retry::{Retry, Warning};
+use crate::retry::Retry;
 use crate::rules::linger::Rules;
 use crate::rules::time::{Span, Time};
 use crate::senders::intake::{Said, Senders};
@@ -17,13 +17,11 @@ use crate::service::logger;
 use crate::source::{Sender, Source};
 use crate::stats::{Moment, Snapshot};
 use lingerd_platform::backend::{Backend, Interest, Token};
-use lingerd_platform::clock::Clock;
 use lingerd_platform::fdpass;
 use lingerd_platform::signals::{Signal, Signals};
 use lingerd_platform::world::World;
 use log::{info, warn};
 use std::io::{self, ErrorKind};
-use std::time::Duration;
 
 /// Sockets of one sender in one turn; its last message may bring more.
 const SOCKET_BUDGET: usize = 256;
@@ -75,12 +73,6 @@ pub struct Daemon<W: World> {
     senders: Senders<W>,
     connections: Connections<W>,
     retry: Retry,
-    /// What an unlucky system could fill the log with.
-    door_trouble: Warning,
-    backend_trouble: Warning,
-    too_many_files: Warning,
-    /// When the first turn was.
-    started: Duration,
     /// When to log the counters: an hour after the first work since they were last logged.
     summary_at: Option<Time>,
     /// What was done since it was looked whether anybody asks or says stop.
@@ -98,7 +90,6 @@ impl<W: World> Daemon<W> {
     /// [`Error::Register`].
     pub fn new(parts: Parts<W>, rules: Rules, room: Room) -> Result<Self, Error> {
         let Parts { mut backend, clock, slow_close, signals, door, control } = parts;
-        let started = clock.now();
         let clock = TurnClock::new(clock);
         let mut senders = Senders::new(door);
         let mut control = Control::new(control);
@@ -130,10 +121,6 @@ impl<W: World> Daemon<W> {
             control,
             senders,
             retry: Retry::default(),
-            door_trouble: Warning::default(),
-            backend_trouble: Warning::default(),
-            too_many_files: Warning::default(),
-            started,
             summary_at: None,
             work: 0,
             received: Vec::with_capacity(fdpass::MAX_DESCRIPTORS),
@@ -162,7 +149,7 @@ impl<W: World> Daemon<W> {
 
     /// Whether it was, and has nothing to do any more.
     pub fn is_done(&self) -> bool {
-        self.is_stopping() && self.connections.is_empty()
+        self.is_stopping() && self.senders.is_empty() && self.connections.is_empty()
     }
 
     /// Waits once, and does what there is to do.
@@ -173,7 +160,7 @@ impl<W: World> Daemon<W> {
         let timeout = self.next().map(|time| self.clock.until(time));
         self.backend.wait(&mut self.ready, timeout).map_err(Error::Wait)?;
         if !self.ready.is_empty() {
-            self.clock.clock().pause();
+            self.clock.pause();
         }
         self.clock.turn();
         self.serve_ready();
@@ -234,7 +221,7 @@ impl<W: World> Daemon<W> {
     /// for that now, it is served again in a second, ready or not.
     fn serve(&mut self, source: Source) {
         match source {
-            Source::Sender(sender) => self.receive(sender, SOCKET_BUDGET),
+            Source::Sender(sender) => drop(self.receive(sender, SOCKET_BUDGET)),
             Source::Door => self.accept(),
             urgent => self.answer(urgent),
         }
@@ -242,9 +229,7 @@ impl<W: World> Daemon<W> {
             return; // it was left alone
         }
         if let Err(e) = self.watch_on(source) {
-            let now = self.clock.now();
-            self.backend_trouble.warn(now, format_args!("cannot wait for more: {e}"));
-            self.retry.later(source, now);
+            self.retry.backend(source, self.clock.now(), &e);
         }
     }
 
@@ -254,7 +239,7 @@ impl<W: World> Daemon<W> {
         let mut rearm = |signal: &W::Signal| backend.rearm(signal, source.token(), Interest::Read);
         match source {
             Source::Connection(_) => Ok(()),
-            Source::Sender(sender) => self.senders.watch_on(sender, backend),
+            Source::Sender(sender) => self.senders.watch(sender, backend),
             Source::Door => self.senders.watch_door(backend),
             Source::Control => self.control.watch(backend),
             Source::Stop => rearm(&self.signals.stop),
@@ -278,10 +263,8 @@ impl<W: World> Daemon<W> {
             }
             Source::Control if !self.retry.waits_for(Source::Control) => {
                 if let Err(e) = self.control.answer(|| self.snapshot()) {
-                    let now = self.clock.now();
-                    self.door_trouble.warn(now, format_args!("cannot answer 'lingerd -S': {e}"));
                     self.control.leave(&mut self.backend);
-                    self.retry.later(Source::Control, now);
+                    self.retry.door(Source::Control, self.clock.now(), "answer 'lingerd -S'", &e);
                 }
             }
             _ => {}
@@ -295,9 +278,9 @@ impl<W: World> Daemon<W> {
             match self.senders.accept() {
                 Ok(sender) => {
                     if let Err(e) = self.senders.watch(sender, &mut self.backend) {
-                        self.backend_trouble.warn(now, format_args!("cannot wait for a sender: {e}"));
-                        self.part_with(sender);
-                    } else if self.senders.len() > self.connections.room().senders() {
+                        self.retry.backend(Source::Sender(sender), now, &e);
+                    }
+                    if self.senders.len() > self.connections.room().senders() {
                         // It makes room for one with something to say, and comes again when it has.
                         if let Some(sender) = self.senders.most_silent() {
                             self.part_with(sender);
@@ -307,26 +290,26 @@ impl<W: World> Daemon<W> {
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(e) => {
-                    self.door_trouble
-                        .warn(now, format_args!("cannot let a sender in: {e}; trying again in a second"));
                     self.senders.leave_door(&mut self.backend);
-                    return self.retry.later(Source::Door, now);
+                    return self.retry.door(Source::Door, now, "let a sender in", &e);
                 }
             }
         }
     }
 
     /// Reads from `sender` until it has nothing more to say or has said so much: `budget` counts
-    /// sockets, and a message counts as one at least.
-    fn receive(&mut self, sender: Sender, budget: usize) {
+    /// sockets, and a message counts as one at least. Returns what there was last.
+    fn receive(&mut self, sender: Sender, budget: usize) -> Said {
         let now = self.clock.now();
         let mut left = budget;
-        while left > 0 {
-            match self.senders.receive(sender, &mut self.received, now) {
-                Said::Nothing => return,
+        loop {
+            let said = self.senders.receive(sender, &mut self.received, now);
+            match said {
+                Said::Nothing | Said::NotNow => return said,
                 Said::Gone => {
                     drop(self.senders.dismiss(sender, &mut self.backend)); // nothing is queued in it
-                    return self.refuse_received(); // some systems deliver descriptors with the end
+                    self.refuse_received(); // some systems deliver descriptors with the end
+                    return said;
                 }
                 Said::Message(Message::Linger { .. }) => {
                     let sockets = self.received.len().max(1);
@@ -335,14 +318,18 @@ impl<W: World> Daemon<W> {
                     if !self.admit_received()
                         && self.connections.closing() > self.connections.room().message()
                     {
-                        let what = format_args!("a sender sent more files than can be closed; hung up on it");
-                        self.too_many_files.warn(now, what);
-                        return self.hang_up(sender);
+                        self.senders.warn(now, "more files than can be closed");
+                        self.hang_up(sender);
+                        return Said::Gone;
+                    }
+                    if left == 0 {
+                        return said;
                     }
                 }
                 Said::Message(_) => {
                     self.refuse_received();
-                    return self.hang_up(sender);
+                    self.hang_up(sender);
+                    return Said::Gone;
                 }
             }
         }
@@ -383,10 +370,12 @@ impl<W: World> Daemon<W> {
         }
     }
 
-    /// Takes over what a sender has sent so far, and parts with it. On a system on which it can
-    /// still talk meanwhile it must not be able to stay for ever.
+    /// Takes over what a sender has sent so far, and parts with it; later, if it cannot be read now. On
+    /// a system on which it can still talk meanwhile it must not be able to stay for ever.
     fn part_with(&mut self, sender: Sender) {
-        self.receive(sender, parting_budget(self.senders.silence(sender)));
+        if self.receive(sender, parting_budget(self.senders.silence(sender))) == Said::NotNow {
+            return self.retry.later(Source::Sender(sender), self.clock.now());
+        }
         drop(self.senders.dismiss(sender, &mut self.backend)); // it was read to its end
     }
 
@@ -395,6 +384,10 @@ impl<W: World> Daemon<W> {
     fn stop(&mut self) {
         if self.is_stopping() {
             info!("told to stop at once: {} connections are cut off", self.connections.len());
+            for sender in self.senders.all() {
+                self.part_with(sender);
+                drop(self.senders.dismiss(sender, &mut self.backend));
+            }
             return self.connections.stop(&mut self.backend, self.clock.now());
         }
         self.senders.shut_door(&mut self.backend);
@@ -417,7 +410,7 @@ impl<W: World> Daemon<W> {
             lingering: self.connections.len(),
             senders: self.senders.len(),
             protocol_errors: self.senders.protocol_errors(),
-            uptime: self.clock.clock().now().saturating_sub(self.started).as_secs(),
+            uptime: self.clock.uptime().as_secs(),
         }
         .snapshot()
     }

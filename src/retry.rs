@@ -7,6 +7,7 @@ use crate::source::Source;
 use lingerd_platform::backend::{Backend, Interest};
 use lingerd_platform::fdpass::Door;
 use log::warn;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::mem;
@@ -17,17 +18,30 @@ pub const AGAIN: Span = Span::from_secs(1);
 /// Sources that are to be served once more, ready or not.
 #[derive(Default)]
 pub struct Retry {
-    sources: Vec<Source>,
+    sources: BTreeSet<Source>,
     at: Option<Time>,
+    /// Why, said of doors and of what a backend has no room for.
+    door: Warning,
+    backend: Warning,
 }
 
 impl Retry {
     /// Has `source` tried again: with those that wait already, or a second from `now`.
     pub fn later(&mut self, source: Source, now: Time) {
-        if !self.sources.contains(&source) {
-            self.sources.push(source);
-        }
+        self.sources.insert(source);
         self.at.get_or_insert(now + AGAIN);
+    }
+
+    /// The same, of a door at which nobody can be served.
+    pub fn door(&mut self, source: Source, now: Time, what: &str, error: &io::Error) {
+        self.door.warn(now, format_args!("cannot {what}: {error}; trying again in a second"));
+        self.later(source, now);
+    }
+
+    /// The same, of a source for which the backend has no room.
+    pub fn backend(&mut self, source: Source, now: Time, error: &io::Error) {
+        self.backend.warn(now, format_args!("cannot wait for more: {error}; trying again in a second"));
+        self.later(source, now);
     }
 
     /// Whether `source` waits to be tried again.
@@ -41,9 +55,9 @@ impl Retry {
     }
 
     /// Those whose time has come at `now`.
-    pub fn due(&mut self, now: Time) -> Vec<Source> {
+    pub fn due(&mut self, now: Time) -> BTreeSet<Source> {
         if self.at.is_none_or(|at| now.ticks_since(at) < 0) {
-            return Vec::new();
+            return BTreeSet::new();
         }
         self.at = None;
         mem::take(&mut self.sources)
@@ -125,13 +139,14 @@ mod tests {
     fn all_that_waits_is_tried_together_a_second_after_the_first() {
         let mut retry = Retry::default();
         let start = Time::from_ticks(u32::MAX - 10);
-        assert_eq!((retry.at(), retry.due(start)), (None, vec![]));
+        assert!(retry.at().is_none() && retry.due(start).is_empty());
         retry.later(Source::Door, start);
         retry.later(Source::Control, start + Span::from_ticks(60));
         retry.later(Source::Door, start + Span::from_ticks(61));
         assert_eq!(retry.at(), Some(start + AGAIN));
-        assert_eq!(retry.due(start + Span::from_ticks(63)), []);
-        assert_eq!(retry.due(start + Span::from_ticks(64)), [Source::Door, Source::Control]);
-        assert_eq!((retry.at(), retry.due(start + Span::from_secs(9))), (None, vec![]));
+        assert!(retry.due(start + Span::from_ticks(63)).is_empty());
+        let due = retry.due(start + Span::from_ticks(64));
+        assert!(due.into_iter().eq([Source::Door, Source::Control]));
+        assert!(retry.at().is_none() && retry.due(start + Span::from_secs(9)).is_empty());
     }
 }

@@ -15,7 +15,7 @@ slotmap::new_key_type! {
 /// The generation of a place starts over after 65,536 connections. What names a connection is kept
 /// for one turn of the daemon at most, and in a turn no place is used anew before all that the
 /// backend reported is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
     /// Less than 2^30, as descriptors are.
     pub(crate) place: u32,
@@ -23,7 +23,7 @@ pub struct Entry {
 }
 
 /// What a token names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// A connection that lingers.
     Connection(Entry),

@@ -5,6 +5,7 @@ use crate::retry::AGAIN;
 use crate::service::control;
 use crate::service::endpoint::{Access, Endpoint};
 use lingerd_platform::backend::{Descriptor, System};
+use lingerd_platform::clock::Clock;
 use lingerd_platform::closing::Thread;
 use lingerd_platform::signals::Handler;
 use std::cell::Cell;
@@ -17,7 +18,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A clock that is set by hand.
 struct HandClock(Rc<Cell<Duration>>);

@@ -9,7 +9,7 @@ use crate::connections::Connections;
 use crate::connections::capacity::Room;
 use crate::retry::Retry;
 use crate::rules::linger::Rules;
-use crate::rules::time::{Span, Time};
+use crate::rules::time::{Span, Time, first};
 use crate::senders::intake::{Said, Senders};
 use crate::senders::protocol::Message;
 use crate::service::control::Control;
@@ -165,8 +165,8 @@ impl<W: World> Daemon<W> {
         self.clock.turn();
         self.serve_ready();
         let now = self.clock.now();
-        for source in self.retry.due(now) {
-            self.serve(source);
+        if self.retry.at().is_some_and(|at| now.ticks_since(at) >= 0) {
+            self.retry.take().into_iter().for_each(|source| self.serve(source));
         }
         if self.summary_at.is_some_and(|time| now.ticks_since(time) >= 0) {
             self.summary("summary");
@@ -177,8 +177,7 @@ impl<W: World> Daemon<W> {
     /// The next time at which there is something to do, whatever happens.
     fn next(&self) -> Option<Time> {
         let now = self.clock.now();
-        let next = [self.connections.next(now), self.retry.at(), self.summary_at];
-        next.into_iter().flatten().min_by_key(|time| time.since(now))
+        first(self.connections.next(now), first(self.retry.at(), self.summary_at, now), now)
     }
 
     /// Serves what the backend reported: who says stop or asks comes first, then the connections, as

@@ -292,11 +292,11 @@ fn a_lingerd_that_hangs_fails_no_response_and_lingers_later_what_was_queued() {
     let Some(apache) = Setup::prefork(&lingerd.site.socket()).start() else { return };
     publish(&apache);
     drop(hold(apache.address, 10)); // so that the links are there
-    lingerd.signal(libc::SIGSTOP);
+    lingerd.freeze();
     let held = hold(apache.address, FEW);
     // Many more than the links can queue; from there on the workers linger.
     under_load(apache.address, |wait_for_more| wait_for_more(2_000));
-    lingerd.signal(libc::SIGCONT);
+    lingerd.thaw();
     lingerd.wait_for(&format!("lingering={FEW}"));
     drop(held);
     lingerd.wait_for("lingering=0");

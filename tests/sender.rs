@@ -239,7 +239,7 @@ fn a_stopped_daemon_delays_nobody_and_loses_nothing() {
     let daemon = Daemon::start(&[]);
     let Some(mut server) = Server::start(&daemon.site) else { return };
     let (first, told) = server.exchange("hello");
-    daemon.signal(libc::SIGSTOP);
+    daemon.freeze();
     let (mut given, mut clients) = (1, vec![first]);
     let kept = loop {
         let (client, told) = server.exchange("hello");
@@ -262,7 +262,7 @@ fn a_stopped_daemon_delays_nobody_and_loses_nothing() {
             .any(|errno| kept == format!("kept {errno}")),
         "{kept}"
     );
-    daemon.signal(libc::SIGCONT);
+    daemon.thaw();
     daemon.wait_for(&format!("lingering={given} senders=1"));
     drop(clients);
     let (_client, again) = server.exchange("hello");

@@ -322,6 +322,18 @@ impl Daemon {
         process::kill(self.pid, signal).unwrap();
     }
 
+    /// Stops it, and comes back when it stands still, which kill(2) does before that: what is done from
+    /// then on it finds all at once when it goes on.
+    pub fn freeze(&self) {
+        self.signal(libc::SIGSTOP);
+        wait_until("the daemon stands still", || ps(self.pid, STATE).starts_with('T'));
+    }
+
+    /// Has it go on; what was sent to it in the meantime, a signal too, is there.
+    pub fn thaw(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
     /// Kills it and leaves its files as they are.
     pub fn kill(mut self) {
         self.signal(libc::SIGKILL);
@@ -389,6 +401,16 @@ impl Drop for Daemon {
             let _ = writeln!(stderr(), "the daemon's log:\n{}", self.site.log());
         }
     }
+}
+
+/// What ps(1) calls a process's state. On each system the letter of one that is stopped is T.
+const STATE: &str = if cfg!(any(target_os = "illumos", target_os = "solaris")) { "s" } else { "state" };
+
+/// What ps(1) says of a process.
+pub fn ps(pid: i32, what: &str) -> String {
+    let said = run(Command::new("ps").arg("-o").arg(format!("{what}=")).arg("-p").arg(pid.to_string()));
+    assert_eq!(said.code, Some(0), "ps: {said:?}");
+    said.stdout.trim().to_owned()
 }
 
 /// The permissions of the file at `path`.

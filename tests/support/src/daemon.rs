@@ -1,7 +1,7 @@
 //! The real binary in a directory of its own, watched through its own counters and its log.
 
 use crate::sender::Sender;
-use crate::{PATIENCE, built, eventually, wait_until};
+use crate::{PATIENCE, built, eventually, tcp, wait_until};
 use lingerd_platform::process;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -310,6 +310,15 @@ impl Daemon {
             counters if counters.agree_with(expected) => Ok(()),
             counters => Err(format!("waiting for {expected:?} in {counters:?}")),
         });
+    }
+
+    /// Has -t pass, by the daemon's own clock: hands over a client that is silent, and waits until it has
+    /// ended for that. It is counted as idle.
+    pub fn let_idle_pass(&self, sender: &Sender) {
+        let idle = self.counters()["idle"];
+        let (_client, server) = tcp::connection();
+        sender.hand_over(server);
+        self.wait_for(&format!("idle={}", idle + 1));
     }
 
     /// Waits until it has logged `part`.

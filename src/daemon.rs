@@ -162,7 +162,7 @@ impl<W: World> Daemon<W> {
 
     /// Whether it was, and has nothing to do any more.
     pub fn is_done(&self) -> bool {
-        self.is_stopping() && self.connections.is_empty()
+        self.is_stopping() && self.senders.is_empty() && self.connections.is_empty()
     }
 
     /// Waits once, and does what there is to do.
@@ -234,7 +234,7 @@ impl<W: World> Daemon<W> {
     /// for that now, it is served again in a second, ready or not.
     fn serve(&mut self, source: Source) {
         match source {
-            Source::Sender(sender) => self.receive(sender, SOCKET_BUDGET),
+            Source::Sender(sender) => drop(self.receive(sender, SOCKET_BUDGET)),
             Source::Door => self.accept(),
             urgent => self.answer(urgent),
         }
@@ -254,7 +254,7 @@ impl<W: World> Daemon<W> {
         let mut rearm = |signal: &W::Signal| backend.rearm(signal, source.token(), Interest::Read);
         match source {
             Source::Connection(_) => Ok(()),
-            Source::Sender(sender) => self.senders.watch_on(sender, backend),
+            Source::Sender(sender) => self.senders.watch(sender, backend),
             Source::Door => self.senders.watch_door(backend),
             Source::Control => self.control.watch(backend),
             Source::Stop => rearm(&self.signals.stop),
@@ -296,8 +296,9 @@ impl<W: World> Daemon<W> {
                 Ok(sender) => {
                     if let Err(e) = self.senders.watch(sender, &mut self.backend) {
                         self.backend_trouble.warn(now, format_args!("cannot wait for a sender: {e}"));
-                        self.part_with(sender);
-                    } else if self.senders.len() > self.connections.room().senders() {
+                        self.retry.later(Source::Sender(sender), now);
+                    }
+                    if self.senders.len() > self.connections.room().senders() {
                         // It makes room for one with something to say, and comes again when it has.
                         if let Some(sender) = self.senders.most_silent() {
                             self.part_with(sender);
@@ -317,16 +318,18 @@ impl<W: World> Daemon<W> {
     }
 
     /// Reads from `sender` until it has nothing more to say or has said so much: `budget` counts
-    /// sockets, and a message counts as one at least.
-    fn receive(&mut self, sender: Sender, budget: usize) {
+    /// sockets, and a message counts as one at least. Returns what there was last.
+    fn receive(&mut self, sender: Sender, budget: usize) -> Said {
         let now = self.clock.now();
         let mut left = budget;
-        while left > 0 {
-            match self.senders.receive(sender, &mut self.received, now) {
-                Said::Nothing => return,
+        loop {
+            let said = self.senders.receive(sender, &mut self.received, now);
+            match said {
+                Said::Nothing | Said::NotNow => return said,
                 Said::Gone => {
                     drop(self.senders.dismiss(sender, &mut self.backend)); // nothing is queued in it
-                    return self.refuse_received(); // some systems deliver descriptors with the end
+                    self.refuse_received(); // some systems deliver descriptors with the end
+                    return said;
                 }
                 Said::Message(Message::Linger { .. }) => {
                     let sockets = self.received.len().max(1);
@@ -337,12 +340,17 @@ impl<W: World> Daemon<W> {
                     {
                         let what = format_args!("a sender sent more files than can be closed; hung up on it");
                         self.too_many_files.warn(now, what);
-                        return self.hang_up(sender);
+                        self.hang_up(sender);
+                        return Said::Gone;
+                    }
+                    if left == 0 {
+                        return said;
                     }
                 }
                 Said::Message(_) => {
                     self.refuse_received();
-                    return self.hang_up(sender);
+                    self.hang_up(sender);
+                    return Said::Gone;
                 }
             }
         }
@@ -383,10 +391,12 @@ impl<W: World> Daemon<W> {
         }
     }
 
-    /// Takes over what a sender has sent so far, and parts with it. On a system on which it can
-    /// still talk meanwhile it must not be able to stay for ever.
+    /// Takes over what a sender has sent so far, and parts with it; later, if it cannot be read now. On
+    /// a system on which it can still talk meanwhile it must not be able to stay for ever.
     fn part_with(&mut self, sender: Sender) {
-        self.receive(sender, parting_budget(self.senders.silence(sender)));
+        if self.receive(sender, parting_budget(self.senders.silence(sender))) == Said::NotNow {
+            return self.retry.later(Source::Sender(sender), self.clock.now());
+        }
         drop(self.senders.dismiss(sender, &mut self.backend)); // it was read to its end
     }
 
@@ -395,6 +405,10 @@ impl<W: World> Daemon<W> {
     fn stop(&mut self) {
         if self.is_stopping() {
             info!("told to stop at once: {} connections are cut off", self.connections.len());
+            for sender in self.senders.all() {
+                self.part_with(sender);
+                drop(self.senders.dismiss(sender, &mut self.backend));
+            }
             return self.connections.stop(&mut self.backend, self.clock.now());
         }
         self.senders.shut_door(&mut self.backend);

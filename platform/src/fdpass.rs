@@ -54,8 +54,9 @@ pub trait Link: Descriptor + Sized {
     /// With [`Received::End`] there may be descriptors too, on some systems.
     ///
     /// # Errors
-    /// `WouldBlock` when nothing is there, `Interrupted`; anything else means that the connection is
-    /// of no use any more. No descriptor is lost on error.
+    /// `WouldBlock` when nothing is there; `Interrupted`; `OutOfMemory` when the system is short of
+    /// memory (ENOMEM, ENOBUFS) and has taken nothing; anything else means that the connection is of no
+    /// use any more. No descriptor is lost on error.
     fn receive(&self, descriptors: &mut Vec<Self::Received>) -> io::Result<Received>;
 
     /// Lets the other end say nothing more, while what it has said can still be read. Returns
@@ -168,6 +169,7 @@ fn receive(link: &impl AsFd, descriptors: &mut Vec<OwnedFd>) -> io::Result<Recei
     if got == -1 {
         let error = io::Error::last_os_error();
         return match error.raw_os_error() {
+            Some(libc::ENOMEM | libc::ENOBUFS) => Err(io::ErrorKind::OutOfMemory.into()),
             // The BSDs, and Solaris, for what Linux tells with MSG_CTRUNC.
             Some(libc::EMSGSIZE | libc::EMFILE | libc::ENFILE) => Ok(Received::Lost),
             _ => Err(error),

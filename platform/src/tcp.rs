@@ -36,7 +36,8 @@ pub trait Tcp: Descriptor + Sized {
     /// # Errors
     /// `WouldBlock` when nothing is there; ENOTCONN (`NotConnected`) when the socket never was
     /// connected; ECONNRESET, ETIMEDOUT and their like, once, when the connection is gone: after that
-    /// it is the end of the stream. Never EINTR.
+    /// it is the end of the stream. `OutOfMemory` when the system is short of memory (ENOMEM, ENOBUFS):
+    /// the connection is as it was. Never EINTR.
     fn discard(&self) -> io::Result<usize>;
 
     /// Whether the peer has acknowledged all that was sent on a half-closed socket, the FIN too;
@@ -98,8 +99,10 @@ impl Tcp for TcpStream {
                 return Ok(got as usize);
             }
             let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
+            match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                Some(libc::ENOMEM | libc::ENOBUFS) => return Err(io::ErrorKind::OutOfMemory.into()),
+                _ => return Err(error),
             }
         }
     }

@@ -84,7 +84,8 @@ pub(super) fn outcome(read: &io::Result<usize>) -> Event {
     match read {
         Ok(0) => Event::End,
         Ok(_) => Event::Received,
-        Err(e) if e.kind() == ErrorKind::WouldBlock => Event::Quiet,
+        // A kernel that is short of memory has taken nothing: the connection is as it was.
+        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory) => Event::Quiet,
         Err(_) => Event::Failed,
     }
 }

@@ -15,6 +15,8 @@ use std::io::{self, ErrorKind};
 /// The connection of a sender.
 struct Peer<L> {
     link: L,
+    /// Whether the backend knows it.
+    watched: bool,
     /// [`Senders::messages`] as of its last one.
     last: u64,
 }
@@ -27,6 +29,8 @@ pub enum Said {
     Message(Message),
     /// Nothing more for now.
     Nothing,
+    /// The system is short of memory, and there may be more.
+    NotNow,
     /// The connection is gone.
     Gone,
 }
@@ -101,25 +105,22 @@ impl<W: World> Senders<W> {
             }
         };
         self.messages += 1; // the one that comes is not the one that was silent
-        Ok(self.senders.insert(Peer { link, last: self.messages }))
+        Ok(self.senders.insert(Peer { link, watched: false, last: self.messages }))
     }
 
-    /// Has what `sender` says reported.
+    /// Has what `sender` says reported (again). One that has gone is none.
     ///
     /// # Errors
-    /// As [`Backend::add`]. What it has said can still be read.
-    pub fn watch(&self, sender: Sender, backend: &mut W::Backend) -> io::Result<()> {
-        let Some(peer) = self.senders.get(sender) else { return Ok(()) };
-        backend.add(&peer.link, Source::Sender(sender).token(), Interest::Read)
-    }
-
-    /// Has it reported again, after it was. One that has gone is none.
-    ///
-    /// # Errors
-    /// As [`Backend::rearm`].
-    pub fn watch_on(&self, sender: Sender, backend: &mut W::Backend) -> io::Result<()> {
-        let Some(peer) = self.senders.get(sender) else { return Ok(()) };
-        backend.rearm(&peer.link, Source::Sender(sender).token(), Interest::Read)
+    /// As [`Backend::add`] and [`Backend::rearm`]. What it has said can still be read.
+    pub fn watch(&mut self, sender: Sender, backend: &mut W::Backend) -> io::Result<()> {
+        let Some(peer) = self.senders.get_mut(sender) else { return Ok(()) };
+        let token = Source::Sender(sender).token();
+        if peer.watched {
+            return backend.rearm(&peer.link, token, Interest::Read);
+        }
+        backend.add(&peer.link, token, Interest::Read)?;
+        peer.watched = true;
+        Ok(())
     }
 
     /// The one that has been silent for the longest.
@@ -132,8 +133,9 @@ impl<W: World> Senders<W> {
         let before = received.len();
         let said = self.read(sender, received);
         match said {
-            Said::Nothing | Said::Gone | Said::Message(Message::Linger { truncated: false }) => {}
+            Said::Message(Message::Linger { truncated: false }) => {}
             Said::Message(message) => self.count_error(message, received.len() - before, now),
+            Said::Nothing | Said::NotNow | Said::Gone => {}
         }
         said
     }
@@ -162,15 +164,24 @@ impl<W: World> Senders<W> {
             return Said::Nothing; // a stale event
         };
         let before = received.len();
-        match peer.link.receive(received).map(|said| protocol::read(said, received.len() - before)) {
+        let said = loop {
+            match peer.link.receive(received) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                said => break said,
+            }
+        };
+        match said.map(|said| protocol::read(said, received.len() - before)) {
             Ok(Message::End) => Said::Gone,
             Ok(message) => {
                 self.messages += 1;
                 peer.last = self.messages;
                 Said::Message(message)
             }
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Said::Nothing,
-            Err(_) => Said::Gone,
+            Err(e) => match e.kind() {
+                ErrorKind::WouldBlock => Said::Nothing,
+                ErrorKind::OutOfMemory => Said::NotNow,
+                _ => Said::Gone,
+            },
         }
     }
 
@@ -185,7 +196,9 @@ impl<W: World> Senders<W> {
     /// whatever is still queued in it.
     pub fn dismiss(&mut self, sender: Sender, backend: &mut W::Backend) -> Option<W::Received> {
         let peer = self.senders.remove(sender)?;
-        let _ = backend.remove(&peer.link); // fails only for one that could not be added
+        if peer.watched {
+            let _ = backend.remove(&peer.link); // it is registered, so that this cannot fail
+        }
         Some(peer.link.into_received())
     }
 

@@ -26,6 +26,7 @@ pub struct Crowd {
     pub given: Cell<u64>,
     /// When each one asked for the counters that has no answer yet.
     asked: RefCell<Vec<(Duration, Caller)>>,
+    honest: Cell<bool>,
     /// Clients that are still to come, and whether anybody comes at all.
     left: Cell<usize>,
     is_over: Cell<bool>,
@@ -41,6 +42,7 @@ impl Crowd {
             sent: RefCell::default(),
             given: Cell::new(0),
             asked: RefCell::default(),
+            honest: Cell::new(true),
             left: Cell::new(0),
             is_over: Cell::new(false),
         })
@@ -63,6 +65,7 @@ impl Crowd {
     /// Has everything happen until the end of the plan, and the stop then.
     pub fn comes(crowd: &Rc<Crowd>, kernel: &Kernel, plan: &Plan) {
         crowd.left.set(plan.clients);
+        crowd.honest.set(plan.honest);
         let pause = plan.end.div_f64(plan.clients as f64 / plan.senders as f64);
         for _ in 0..plan.senders {
             let (sender, plan) = (crowd.clone(), plan.clone());
@@ -169,7 +172,7 @@ fn sender_acts(crowd: Rc<Crowd>, kernel: &Kernel, sender: Caller, pause: Duratio
         drop(sender);
         return kernel.after(delay, move |kernel| sender_comes(&crowd, kernel, pause));
     }
-    if crowd.one_in(100) {
+    if !crowd.honest.get() && crowd.one_in(100) {
         mischief(&crowd, kernel, &sender);
     } else {
         message(&crowd, kernel, &sender);

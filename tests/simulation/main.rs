@@ -10,7 +10,7 @@ mod scenes;
 
 use run::{Played, play};
 use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// How many seeds are played when nobody says otherwise.
 const SEEDS: u64 = 300;
@@ -34,7 +34,7 @@ fn the_same_seed_gives_the_same_log() {
     for seed in 0..5 {
         let [one, other] = [(); 2].map(|()| play(seed));
         assert_eq!(one, other, "seed {seed}");
-        assert!(one.simulated > Duration::from_secs(60), "seed {seed} is over at once");
+        assert!(one.connections > 10, "seed {seed} is over at once");
     }
     assert_ne!(play(0).hash, play(1).hash);
 }

@@ -47,6 +47,8 @@ pub struct Plan {
     pub wanted: Option<usize>,
     pub clients: usize,
     pub senders: usize,
+    /// Whether no sender sends what it should not.
+    pub honest: bool,
     /// When nobody comes any more, and the daemon is told to stop.
     pub end: Duration,
     /// When it is told once more, after that.
@@ -69,7 +71,7 @@ impl Plan {
         flavour.cost = Duration::from_nanos(one_of(random, &[0, 0, 1_000, 20_000]));
         let faults = match random.u8(..4) {
             0 => Faults::default(),
-            1 => Faults { leap: 0.0, back: 0.0, ..Faults::some() },
+            1 => Faults { leap: 0.0, back: 0.0, truncate: 0.0, accept: 0.0, ..Faults::some() },
             2 => Faults::some(),
             _ => Faults {
                 add: 0.2,
@@ -89,9 +91,19 @@ impl Plan {
             wanted: random.bool().then(|| one_of(random, &[1, 3, 50, 1_000]) as usize),
             clients: one_of(random, &[50, 300, 300, 1_000, 3_000]) as usize,
             senders: one_of(random, &[1, 3, 10, 40]) as usize,
+            honest: random.bool(),
             end: Duration::from_secs(one_of(random, &[60, 300, 1_200, 7_200])),
             again: random.bool().then(|| Duration::from_millis(random.u64(..20_000))),
         }
+    }
+
+    /// Whether every connection that was sent must arrive: nobody is hung up on, nothing is cut short
+    /// for want of descriptors, no sender is aborted before it comes in, and none can talk on while it
+    /// is parted with.
+    pub fn loses_nothing(&self) -> bool {
+        let talks_on = !self.flavour.silences && !self.flavour.cost.is_zero();
+        let Faults { truncate, accept, .. } = self.faults;
+        self.honest && truncate == 0.0 && accept == 0.0 && self.limit >= 600 && !talks_on
     }
 
     /// Whether the clock shows what passes.

@@ -148,6 +148,8 @@ pub struct Faults {
     pub failure: f64,
     /// `discard` takes less than it could.
     pub short: f64,
+    /// `receive` and `discard` say `OutOfMemory`, and nothing is taken.
+    pub memory: f64,
     /// The clock leaps ahead by up to a year.
     pub leap: f64,
     /// The clock goes back by up to a second.
@@ -169,6 +171,7 @@ impl Faults {
             spurious: 0.02,
             failure: 0.001,
             short: 0.05,
+            memory: 0.01,
             leap: 0.000_01,
             back: 0.001,
         }

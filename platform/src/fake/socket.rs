@@ -161,6 +161,9 @@ impl State {
             let error = self.dice.one_of(&errors);
             self.fail(connection, error.raw_os_error().unwrap_or(libc::ETIMEDOUT));
         }
+        if self.dice.roll(|faults| faults.memory) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
         let short = self.dice.roll(|faults| faults.short);
         let most = if short { self.dice.rng.u64(1..=1024) } else { DISCARD_BYTES as u64 };
         let Some(it) = self.connections.get_mut(connection) else { return Ok(0) };

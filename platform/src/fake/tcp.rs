@@ -484,7 +484,9 @@ impl State {
         it.facts.closed_unread = it.to_server.unread();
         it.facts.closed_unacknowledged = it.to_client.unacknowledged();
         let aborts = it.to_server.unread() > 0 || it.linger == Some(Duration::ZERO);
-        let waits = it.linger.filter(|time| !time.is_zero() && it.to_client.unacknowledged() > 0);
+        // Of one that is gone there is nothing to wait for.
+        let has_more = !it.gone && it.to_client.unacknowledged() > 0;
+        let waits = it.linger.filter(|time| !time.is_zero() && has_more);
         if !it.gone && aborts {
             self.reset(connection);
         } else if !it.gone && !it.to_client.fin {

@@ -219,6 +219,9 @@ impl State {
         if self.dice.roll(|faults| faults.not_there) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        if self.dice.roll(|faults| faults.memory) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
         let Some(it) = self.links.get_mut(link) else { return Ok(fdpass::Received::End) };
         let Some(message) = it.inbox.front_mut() else {
             return match it.error.take() {

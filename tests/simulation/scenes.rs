@@ -9,7 +9,7 @@ use lingerd::daemon::{Daemon, Parts};
 use lingerd::rules::linger::Rules;
 use lingerd::rules::time::Span;
 use lingerd::stats::Snapshot;
-use lingerd_platform::fake::{Address, Caller, Client, Fake, Flavour, Held, Kernel, Raiser, Setup};
+use lingerd_platform::fake::{Address, Caller, Client, Fake, Faults, Flavour, Held, Kernel, Raiser, Setup};
 use lingerd_platform::fdpass::MAX_DESCRIPTORS;
 use lingerd_platform::peer::Peer;
 use lingerd_platform::signals::Signals;
@@ -410,4 +410,18 @@ fn readers_that_stall_leave_half_of_the_table_to_others() {
     assert!(others.iter().all(|client| client.facts().parted.is_none()), "they have room");
     let left = stalled.iter().filter(|client| client.facts().parted.is_none()).count();
     assert_eq!(left, 5);
+}
+
+#[test]
+fn a_read_that_is_interrupted_while_it_stops_loses_no_hand_off() {
+    let mut scene = Scene::new(Flavour::linux(), NEVER);
+    let sender = scene.sender();
+    scene.until("it is let in", |scene| scene.figure("senders") == 1);
+    let (clients, held) = scene.connections(100, &Setup::default());
+    scene.kernel.set_faults(Faults { interrupted: 0.5, ..Faults::default() });
+    held.iter().for_each(|held| send(&sender, std::slice::from_ref(held)));
+    drop(held);
+    scene.raise.stop.raise();
+    scene.until("it stops", |scene| scene.daemon.is_stopping());
+    assert_eq!(scene.figure("lingering"), clients.len() as u64);
 }

@@ -193,23 +193,26 @@ impl<W: World> Daemon<W> {
         for &token in &ready {
             if let Some(Source::Connection(entry)) = Source::of(token) {
                 self.connections.ready(entry, &mut self.backend, self.clock.now());
-                self.breathe(1);
+                self.work += 1;
+                self.breathe();
             }
         }
-        let expired = self.connections.expire(&mut self.backend, self.clock.now());
-        self.breathe(expired);
+        self.work += self.connections.expire(&mut self.backend, self.clock.now());
+        self.breathe();
         for &token in &ready {
             if let Some(source @ (Source::Sender(_) | Source::Door)) = Source::of(token) {
                 self.serve(source);
+                self.work += 1;
+                self.breathe();
             }
         }
         self.ready = ready;
     }
 
-    /// Looks whether anybody asks or says stop, if with this `work` much was done since: a turn may be
-    /// long, and a backend may report a hundred thousand connections before it comes to these.
-    fn breathe(&mut self, work: usize) {
-        self.work += work;
+    /// Looks whether anybody asks or says stop, if much was done since: a turn may be long, and a
+    /// backend may report a hundred thousand connections before it comes to these. Only between two
+    /// sources, as a stop in the middle of one would find what it has not finished.
+    fn breathe(&mut self) {
         if self.work >= BREATH {
             self.work = 0;
             Source::URGENT.into_iter().for_each(|source| self.answer(source));
@@ -313,7 +316,7 @@ impl<W: World> Daemon<W> {
                 Said::Message(Message::Linger { .. }) => {
                     let sockets = self.received.len().max(1);
                     left = left.saturating_sub(sockets);
-                    self.breathe(sockets);
+                    self.work += sockets;
                     if !self.admit_received()
                         && self.connections.closing() > self.connections.room().message()
                     {

@@ -1,4 +1,4 @@
-//! What the daemon costs, counted and not timed: `cargo bench --bench cost`.
+//! What the daemon costs, counted and not timed: `cargo bench -p comparisons --bench cost`.
 //!
 //! Instructions a linger (callgrind), system calls a linger (strace) and bytes of user memory a
 //! connection, of the daemon that cargo has built or of the one that LINGERD names, so that two
@@ -12,10 +12,10 @@
 //! batch of 64 neither matters. What a stand-in for another system's kernel does (ci/test builds
 //! with them) counts as the daemon's.
 //!
-//!     cargo bench --bench cost                                all of it, in about five minutes
-//!     cargo bench --bench cost -- memory                      or instructions, or calls
-//!     LINGERD=/usr/local/sbin/lingerd cargo bench --bench cost
-//!     PROFILES=/tmp/p cargo bench --bench cost -- instructions
+//!     cargo bench -p comparisons --bench cost                all of it, in about five minutes
+//!     cargo bench -p comparisons --bench cost -- memory      or instructions, or calls
+//!     LINGERD=/usr/local/sbin/lingerd cargo bench -p comparisons --bench cost
+//!     PROFILES=/tmp/p cargo bench -p comparisons --bench cost -- instructions
 //!
 //! The last keeps what callgrind has written, in a directory that is there, for callgrind_annotate(1).
 

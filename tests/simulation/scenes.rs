@@ -425,3 +425,24 @@ fn a_read_that_is_interrupted_while_it_stops_loses_no_hand_off() {
     scene.until("it stops", |scene| scene.daemon.is_stopping());
     assert_eq!(scene.figure("lingering"), clients.len() as u64);
 }
+
+#[test]
+fn a_stop_in_the_middle_of_a_turn_takes_nothing_from_the_message_in_hand() {
+    let mut scene = Scene::new(Flavour { cost: SLOW, shuffled: false, ..Flavour::linux() }, NEVER);
+    let [other, honest] = [(); 2].map(|()| scene.sender());
+    scene.until("both are let in", |scene| scene.figure("senders") == 2);
+    let (clients, mut held) = scene.connections(3 * MAX_DESCRIPTORS, &Setup::default());
+    for _ in 0..3 {
+        send(&honest, &held.split_off(held.len() - MAX_DESCRIPTORS));
+    }
+    let stop = scene.raise.stop.clone();
+    // While the first message is dealt with, which takes more than a thousand calls.
+    scene.kernel.after(Duration::from_millis(5), move |_| {
+        other.send(b"?", &[]).expect("room in the queue");
+        stop.raise();
+    });
+    scene.until("it stops", |scene| scene.daemon.is_stopping());
+    let snapshot = scene.daemon.snapshot();
+    assert_eq!(snapshot.get("lingering"), Some(clients.len() as u64), "{snapshot}");
+    assert_eq!((snapshot.get("rejected"), snapshot.get("protocol_errors")), (Some(0), Some(1)), "{snapshot}");
+}

@@ -9,7 +9,7 @@ use crate::connections::Connections;
 use crate::connections::capacity::Room;
 use crate::retry::Retry;
 use crate::rules::linger::Rules;
-use crate::rules::time::{Span, Time};
+use crate::rules::time::{Span, Time, first};
 use crate::senders::intake::{Said, Senders};
 use crate::senders::protocol::Message;
 use crate::service::control::Control;
@@ -165,8 +165,8 @@ impl<W: World> Daemon<W> {
         self.clock.turn();
         self.serve_ready();
         let now = self.clock.now();
-        for source in self.retry.due(now) {
-            self.serve(source);
+        if self.retry.at().is_some_and(|at| now.ticks_since(at) >= 0) {
+            self.retry.take().into_iter().for_each(|source| self.serve(source));
         }
         if self.summary_at.is_some_and(|time| now.ticks_since(time) >= 0) {
             self.summary("summary");
@@ -177,8 +177,7 @@ impl<W: World> Daemon<W> {
     /// The next time at which there is something to do, whatever happens.
     fn next(&self) -> Option<Time> {
         let now = self.clock.now();
-        let next = [self.connections.next(now), self.retry.at(), self.summary_at];
-        next.into_iter().flatten().min_by_key(|time| time.since(now))
+        first(self.connections.next(now), first(self.retry.at(), self.summary_at, now), now)
     }
 
     /// Serves what the backend reported: who says stop or asks comes first, then the connections, as
@@ -194,23 +193,26 @@ impl<W: World> Daemon<W> {
         for &token in &ready {
             if let Some(Source::Connection(entry)) = Source::of(token) {
                 self.connections.ready(entry, &mut self.backend, self.clock.now());
-                self.breathe(1);
+                self.work += 1;
+                self.breathe();
             }
         }
-        let expired = self.connections.expire(&mut self.backend, self.clock.now());
-        self.breathe(expired);
+        self.work += self.connections.expire(&mut self.backend, self.clock.now());
+        self.breathe();
         for &token in &ready {
             if let Some(source @ (Source::Sender(_) | Source::Door)) = Source::of(token) {
                 self.serve(source);
+                self.work += 1;
+                self.breathe();
             }
         }
         self.ready = ready;
     }
 
-    /// Looks whether anybody asks or says stop, if with this `work` much was done since: a turn may be
-    /// long, and a backend may report a hundred thousand connections before it comes to these.
-    fn breathe(&mut self, work: usize) {
-        self.work += work;
+    /// Looks whether anybody asks or says stop, if much was done since: a turn may be long, and a
+    /// backend may report a hundred thousand connections before it comes to these. Only between two
+    /// sources, as a stop in the middle of one would find what it has not finished.
+    fn breathe(&mut self) {
         if self.work >= BREATH {
             self.work = 0;
             Source::URGENT.into_iter().for_each(|source| self.answer(source));
@@ -314,7 +316,7 @@ impl<W: World> Daemon<W> {
                 Said::Message(Message::Linger { .. }) => {
                     let sockets = self.received.len().max(1);
                     left = left.saturating_sub(sockets);
-                    self.breathe(sockets);
+                    self.work += sockets;
                     if !self.admit_received()
                         && self.connections.closing() > self.connections.room().message()
                     {

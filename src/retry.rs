@@ -54,11 +54,8 @@ impl Retry {
         self.at
     }
 
-    /// Those whose time has come at `now`.
-    pub fn due(&mut self, now: Time) -> BTreeSet<Source> {
-        if self.at.is_none_or(|at| now.ticks_since(at) < 0) {
-            return BTreeSet::new();
-        }
+    /// Takes all that waits.
+    pub fn take(&mut self) -> BTreeSet<Source> {
         self.at = None;
         mem::take(&mut self.sources)
     }
@@ -139,14 +136,13 @@ mod tests {
     fn all_that_waits_is_tried_together_a_second_after_the_first() {
         let mut retry = Retry::default();
         let start = Time::from_ticks(u32::MAX - 10);
-        assert!(retry.at().is_none() && retry.due(start).is_empty());
+        assert!(retry.at().is_none());
         retry.later(Source::Door, start);
         retry.later(Source::Control, start + Span::from_ticks(60));
         retry.later(Source::Door, start + Span::from_ticks(61));
         assert_eq!(retry.at(), Some(start + AGAIN));
-        assert!(retry.due(start + Span::from_ticks(63)).is_empty());
-        let due = retry.due(start + Span::from_ticks(64));
-        assert!(due.into_iter().eq([Source::Door, Source::Control]));
-        assert!(retry.at().is_none() && retry.due(start + Span::from_secs(9)).is_empty());
+        assert!(retry.waits_for(Source::Door) && !retry.waits_for(Source::Stop));
+        assert!(retry.take().into_iter().eq([Source::Door, Source::Control]));
+        assert!(retry.at().is_none() && retry.take().is_empty());
     }
 }

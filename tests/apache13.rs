@@ -185,11 +185,11 @@ fn a_daemon_that_is_stopped_delays_nobody() {
     let Some(apache) = Apache::start(&lingerd.site, "") else { return };
     let first = apache.hold(1);
     lingerd.wait_for("lingering=1");
-    lingerd.signal(libc::SIGSTOP);
+    lingerd.freeze();
     // The end of each response comes before lingerd does anything.
     let held = apache.hold(10);
     under_load(apache.address, |wait_for_more| wait_for_more(SOME));
-    lingerd.signal(libc::SIGCONT);
+    lingerd.thaw();
     lingerd.wait_for("lingering=11");
     drop((first, held));
     lingerd.wait_for("lingering=0 reset=0");

@@ -1,7 +1,8 @@
 //! The C sender, ap_lingerd.c, in a small server that is not Apache, with a real lingerd behind it.
 //!
 //! What can fail on the way to the daemon is made to fail: by a daemon that is away, killed or
-//! stopped, and where that is not to be had, by a sendmsg(2) or a connect(2) that says so.
+//! stopped, and where that is not to be had, by a sendmsg(2) or a connect(2) that says so. The sender's
+//! time(3) stands still until it is told that it is later.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
@@ -10,16 +11,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{OnceLock, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
 use support::daemon::{Daemon, Site, run};
-use support::{compile, libraries, wait_until};
+use support::{compile, libraries};
 
 /// The server, built once.
 fn program() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
     PROGRAM
         .get_or_init(|| {
-            let sender = "-Dsendmsg=faulty_sendmsg -Dconnect=faulty_connect -c apache-1.3/ap_lingerd.c";
+            let sender = "-Dsendmsg=faulty_sendmsg -Dconnect=faulty_connect -Dtime=faulty_time -c apache-1.3/ap_lingerd.c";
             let sender = compile("sender.o", &sender.split(' ').collect::<Vec<_>>())?;
             let both = [&["tests/sender/server.c", sender.to_str().unwrap()], libraries()].concat();
             compile("server", &both)
@@ -81,23 +81,6 @@ impl Server {
         let client = self.request(request);
         (client, self.told())
     }
-
-    /// Has connections handed over until one is; not before the second is over in which the last
-    /// attempt to connect was made.
-    fn give_again(&mut self) -> (TcpStream, Told) {
-        let mut given = None;
-        wait_until("a connection is handed over", || {
-            let (client, told) = self.exchange("hello");
-            let done = told.what == "given";
-            given = Some((client, told));
-            done || {
-                given = None; // the server lingers until it has gone
-                thread::sleep(Duration::from_millis(50));
-                false
-            }
-        });
-        given.unwrap()
-    }
 }
 
 impl Drop for Server {
@@ -148,20 +131,22 @@ fn a_client_that_is_done_is_not_handed_over() {
 fn without_a_daemon_it_asks_once_a_second_and_leaks_nothing() {
     let site = Site::new();
     let Some(mut server) = Server::start(&site) else { return };
-    let start = Instant::now();
-    let mut last = server.exchange("hello").1;
-    let descriptors = last.descriptors;
-    for _ in 0..50 {
-        let told = server.exchange("hello").1;
-        assert_eq!(told.what, format!("kept {}", libc::ENOENT));
-        assert_eq!((told.links, told.descriptors), (0, descriptors));
-        last = told;
+    let descriptors = server.exchange("hello").1.descriptors;
+    for second in 1..=10 {
+        if second > 1 {
+            server.exchange("later");
+        }
+        for _ in 0..5 {
+            let told = server.exchange("hello").1;
+            assert_eq!(told.what, format!("kept {}", libc::ENOENT));
+            assert_eq!((told.links, told.descriptors, told.connects), (0, descriptors, second));
+        }
     }
-    // In as many seconds as there were, of which the first and the last were not whole.
-    assert!(u64::from(last.connects) <= start.elapsed().as_secs() + 2, "asked {} times", last.connects);
     let daemon = site.start(&[]);
-    let (_client, told) = server.give_again();
-    assert_eq!((told.links, told.descriptors), (1, descriptors + 1), "the link, and nothing else");
+    assert_eq!(server.exchange("hello").1.connects, 10, "it has asked in this second");
+    let (_client, told) = server.exchange("later");
+    assert_eq!((told.what.as_str(), told.links), ("given", 1));
+    assert_eq!(told.descriptors, descriptors + 1, "the link, and nothing else");
     daemon.wait_for("senders=1");
 }
 
@@ -178,9 +163,12 @@ fn a_daemon_that_was_killed_is_found_again() {
     assert!(told.what.starts_with("kept "), "{told:?}");
     assert_eq!(told.descriptors, first.descriptors - 1);
     drop(client);
+    let (client, told) = server.exchange("later");
+    assert_eq!(told.what, format!("kept {}", libc::ECONNREFUSED));
+    drop(client);
     let daemon = site.start(&[]);
-    let (_client, told) = server.give_again();
-    assert_eq!((told.links, told.descriptors), (2, first.descriptors));
+    let (_client, told) = server.exchange("later");
+    assert_eq!((told.what.as_str(), told.links, told.descriptors), ("given", 2, first.descriptors));
     daemon.wait_for("lingering=1 senders=1");
 }
 
@@ -188,12 +176,17 @@ fn a_daemon_that_was_killed_is_found_again() {
 fn a_connection_that_finds_the_link_dead_goes_over_a_new_one() {
     let daemon = Daemon::start(&[]);
     let Some(mut server) = Server::start(&daemon.site) else { return };
+    let dead = format!("sendmsg {} 1", libc::EPIPE);
     let _first = server.exchange("hello");
-    // Not in the second in which the first link was made: another would be too soon.
-    thread::sleep(Duration::from_millis(1_100));
-    let (_client, told) = server.exchange(&format!("sendmsg {} 1", libc::EPIPE));
-    assert_eq!((told.what.as_str(), told.links, told.connects), ("given", 2, 2));
-    daemon.wait_for("lingering=2 senders=1");
+    // In the second in which the first link was made another would be too soon.
+    let (client, told) = server.exchange(&dead);
+    assert_eq!((told.what, told.links, told.connects), (format!("kept {}", libc::EPIPE), 1, 1));
+    drop(client);
+    let _second = server.exchange("later");
+    server.exchange("later"); // and is done
+    let (_third, told) = server.exchange(&dead);
+    assert_eq!((told.what.as_str(), told.links, told.connects), ("given", 3, 3));
+    daemon.wait_for("lingering=3 closed=1 senders=1");
 }
 
 #[test]
@@ -228,8 +221,8 @@ fn a_connect_that_takes_its_time_is_waited_for_by_nobody() {
         let (client, told) = server.exchange(&format!("connect {errno} 1"));
         assert_eq!((told.what, told.links), (format!("kept {errno}"), 0));
         drop(client);
-        let (_client, told) = server.give_again();
-        assert_eq!(told.links, 1);
+        let (_client, told) = server.exchange("later");
+        assert_eq!((told.what.as_str(), told.links), ("given", 1));
         daemon.wait_for("lingering=1 senders=1");
     }
 }
@@ -239,7 +232,7 @@ fn a_stopped_daemon_delays_nobody_and_loses_nothing() {
     let daemon = Daemon::start(&[]);
     let Some(mut server) = Server::start(&daemon.site) else { return };
     let (first, told) = server.exchange("hello");
-    daemon.signal(libc::SIGSTOP);
+    daemon.freeze();
     let (mut given, mut clients) = (1, vec![first]);
     let kept = loop {
         let (client, told) = server.exchange("hello");
@@ -262,7 +255,7 @@ fn a_stopped_daemon_delays_nobody_and_loses_nothing() {
             .any(|errno| kept == format!("kept {errno}")),
         "{kept}"
     );
-    daemon.signal(libc::SIGCONT);
+    daemon.thaw();
     daemon.wait_for(&format!("lingering={given} senders=1"));
     drop(clients);
     let (_client, again) = server.exchange("hello");

@@ -398,6 +398,7 @@ fn a_connect_that_takes_its_time_is_waited_for() {
 fn a_connect_that_is_refused_late_is_failed() {
     let Some((listener, url, _fillers)) = full_listener() else { return };
     let run = start(&["-o", "json", &url]);
+    // As above: a connect that begins too late is refused at once, which is the same to whoever counts.
     thread::sleep(Duration::from_millis(200));
     drop(listener);
     let output = finish(run);

@@ -7,7 +7,7 @@
 use super::chain::{Chains, Linked, Links};
 use super::deadlines::{Timed, Wheel};
 use crate::rules::linger::{Linger, Rules, Stage};
-use crate::rules::time::Time;
+use crate::rules::time::{Time, first};
 use crate::source::Entry;
 use std::net::TcpStream;
 
@@ -218,8 +218,7 @@ impl<S> Table<S> {
 
     /// When, after `now`, the next one is due: now and then somewhat too early, never too late.
     pub fn next(&self, now: Time) -> Option<Time> {
-        let next = [self.ending.next(), self.in_flight.next()].into_iter().flatten();
-        next.min_by_key(|time| time.since(now))
+        first(self.ending.next(), self.in_flight.next(), now)
     }
 
     /// The connection that has had the most of its linger at `now`: the one that ends first, or

@@ -46,6 +46,14 @@ impl Time {
     }
 }
 
+/// The one of two points, if there are any, that comes first after `now`; what is past has come.
+pub fn first(one: Option<Time>, other: Option<Time>, now: Time) -> Option<Time> {
+    match (one, other) {
+        (Some(a), Some(b)) => Some(if a.since(now) <= b.since(now) { a } else { b }),
+        (one, other) => one.or(other),
+    }
+}
+
 impl Add<Span> for Time {
     type Output = Time;
 
@@ -149,6 +157,19 @@ mod tests {
         assert_eq!(Time(5).ticks_since(Time(8)), -3);
         assert_eq!(Time(2).ticks_since(Time(u32::MAX)), 3);
         assert_eq!((Time(7) + Span::OLDEST).since(Time(7)), Span::OLDEST);
+    }
+
+    #[test]
+    fn the_first_of_two_is_the_one_that_comes_first_however_far_off_they_are() {
+        let now = Time(u32::MAX - 5);
+        let [soon, far] = [Time(3), now + Span::LONGEST].map(Some);
+        for (one, other, comes) in
+            [(soon, far, soon), (far, soon, soon), (None, far, far), (soon, None, soon)]
+        {
+            assert_eq!(first(one, other, now), comes);
+        }
+        assert_eq!(first(None, None, now), None);
+        assert_eq!(first(Some(now), Some(Time(u32::MAX - 9)), now).unwrap().since(now), Span(0));
     }
 
     #[test]

@@ -168,22 +168,22 @@ impl<W: World> Senders<W> {
         let before = received.len();
         let said = loop {
             match peer.link.receive(received) {
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                said => break said,
+                Ok(said) => break said,
+                Err(e) => match e.kind() {
+                    ErrorKind::WouldBlock => return Said::Nothing,
+                    ErrorKind::Interrupted => {}
+                    ErrorKind::OutOfMemory => return Said::NotNow,
+                    _ => return Said::Gone,
+                },
             }
         };
-        match said.map(|said| protocol::read(said, received.len() - before)) {
-            Ok(Message::End) => Said::Gone,
-            Ok(message) => {
+        match protocol::read(said, received.len() - before) {
+            Message::End => Said::Gone,
+            message => {
                 self.messages += 1;
                 peer.last = self.messages;
                 Said::Message(message)
             }
-            Err(e) => match e.kind() {
-                ErrorKind::WouldBlock => Said::Nothing,
-                ErrorKind::OutOfMemory => Said::NotNow,
-                _ => Said::Gone,
-            },
         }
     }
 

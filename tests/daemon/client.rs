@@ -162,17 +162,18 @@ fn a_reader_may_stall_for_longer_than_the_silence_that_is_waited_for() {
         // No skip: on such a system plain timers are all there is, as documented.
         return println!("this system does not tell what is acknowledged");
     }
-    const IDLE: Duration = Duration::from_millis(100);
     const LATE: usize = 3;
     let response = tcp::big_response();
     let daemon = Daemon::start(&["-t", "0.1"]);
+    let sender = daemon.sender();
     let (mut client, server) = tcp::connection_with_small_window(16 * 1024);
     thread::scope(|scope| {
         scope.spawn(|| hand_over_behind(&daemon, server, &response));
         let mut got = vec![0; response.len() / 10];
         client.read_exact(&mut got).unwrap();
         for late in 1..=LATE {
-            thread::sleep(10 * IDLE);
+            // In each of these the daemon looks at it, whose deadlines are as far apart.
+            (0..3).for_each(|_| daemon.let_idle_pass(&sender));
             client.write_all(b"x").unwrap();
             daemon.wait_for(&format!("lingering=1 bytes_discarded={late}"));
         }
@@ -180,7 +181,7 @@ fn a_reader_may_stall_for_longer_than_the_silence_that_is_waited_for() {
         assert!(got == response, "{} of {} bytes", got.len(), response.len());
     });
     // Now that it has everything, silence ends it.
-    daemon.finish(&format!("idle=1 bytes_discarded={LATE}"));
+    daemon.finish(&format!("idle={} bytes_discarded={LATE}", 3 * LATE + 1));
 }
 
 /// Writes `response` and hands the connection over, as a server does.

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use support::daemon::{Daemon, Ended, Site, run};
-use support::{eventually, is_root, tcp};
+use support::{is_root, tcp};
 
 /// The documented names, in the documented order.
 const NAMES: [&str; 16] = [
@@ -91,13 +91,9 @@ fn behind_a_killed_daemon_the_exit_code_is_3() {
 #[test]
 fn a_daemon_that_hangs_is_an_error() {
     let daemon = Daemon::start(&[]);
-    daemon.signal(libc::SIGSTOP);
-    let hung = eventually(|| match daemon.site.ask("text") {
-        Ended { code: Some(0), .. } => Err("waiting until the daemon stands still".to_owned()),
-        answer => Ok(answer),
-    });
-    hung.assert_failed(1, "the daemon does not answer");
-    daemon.signal(libc::SIGCONT);
+    daemon.freeze();
+    daemon.site.ask("text").assert_failed(1, "the daemon does not answer");
+    daemon.thaw();
     daemon.finish("");
 }
 

@@ -104,10 +104,10 @@ fn what_comes_behind_the_garbage_is_refused() {
     daemon.wait_for("senders=1");
     let null = File::open("/dev/null").unwrap();
     let (_client, server) = tcp::connection();
-    daemon.signal(libc::SIGSTOP);
+    daemon.freeze();
     sender.babble(b"?");
     sender.send(b"L", &[null.as_fd(), server.as_fd()]);
-    daemon.signal(libc::SIGCONT);
+    daemon.thaw();
     sender.wait_until_hung_up();
     daemon.finish("protocol_errors=1 rejected=2");
 }
@@ -126,12 +126,12 @@ fn garbage_with_sockets_that_block_in_close_holds_nobody_up() {
         (client, server)
     };
     let ((_client, with), (_client2, behind)) = (stuck(), stuck());
-    daemon.signal(libc::SIGSTOP);
+    daemon.freeze();
     sender.send(b"?", &[with.as_fd()]);
     sender.send(b"L", &[behind.as_fd()]);
     // It is the last of all copies whose close waits.
     drop((with, behind));
-    daemon.signal(libc::SIGCONT);
+    daemon.thaw();
     let (client, server) = tcp::connection();
     bystander.hand_over(server);
     drop(client);
@@ -194,13 +194,13 @@ fn a_sender_that_leaves_without_a_word_is_no_error() {
 fn what_a_killed_sender_has_handed_over_is_lingered_on() {
     let daemon = Daemon::start(&[]);
     let (clients, servers) = tcp::connections(100);
-    daemon.signal(libc::SIGSTOP);
+    daemon.freeze();
     let sender = daemon.sender();
     // On Linux all of them; NetBSD's queue is short.
     let sent = sender.hand_over_while_there_is_room(&servers);
     assert!(sent > 1);
     drop((sender, servers));
-    daemon.signal(libc::SIGCONT);
+    daemon.thaw();
     daemon.wait_for(&format!("lingering={sent} senders=0"));
     drop(clients);
     daemon.finish(&format!("closed={sent}"));
@@ -212,7 +212,7 @@ fn a_sender_that_is_out_of_room_keeps_its_link() {
     let sender = daemon.sender();
     daemon.wait_for("senders=1");
     let (client, server) = tcp::connection();
-    daemon.signal(libc::SIGSTOP);
+    daemon.freeze();
     let mut sent = 0;
     let full = loop {
         match sender.try_send(b"L", &descriptors(std::slice::from_ref(&server))) {
@@ -221,7 +221,7 @@ fn a_sender_that_is_out_of_room_keeps_its_link() {
         }
     };
     assert_ne!(full.kind(), ErrorKind::BrokenPipe, "after {sent} messages");
-    daemon.signal(libc::SIGCONT);
+    daemon.thaw();
     daemon.wait_for(&format!("lingering={sent} senders=1"));
     sender.hand_over(server);
     drop(client);

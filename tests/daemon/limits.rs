@@ -105,13 +105,13 @@ fn a_stop_loses_nothing_of_more_senders_than_there_is_room_for() {
     let daemon = Site::new().start_limited(FEW, &[]);
     let (clients, servers) = tcp::connections(60);
     drop(clients);
-    daemon.signal(libc::SIGSTOP);
+    daemon.freeze();
     let senders: Vec<Sender> = servers.iter().map(|_| daemon.sender()).collect();
     for (sender, server) in senders.iter().zip(servers) {
         sender.hand_over(server);
     }
     daemon.signal(libc::SIGTERM);
-    daemon.signal(libc::SIGCONT);
+    daemon.thaw();
     assert_eq!(daemon.wait_for_good_end()["closed"], 60);
 }
 

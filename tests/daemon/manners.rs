@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use support::daemon::{Daemon, Site, lingerd, mode, run};
+use support::daemon::{Daemon, Site, lingerd, mode, ps, run};
 use support::sender::Sender;
 use support::{is_root, tcp, wait_until};
 
@@ -259,14 +259,14 @@ fn hand_offs_that_wait_at_a_stop_are_lingered_on() {
     let daemon = Daemon::start(&[]);
     let known = daemon.sender();
     daemon.wait_for("senders=1");
-    daemon.signal(libc::SIGSTOP);
+    daemon.freeze();
     let unknown = daemon.sender(); // still in the queue, not yet let in
     let (clients, servers) = tcp::connections(20);
     for (n, server) in servers.into_iter().enumerate() {
         if n % 2 == 0 { known.hand_over(server) } else { unknown.hand_over(server) }
     }
     daemon.signal(libc::SIGTERM);
-    daemon.signal(libc::SIGCONT);
+    daemon.thaw();
     known.wait_until_hung_up();
     unknown.wait_until_hung_up();
     daemon.wait_for("lingering=20");
@@ -430,7 +430,7 @@ fn u_changes_the_user_and_the_group_for_good() {
     let nobody = process::user("nobody").unwrap().expect("there is a user nobody");
     let gid = group("daemon");
     for (what, expected) in [("uid", nobody.uid), ("ruid", nobody.uid), ("gid", gid), ("rgid", gid)] {
-        assert_eq!(ps(daemon.pid, what), expected, "{what}");
+        assert_eq!(id(daemon.pid, what), expected, "{what}");
     }
     assert_eq!(ids(&daemon.site.socket()), (nobody.uid, gid));
     assert_eq!(ids(&daemon.site.control()).0, nobody.uid);
@@ -445,7 +445,7 @@ fn u_works_in_the_background() {
     let site = Site::new();
     let nobody = process::user("nobody").unwrap().expect("there is a user nobody");
     let mut daemon = site.start_in_background(&["-u", "nobody"]);
-    assert_eq!(ps(daemon.pid, "uid"), nobody.uid);
+    assert_eq!(id(daemon.pid, "uid"), nobody.uid);
     hand_over_one(&daemon.sender());
     daemon.wait_for("closed=1");
     assert_eq!(site.stop().code, Some(0));
@@ -453,7 +453,7 @@ fn u_works_in_the_background() {
     assert!(!site.socket().exists() && !site.control().exists());
     // The pid file is in a directory of root's: it stays there, and is no obstacle.
     let daemon = site.start_in_background(&["-u", "nobody"]);
-    assert_eq!(ps(daemon.pid, "uid"), nobody.uid);
+    assert_eq!(id(daemon.pid, "uid"), nobody.uid);
 }
 
 #[test]
@@ -464,7 +464,7 @@ fn g_is_the_sockets_group_and_not_the_daemons() {
     let daemon = Daemon::start(&["-u", "nobody", "-g", "daemon"]);
     let nobody = process::user("nobody").unwrap().expect("there is a user nobody");
     assert_eq!(ids(&daemon.site.socket()), (nobody.uid, group("daemon")));
-    assert_ne!(ps(daemon.pid, "gid"), group("daemon"));
+    assert_ne!(id(daemon.pid, "gid"), group("daemon"));
     assert_still_serves(daemon);
 }
 
@@ -481,10 +481,10 @@ fn assert_still_serves(daemon: Daemon) {
     daemon.finish("closed=1");
 }
 
-/// What ps(1) says of a process, in numbers: not every ps knows the name of the real group.
-fn ps(pid: i32, what: &str) -> u32 {
-    let said = run(Command::new("ps").arg("-o").arg(format!("{what}=")).arg("-p").arg(pid.to_string()));
-    said.stdout.trim().parse().unwrap_or_else(|_| panic!("{what}: {said:?}"))
+/// An id that a process has, in numbers: not every ps knows the name of the real group.
+fn id(pid: i32, what: &str) -> u32 {
+    let said = ps(pid, what);
+    said.parse().unwrap_or_else(|_| panic!("{what}: {said}"))
 }
 
 fn group(name: &str) -> u32 {

@@ -3,10 +3,8 @@
 use lingerd_platform::tcp::TELLS_ACKNOWLEDGED;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
-use std::thread::sleep;
-use std::time::Duration;
 use support::daemon::Daemon;
-use support::{during, skip, tcp};
+use support::{skip, tcp, wait_until};
 
 /// 1 where the system tells what is acknowledged, else 0: it does not count what it cannot know.
 const TELLS: u64 = TELLS_ACKNOWLEDGED as u64;
@@ -115,7 +113,7 @@ fn a_client_that_never_stops_sending_has_its_max() {
     let daemon = Daemon::start(&["-T", "0.3"]);
     let (mut client, server) = tcp::connection();
     daemon.sender().hand_over(server);
-    during(|| drip(&mut client), || daemon.wait_for("max=1 lingering=0"));
+    wait_until("it has had its max", || drip(&daemon, &mut client, "max"));
     let discarded = daemon.counters()["bytes_discarded"];
     daemon.finish(&format!("max=1 bytes_discarded={discarded}"));
 }
@@ -133,7 +131,7 @@ fn the_limit_ends_a_client_that_sends() {
     let daemon = Daemon::start(&["-D", "0.3"]);
     let (mut client, server) = tcp::connection();
     daemon.sender().hand_over(server);
-    during(|| drip(&mut client), || daemon.wait_for("limit=1 lingering=0"));
+    wait_until("it has reached the limit", || drip(&daemon, &mut client, "limit"));
     let discarded = daemon.counters()["bytes_discarded"];
     daemon.finish(&format!("limit=1 bytes_discarded={discarded}"));
 }
@@ -179,6 +177,12 @@ fn readers_that_stall_leave_half_of_the_table_to_others() {
     }
     let daemon = Daemon::start(&["-n", "10", "-t", "0.4"]);
     let sender = daemon.sender();
+    let more = || {
+        let (clients, servers) = tcp::connections(5);
+        servers.iter().for_each(tcp::half_close);
+        sender.hand_over_all(&servers);
+        clients
+    };
     let mut stalled = Vec::new();
     for _ in 0..10 {
         let (client, server) = tcp::connection_with_full_window();
@@ -186,13 +190,16 @@ fn readers_that_stall_leave_half_of_the_table_to_others() {
         stalled.push(client);
     }
     daemon.wait_for("lingering=10");
-    // So that they are known to have stalled, and are not just new: that takes a tenth of a second.
-    sleep(Duration::from_secs(3));
-    let (_clients, servers) = tcp::connections(5);
-    servers.iter().for_each(tcp::half_close);
-    sender.hand_over_all(&servers); // at once: none has been silent for long when the last one comes
-    drop(servers);
-    daemon.wait_for("handed_over=15 evicted=5 cut_short=5");
+    // As long as they are just new the others have to go; then they are known to have stalled.
+    let mut others = Vec::new();
+    wait_until("half of those that stall have gone", || {
+        others.extend(more());
+        daemon.counters()["cut_short"] == 5
+    });
+    // The other half stays, however many come.
+    let handed_over = daemon.counters()["handed_over"];
+    (0..4).for_each(|_| others.extend(more()));
+    daemon.wait_for(&format!("handed_over={} cut_short=5", handed_over + 20));
 }
 
 #[test]
@@ -290,9 +297,10 @@ fn every_late_byte_is_counted_once() {
     daemon.finish("closed=1 bytes_discarded=3001001");
 }
 
-/// Sends one byte, and leaves some time between this and the next. When the daemon has hung up,
-/// it fails, as it should.
-fn drip(client: &mut TcpStream) {
+/// Sends one byte, and tells whether the daemon has hung up for that reason; then the write fails, as it
+/// should.
+fn drip(daemon: &Daemon, client: &mut TcpStream, reason: &str) -> bool {
     let _ = client.write(b"x");
-    sleep(Duration::from_millis(5));
+    let counters = daemon.counters();
+    counters[reason] == 1 && counters["lingering"] == 0
 }

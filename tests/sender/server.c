@@ -9,6 +9,7 @@
  *
  *     sendmsg ERRNO N    the next N times sendmsg(2) fails with that errno
  *     connect ERRNO N    the same for connect(2)
+ *     later              from here on it is a second later to the sender
  *     apache             half-close as Apache 1.3 does, by itself
  *     bad                hand over what is no descriptor, before all else
  *
@@ -31,14 +32,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ap_lingerd.c is compiled to call these in place of the system's own. */
 static int sendmsg_errno, sendmsg_times;
 static int connect_errno, connect_times, connects;
+static time_t now = 1000000000;
 
 ssize_t faulty_sendmsg(int fd, const struct msghdr *msg, int flags);
 int faulty_connect(int fd, const struct sockaddr *addr, socklen_t size);
+time_t faulty_time(time_t *result);
 
 ssize_t faulty_sendmsg(int fd, const struct msghdr *msg, int flags)
 {
@@ -59,6 +63,14 @@ int faulty_connect(int fd, const struct sockaddr *addr, socklen_t size)
         return -1;
     }
     return connect(fd, addr, size);
+}
+
+time_t faulty_time(time_t *result)
+{
+    if (result != NULL) {
+        *result = now;
+    }
+    return now;
 }
 
 static int open_descriptors(void)
@@ -93,6 +105,7 @@ static void serve(lingerd_sender *sender, int sock)
     read_line(sock, line, sizeof(line));
     (void)sscanf(line, "sendmsg %d %d", &sendmsg_errno, &sendmsg_times);
     (void)sscanf(line, "connect %d %d", &connect_errno, &connect_times);
+    now += strcmp(line, "later") == 0;
     if (write(sock, "ok\n", 3) != 3) {
         return;
     }

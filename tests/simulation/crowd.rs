@@ -108,11 +108,6 @@ impl Crowd {
         }
     }
 
-    /// Tells it to stop.
-    pub fn says_stop(&self) {
-        self.signals.stop.raise();
-    }
-
     /// Takes the answers that have come: when each was asked, and what it says.
     pub fn take_answers(&self) -> Vec<(Duration, String)> {
         let mut answers = Vec::new();
@@ -138,16 +133,6 @@ impl Crowd {
     /// Connects as a sender does.
     pub fn connect(&self, kernel: &Kernel) -> Option<Caller> {
         kernel.connect(self.door, ROOT).ok()
-    }
-
-    /// Sends `L` with one connection, which the sender then closes, and returns whether it is gone.
-    pub fn hand_over(&self, sender: &Caller, client: Client, held: Held) -> bool {
-        let is_sent = sender.send(b"L", &[&held]).is_ok();
-        if is_sent {
-            self.given.set(self.given.get() + 1);
-            self.sent.borrow_mut().push(client);
-        }
-        is_sent
     }
 }
 

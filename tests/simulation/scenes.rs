@@ -1,1 +1,448 @@
-//! Scenes that no seed would find, each played once.
+//! Scenes that no seed would find, each played once: crowds that are ready in the same moment, senders
+//! that would have everything, tables that nobody touches for hours.
+//!
+//! A scene is a daemon on a fake kernel, somebody outside who does something at a given time, and what
+//! must have come of it. Must not know the plans and the model of the other simulation.
+
+use lingerd::connections::capacity::Room;
+use lingerd::daemon::{Daemon, Parts};
+use lingerd::rules::linger::Rules;
+use lingerd::rules::time::Span;
+use lingerd::stats::Snapshot;
+use lingerd_platform::fake::{Address, Caller, Client, Fake, Faults, Flavour, Held, Kernel, Raiser, Setup};
+use lingerd_platform::fdpass::MAX_DESCRIPTORS;
+use lingerd_platform::peer::Peer;
+use lingerd_platform::signals::Signals;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+const ROOT: Peer = Peer { uid: 0, pid: Some(1) };
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// Descriptors that a daemon may have: enough for every scene.
+const DESCRIPTORS: usize = 200_000;
+
+/// What a call takes on a slow machine.
+const SLOW: Duration = Duration::from_micros(10);
+
+/// What the daemon counts time in, and so what a point in time may be off by.
+const TICK: Duration = Duration::from_nanos(15_625_000);
+
+/// More than the work of a scene takes, in simulated time.
+const AGES: Duration = Duration::from_secs(1_000_000);
+
+/// As SOCKET_BUDGET in src/daemon.rs: what one sender has of a turn, but for the rest of its last message.
+const SOCKET_BUDGET: usize = 256;
+
+/// When something happened for the first time that was put on the agenda.
+type When = Rc<Cell<Option<Duration>>>;
+
+/// poll(2): whatever is ready comes at once, and in the order of the list.
+fn poll() -> Flavour {
+    Flavour { batch: usize::MAX, shuffled: false, granularity: Duration::from_millis(1), ..Flavour::bsd() }
+}
+
+/// Every kind of backend there is.
+fn flavours() -> [Flavour; 4] {
+    [Flavour::linux(), Flavour::bsd(), Flavour::solaris(), poll()]
+}
+
+/// A daemon in a world of its own.
+struct Scene {
+    kernel: Kernel,
+    daemon: Daemon<Fake>,
+    door: Address,
+    control: Address,
+    raise: Signals<Raiser>,
+}
+
+impl Scene {
+    /// With -t, -T and -D.
+    fn new(flavour: Flavour, rules: [Duration; 3]) -> Scene {
+        Scene::with_room(flavour, rules, None)
+    }
+
+    /// With -n, too.
+    fn with_room(flavour: Flavour, rules: [Duration; 3], most: Option<usize>) -> Scene {
+        let kernel = Kernel::new(1, flavour);
+        let process = kernel.process(DESCRIPTORS);
+        let (signals, raise) = process.signals();
+        let (door, address) = process.door(128);
+        let (control, control_address) = process.door(128);
+        let parts = Parts {
+            backend: process.backend(),
+            clock: process.clock(),
+            slow_close: process.slow_close(),
+            signals,
+            door,
+            control,
+        };
+        let [idle, max, limit] = rules.map(Span::at_least);
+        let room = Room::share(DESCRIPTORS as u64, process.open_descriptors(), most).expect("room");
+        let daemon = Daemon::new(parts, Rules { idle, max, limit }, room).expect("a daemon");
+        kernel.must_end_by(AGES);
+        Scene { kernel, daemon, door: address, control: control_address, raise }
+    }
+
+    /// A sender, which stays as long as what is returned does.
+    fn sender(&self) -> Caller {
+        self.kernel.connect(self.door, ROOT).expect("room at the door")
+    }
+
+    /// So many connections made as `setup` says, and the server's ends of them.
+    fn connections(&self, number: usize, setup: &Setup) -> (Vec<Client>, Vec<Held>) {
+        (0..number).map(|_| self.kernel.connection(setup)).unzip()
+    }
+
+    /// Has so many connections handed over, in messages as large as can be, and waits until they linger.
+    fn linger(&mut self, number: usize, setup: &Setup) -> Vec<Client> {
+        let sender = self.sender();
+        let (clients, mut held) = self.connections(number, setup);
+        let before = self.figure("lingering");
+        while !held.is_empty() {
+            send(&sender, &held.split_off(held.len().saturating_sub(MAX_DESCRIPTORS)));
+            self.until("the message is read", |_| sender.queued() == 0);
+        }
+        drop(sender);
+        self.until("they linger, and their sender is gone", |scene| {
+            scene.figure("lingering") == before + number as u64 && scene.figure("senders") == 0
+        });
+        clients
+    }
+
+    /// The same in no time at all: they are all of the same age.
+    fn linger_at_once(&mut self, number: usize, setup: &Setup) -> Vec<Client> {
+        let (now, mut cost, mut pause) = (self.kernel.now(), Duration::ZERO, None);
+        self.kernel.adapt(|flavour| {
+            std::mem::swap(&mut flavour.cost, &mut cost);
+            std::mem::swap(&mut flavour.pause, &mut pause);
+        });
+        let clients = self.linger(number, setup);
+        self.kernel.adapt(|flavour| (flavour.cost, flavour.pause) = (cost, pause));
+        assert_eq!(self.kernel.now(), now);
+        clients
+    }
+
+    /// Makes turns until something holds.
+    fn until(&mut self, what: &str, mut holds: impl FnMut(&Scene) -> bool) {
+        while !holds(self) {
+            assert!(!self.daemon.is_done(), "the daemon has ended before {what}");
+            self.daemon.turn().expect("a backend that can wait");
+        }
+        assert_eq!(self.kernel.violations(), [""; 0]);
+    }
+
+    /// Has somebody ask for the counters at `time`; tells when the answer was there.
+    fn asks_at(&self, time: Duration) -> When {
+        let (answered, control) = (When::default(), self.control);
+        let told = answered.clone();
+        self.kernel.at(time, move |kernel| {
+            let caller = kernel.connect(control, ROOT).expect("room at the control socket");
+            let asking = caller.clone();
+            caller.at_hang_up(move |kernel| {
+                let answer = String::from_utf8(asking.read()).expect("an answer in UTF-8");
+                answer.parse::<Snapshot>().expect("counters");
+                told.set(Some(kernel.now()));
+            });
+        });
+        answered
+    }
+
+    /// Has it told to stop at `time`; tells when it hung up on a sender that was there for that.
+    fn stops_at(&self, time: Duration) -> When {
+        let (obeyed, stop, sender) = (When::default(), self.raise.stop.clone(), self.sender());
+        let (told, waiting) = (obeyed.clone(), sender.clone());
+        sender.at_hang_up(move |kernel| {
+            drop(waiting);
+            told.set(Some(kernel.now()));
+        });
+        self.kernel.at(time, move |_| stop.raise());
+        obeyed
+    }
+
+    fn figure(&self, name: &str) -> u64 {
+        self.daemon.snapshot().get(name).expect("a figure")
+    }
+
+    /// That the counters stand there and nothing is left of the crowd.
+    #[track_caller]
+    fn assert_ended(&self, reason: &str, number: usize) {
+        let snapshot = self.daemon.snapshot();
+        assert_eq!(snapshot.get(reason), Some(number as u64), "{snapshot}");
+        assert_eq!(snapshot.get("lingering"), Some(0), "{snapshot}");
+    }
+}
+
+/// Sends `held` in one message, and closes the sender's copies.
+fn send(sender: &Caller, held: &[Held]) {
+    sender.send(b"L", &held.iter().collect::<Vec<_>>()).expect("room in the queue");
+}
+
+/// That what was asked for at `time` came within a second.
+#[track_caller]
+fn assert_within_a_second(what: &str, time: Duration, came: &When) {
+    let came = came.get().unwrap_or_else(|| panic!("{what}: never"));
+    assert!(came <= time + SECOND, "{what}: after {:?}", came - time);
+}
+
+/// No rule ends anybody.
+const NEVER: [Duration; 3] = [AGES, AGES, AGES];
+
+const MANY: usize = 100_000;
+
+/// Has `MANY` connections end in the same moment, and somebody ask and say stop while they are dealt with.
+fn a_crowd_ends_at_once(
+    flavour: Flavour,
+    rules: [Duration; 3],
+    reason: &str,
+    end: impl FnOnce(&Scene, Vec<Client>),
+) {
+    let mut scene = Scene::new(Flavour { cost: SLOW, ..flavour }, rules);
+    let start = SECOND * 10; // when they end
+    scene.kernel.run_until(start - rules[0].min(SECOND * 5));
+    let clients = scene.linger_at_once(MANY, &Setup::default());
+    end(&scene, clients);
+    let millis = Duration::from_millis;
+    let asked = [1, 200, 400, 600].map(|after| start + millis(after));
+    let stop = start + millis(300);
+    let answers = asked.map(|when| scene.asks_at(when));
+    let obeyed = scene.stops_at(stop);
+    scene.until("the end", |scene| scene.daemon.is_done());
+    assert!(scene.kernel.now() > start + SECOND, "else it is no work");
+    for (when, came) in asked.iter().zip(&answers) {
+        assert_within_a_second("an answer", *when, came);
+    }
+    assert_within_a_second("the stop", stop, &obeyed);
+    scene.assert_ended(reason, MANY);
+}
+
+/// They all close.
+fn all_close(scene: &Scene, clients: Vec<Client>) {
+    scene.kernel.at(SECOND * 10, move |_| clients.iter().for_each(Client::close));
+}
+
+#[test]
+fn a_hundred_thousand_that_end_at_once_keep_nobody_waiting_who_asks_or_says_stop() {
+    a_crowd_ends_at_once(Flavour::linux(), NEVER, "closed", all_close);
+}
+
+#[test]
+fn nor_do_they_where_the_backend_reports_them_all_at_once() {
+    a_crowd_ends_at_once(poll(), NEVER, "closed", all_close);
+}
+
+#[test]
+fn a_hundred_thousand_that_are_due_at_once_keep_nobody_waiting_who_asks_or_says_stop() {
+    let rules = [SECOND * 5, AGES, AGES];
+    a_crowd_ends_at_once(Flavour::linux(), rules, "idle", |_, _| {});
+    a_crowd_ends_at_once(poll(), rules, "idle", |_, _| {});
+}
+
+#[test]
+fn one_sender_with_thousands_of_sockets_keeps_another_waiting_for_its_budget_and_no_longer() {
+    const MESSAGES: usize = 64;
+    for flavour in flavours() {
+        let mut scene = Scene::new(Flavour { cost: SLOW, ..flavour }, NEVER);
+        let senders = [(); 3].map(|()| scene.sender());
+        scene.until("they are let in", |scene| scene.figure("senders") == 3);
+        let (clients, held) = scene.connections(MESSAGES * MAX_DESCRIPTORS, &Setup::default());
+        let (others, other_held) = scene.connections(2, &Setup::default());
+        // One comes before the greedy one and one behind it, so that one of them waits.
+        send(&senders[0], &other_held[..1]);
+        held.chunks(MAX_DESCRIPTORS).for_each(|held| send(&senders[1], held));
+        send(&senders[2], &other_held[1..]);
+        drop((held, other_held));
+        scene.until("all are taken", |scene| scene.figure("handed_over") == clients.len() as u64 + 2);
+        let taken = |client: &Client| client.facts().received.expect("it was handed over");
+        for other in others.iter().map(taken) {
+            let before = clients.iter().filter(|client| taken(client) < other).count();
+            assert!(before < SOCKET_BUDGET + MAX_DESCRIPTORS, "{before} before one of another sender");
+        }
+    }
+}
+
+#[test]
+fn a_sender_that_always_has_more_keeps_no_other_waiting_for_more_than_two_turns_of_it() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(Flavour { cost: SLOW, ..flavour }, NEVER);
+        let (greedy, modest) = (scene.sender(), scene.sender());
+        let mut queued = Vec::new();
+        let mut waiting: Option<(Client, usize)> = None;
+        let mut served = 0;
+        while served < 50 {
+            while greedy.queued() < 8 {
+                let (clients, held) = scene.connections(MAX_DESCRIPTORS, &Setup::default());
+                send(&greedy, &held);
+                queued.extend(clients);
+            }
+            let taken = queued.iter().filter(|client| client.facts().received.is_some()).count();
+            match &waiting {
+                None => {
+                    let (client, held) = scene.kernel.connection(&Setup::default());
+                    send(&modest, &[held]);
+                    waiting = Some((client, taken));
+                }
+                Some((client, before)) if client.facts().received.is_some() => {
+                    let meanwhile = taken - before;
+                    assert!(meanwhile <= 2 * (SOCKET_BUDGET + MAX_DESCRIPTORS), "{meanwhile} meanwhile");
+                    (waiting, served) = (None, served + 1);
+                }
+                Some(_) => {}
+            }
+            scene.daemon.turn().expect("a backend that can wait");
+        }
+    }
+}
+
+#[test]
+fn a_silent_table_sleeps_until_there_is_something_to_do() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(flavour, [HOUR * 12, HOUR * 20, HOUR * 30]);
+        let clients = scene.linger(10_000, &Setup::default());
+        // The counters are logged an hour after the first hand-off.
+        let sleeps = [SECOND * 60..HOUR - SECOND, HOUR + SECOND * 60..HOUR * 12 - SECOND];
+        let made = [(); 2].map(|()| Rc::new(Cell::new([0; 2])));
+        for (sleep, made) in sleeps.iter().zip(&made) {
+            for (n, when) in [sleep.start, sleep.end].into_iter().enumerate() {
+                let made = made.clone();
+                scene.kernel.at(when, move |kernel| {
+                    let mut both = made.get();
+                    both[n] = kernel.hash();
+                    made.set(both);
+                });
+            }
+        }
+        scene.until("they are idle", |scene| scene.figure("idle") == 10_000);
+        assert!(scene.kernel.now() < HOUR * 12 + SECOND * 10);
+        for (sleep, made) in sleeps.iter().zip(&made) {
+            let [before, after] = made.get();
+            assert!(before == after && before != 0, "a call was made in {sleep:?}");
+        }
+        drop(clients);
+    }
+}
+
+/// What a call takes where calls are counted: the time tells how many they were.
+const CALL: Duration = Duration::from_micros(1);
+
+#[test]
+fn a_table_that_grows_makes_no_turn_longer_than_its_sockets_do() {
+    /// Calls for each socket that is handed over, its message's too, and those of a turn beside them.
+    const OF_A_SOCKET: u64 = 8;
+    const OF_A_TURN: u64 = 16;
+    for flavour in flavours() {
+        let flavour = Flavour { cost: CALL, pause: None, ..flavour };
+        let mut scene = Scene::new(flavour, NEVER);
+        let (alone, many) = (scene.sender(), scene.sender());
+        let mut clients = Vec::new();
+        while clients.len() < 20_000 {
+            let (one, held) = scene.connections(1, &Setup::default());
+            send(&alone, &held);
+            let (others, held) = scene.connections(MAX_DESCRIPTORS, &Setup::default());
+            send(&many, &held);
+            clients.extend([one, others].into_iter().flatten());
+            drop(held);
+            while alone.queued() + many.queued() > 0 {
+                let before = scene.figure("handed_over");
+                scene.daemon.turn().expect("a backend that can wait");
+                let sockets = scene.figure("handed_over") - before;
+                let calls = (scene.kernel.now() - scene.kernel.woke()).as_micros() as u64;
+                let most = OF_A_TURN + sockets * OF_A_SOCKET;
+                assert!(calls <= most, "{calls} calls for {sockets} sockets at {}", clients.len());
+            }
+        }
+        assert_eq!(scene.figure("lingering"), clients.len() as u64);
+    }
+}
+
+#[test]
+fn a_reader_that_stalls_for_hours_has_its_response_whole() {
+    let mut scene = Scene::new(Flavour::linux(), [SECOND * 5, SECOND * 30, HOUR * 10]);
+    let response = 300_000;
+    let client = scene.linger(1, &Setup { response, reads: false, ..Setup::default() }).remove(0);
+    // Three times it says something, which a close would have answered with a reset.
+    for hour in 1..=3 {
+        let reading = client.clone();
+        scene.kernel.at(HOUR * hour, move |_| {
+            reading.read(10_000);
+            reading.send(1);
+        });
+    }
+    let (reading, has_it_all) = (client.clone(), HOUR * 4);
+    scene.kernel.at(has_it_all, move |_| while reading.read(u64::MAX) > 0 {});
+    scene.until("it has ended", |scene| scene.figure("lingering") == 0);
+    let facts = client.facts();
+    assert_eq!((facts.read, facts.lost, facts.discarded), (response, 0, 3));
+    assert_eq!((scene.figure("idle"), scene.figure("cut_short")), (1, 0));
+    let parted = facts.parted.expect("it has ended");
+    // Whether it has it all is asked each 5 s; from then on it has been silent for 5 s.
+    assert!((has_it_all + SECOND * 5..has_it_all + SECOND * 10 + TICK * 2).contains(&parted), "{parted:?}");
+}
+
+#[test]
+fn a_client_that_never_stops_sending_has_its_max_to_the_tick() {
+    let mut scene = Scene::new(Flavour::linux(), [SECOND * 5, SECOND * 30, HOUR]);
+    let client = scene.linger(1, &Setup::default()).remove(0);
+    let max = client.facts().received.expect("it lingers") + SECOND * 30;
+    (1..40).for_each(|second| {
+        let dripping = client.clone();
+        scene.kernel.at(SECOND * second, move |_| dripping.send(1));
+    });
+    scene.until("it has ended", |scene| scene.figure("lingering") == 0);
+    assert_eq!(scene.figure("max"), 1);
+    let parted = client.facts().parted.expect("it has ended");
+    assert!((max..=max + TICK * 2).contains(&parted), "{parted:?}");
+}
+
+#[test]
+fn readers_that_stall_leave_half_of_the_table_to_others() {
+    let mut scene = Scene::with_room(Flavour::linux(), [SECOND * 5, SECOND * 30, HOUR], Some(10));
+    let stalled = scene.linger(10, &Setup { response: 300_000, reads: false, ..Setup::default() });
+    // Soon they are known to have stalled, and are not just new.
+    let (door, late) = (scene.door, SECOND * 60);
+    let (others, held) = scene.connections(5, &Setup::default());
+    scene.kernel.at(late, move |kernel| send(&kernel.connect(door, ROOT).expect("room"), &held));
+    scene.until("they are handed over", |scene| scene.figure("handed_over") == 15);
+    assert_eq!((scene.figure("evicted"), scene.figure("cut_short")), (5, 5));
+    assert!(others.iter().all(|client| client.facts().parted.is_none()), "they have room");
+    let left = stalled.iter().filter(|client| client.facts().parted.is_none()).count();
+    assert_eq!(left, 5);
+}
+
+#[test]
+fn a_read_that_is_interrupted_while_it_stops_loses_no_hand_off() {
+    let mut scene = Scene::new(Flavour::linux(), NEVER);
+    let sender = scene.sender();
+    scene.until("it is let in", |scene| scene.figure("senders") == 1);
+    let (clients, held) = scene.connections(100, &Setup::default());
+    scene.kernel.set_faults(Faults { interrupted: 0.5, ..Faults::default() });
+    held.iter().for_each(|held| send(&sender, std::slice::from_ref(held)));
+    drop(held);
+    scene.raise.stop.raise();
+    scene.until("it stops", |scene| scene.daemon.is_stopping());
+    assert_eq!(scene.figure("lingering"), clients.len() as u64);
+}
+
+#[test]
+fn a_stop_in_the_middle_of_a_turn_takes_nothing_from_the_message_in_hand() {
+    let mut scene = Scene::new(Flavour { cost: SLOW, shuffled: false, ..Flavour::linux() }, NEVER);
+    let [other, honest] = [(); 2].map(|()| scene.sender());
+    scene.until("both are let in", |scene| scene.figure("senders") == 2);
+    let (clients, mut held) = scene.connections(3 * MAX_DESCRIPTORS, &Setup::default());
+    for _ in 0..3 {
+        send(&honest, &held.split_off(held.len() - MAX_DESCRIPTORS));
+    }
+    let stop = scene.raise.stop.clone();
+    // While the first message is dealt with, which takes more than a thousand calls.
+    scene.kernel.after(Duration::from_millis(5), move |_| {
+        other.send(b"?", &[]).expect("room in the queue");
+        stop.raise();
+    });
+    scene.until("it stops", |scene| scene.daemon.is_stopping());
+    let snapshot = scene.daemon.snapshot();
+    assert_eq!(snapshot.get("lingering"), Some(clients.len() as u64), "{snapshot}");
+    assert_eq!((snapshot.get("rejected"), snapshot.get("protocol_errors")), (Some(0), Some(1)), "{snapshot}");
+}

@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::RecvTimeoutError;
 
 const SOON: Option<Duration> = Some(Duration::from_millis(1));
 
@@ -42,7 +43,8 @@ impl Stage for Kernel {
     fn send_later(&mut self, pair: &Sockets) {
         let mut far = pair.far.as_ref().unwrap().try_clone().unwrap();
         std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(20)); // most likely it waits by then
+            // Gives the other thread the time to wait in the kernel; nothing fails if that was too short.
+            std::thread::sleep(Duration::from_millis(20));
             far.write_all(b"x").unwrap();
         });
     }
@@ -167,13 +169,12 @@ fn a_wait_that_a_signal_ends_has_registered_what_was_added() {
     // SAFETY: signal(3): the handler does nothing; no other test wants SIGURG.
     unsafe { libc::signal(libc::SIGURG, nothing as *const () as libc::sighandler_t) };
     let (mut client, server) = pair();
-    let interrupted = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let told = std::sync::Arc::clone(&interrupted);
+    let (told, interrupted) = std::sync::mpsc::channel();
     let waiter = std::thread::spawn(move || {
         let mut backend = System::new().unwrap();
         backend.add(&server, Token(1), Interest::Read).unwrap();
         assert_eq!(wait(&mut backend, Some(Duration::from_secs(60))), []);
-        told.store(true, std::sync::atomic::Ordering::SeqCst);
+        told.send(()).unwrap();
         backend.remove(&server).unwrap();
         client.write_all(b"x").unwrap();
         // One more signal may have been on its way.
@@ -181,10 +182,10 @@ fn a_wait_that_a_signal_ends_has_registered_what_was_added() {
         backend.add(&server, Token(2), Interest::Read).unwrap();
         assert_eq!(wait(&mut backend, None), [Token(2)]);
     });
-    while !interrupted.load(std::sync::atomic::Ordering::SeqCst) && !waiter.is_finished() {
+    // Again and again, as a signal that comes before the wait has begun ends nothing.
+    while interrupted.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout) {
         // SAFETY: pthread_kill(3): the thread has not been joined.
         unsafe { libc::pthread_kill(waiter.as_pthread_t() as _, libc::SIGURG) };
-        std::thread::sleep(Duration::from_millis(100));
     }
     waiter.join().unwrap();
 }
@@ -199,16 +200,12 @@ fn inheritable() -> std::collections::HashSet<libc::c_int> {
 fn nothing_is_opened_that_a_program_would_inherit() {
     let before = inheritable();
     let _backend = System::new().unwrap();
-    // Another test's may be seen between its making and its being set so.
-    let mut more = 1;
-    for _ in 0..100 {
-        more = inheritable().difference(&before).count();
-        if more == 0 {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(1));
+    // Another test's may be seen between its making and its being set so; but not for ever.
+    let start = std::time::Instant::now();
+    while inheritable().difference(&before).count() > 0 {
+        assert!(start.elapsed() < Duration::from_secs(10), "something is");
+        std::thread::yield_now();
     }
-    assert_eq!(more, 0);
 }
 
 #[test]

@@ -97,6 +97,7 @@ impl Stage for Real {
         signal_hook::low_level::raise(signal_hook::consts::SIGUSR1).unwrap();
     }
 
+    /// How often a test looks whether it is so; and if a reset takes longer, nothing fails.
     fn pass(&mut self) {
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -1,7 +1,7 @@
 //! The real binary in a directory of its own, watched through its own counters and its log.
 
 use crate::sender::Sender;
-use crate::{PATIENCE, built, eventually, wait_until};
+use crate::{PATIENCE, built, eventually, tcp, wait_until};
 use lingerd_platform::process;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -312,6 +312,15 @@ impl Daemon {
         });
     }
 
+    /// Has -t pass, by the daemon's own clock: hands over a client that is silent, and waits until it has
+    /// ended for that. It is counted as idle.
+    pub fn let_idle_pass(&self, sender: &Sender) {
+        let idle = self.counters()["idle"];
+        let (_client, server) = tcp::connection();
+        sender.hand_over(server);
+        self.wait_for(&format!("idle={}", idle + 1));
+    }
+
     /// Waits until it has logged `part`.
     pub fn wait_for_log(&self, part: &str) {
         wait_until(&format!("'{part}' is logged"), || self.site.log().contains(part));
@@ -320,6 +329,18 @@ impl Daemon {
     /// Sends it a signal.
     pub fn signal(&self, signal: i32) {
         process::kill(self.pid, signal).unwrap();
+    }
+
+    /// Stops it, and comes back when it stands still, which kill(2) does before that: what is done from
+    /// then on it finds all at once when it goes on.
+    pub fn freeze(&self) {
+        self.signal(libc::SIGSTOP);
+        wait_until("the daemon stands still", || ps(self.pid, STATE).starts_with('T'));
+    }
+
+    /// Has it go on; what was sent to it in the meantime, a signal too, is there.
+    pub fn thaw(&self) {
+        self.signal(libc::SIGCONT);
     }
 
     /// Kills it and leaves its files as they are.
@@ -389,6 +410,16 @@ impl Drop for Daemon {
             let _ = writeln!(stderr(), "the daemon's log:\n{}", self.site.log());
         }
     }
+}
+
+/// What ps(1) calls a process's state. On each system the letter of one that is stopped is T.
+const STATE: &str = if cfg!(any(target_os = "illumos", target_os = "solaris")) { "s" } else { "state" };
+
+/// What ps(1) says of a process.
+pub fn ps(pid: i32, what: &str) -> String {
+    let said = run(Command::new("ps").arg("-o").arg(format!("{what}=")).arg("-p").arg(pid.to_string()));
+    assert_eq!(said.code, Some(0), "ps: {said:?}");
+    said.stdout.trim().to_owned()
 }
 
 /// The permissions of the file at `path`.

@@ -493,6 +493,7 @@ fn without_a_time_limit_it_waits_for_ever() {
         let (a, mut peer) = UnixStream::pair().unwrap();
         let before = Instant::now();
         let writer = thread::spawn(move || {
+            // There is no end to wait for: that it still waits after a while has to do.
             thread::sleep(pause);
             peer.write_all(b"x").map(|()| peer)
         });
@@ -602,6 +603,7 @@ fn a_change_by_another_thread_reaches_the_one_that_waits() {
     let (a, _a) = readable(b"x");
     thread::scope(|scope| {
         let waiter = scope.spawn(|| keys(&kq.events(PATIENCE)));
+        // Gives it the time to wait in the kernel; nothing fails if that was too short.
         thread::sleep(Duration::from_millis(30));
         kq.change(&[change(&a, EVFILT_READ, ADD, 1)]);
         assert_eq!(waiter.join().unwrap(), [(1, EVFILT_READ)]);

@@ -147,11 +147,14 @@ impl<W: World> Connections<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use super::step::READ_BUDGET;
     use crate::rules::time::Span;
     use crate::start::Kernel;
     use crate::stats::Moment;
     use lingerd_platform::backend::System;
     use lingerd_platform::closing::Thread;
+    use lingerd_platform::fake::{self, Client, Fake, Flavour, Held, Process, Setup};
+    use lingerd_platform::tcp::DISCARD_BYTES;
     use std::io::{Read, Write};
     use std::net::{Shutdown, TcpListener, TcpStream};
     use std::thread;
@@ -184,5 +187,123 @@ mod tests {
             let moment = Moment { ends, lingering: 0, senders: 0, protocol_errors: 0, uptime: 0 };
             assert_eq!(moment.snapshot().get("cut_short"), Some(cut_short));
         }
+    }
+
+    const START: Time = Time::from_ticks(0);
+
+    fn rules() -> Rules {
+        let [idle, max, limit] = [5, 30, 300].map(Span::from_secs);
+        Rules { idle, max, limit }
+    }
+
+    /// Connections in a fake world.
+    struct Scene {
+        kernel: fake::Kernel,
+        process: Process,
+        backend: fake::Backend,
+        connections: Connections<Fake>,
+    }
+
+    impl Scene {
+        /// With -n.
+        fn new(wanted: Option<usize>) -> Scene {
+            let kernel = fake::Kernel::new(1, Flavour::linux());
+            let process = kernel.process(1_024);
+            let backend = process.backend();
+            let room = Room::share(1_024, process.open_descriptors(), wanted).unwrap();
+            let connections = Connections::new(rules(), room, process.slow_close(), START);
+            Scene { kernel, process, backend, connections }
+        }
+
+        /// Has a connection handed over that its client leaves open.
+        fn admit(&mut self, setup: &Setup) -> Client {
+            let (client, held) = self.kernel.connection(setup);
+            assert!(self.connections.admit(self.process.inherit(&held), 0, &mut self.backend, START));
+            client
+        }
+
+        fn refuse(&mut self, held: &Held) {
+            self.connections.refuse(self.process.inherit(held), "a test");
+        }
+
+        fn figure(&self, name: &str) -> u64 {
+            let (ends, lingering) = (self.connections.ends(), self.connections.len());
+            let moment = Moment { ends, lingering, senders: 0, protocol_errors: 0, uptime: 0 };
+            moment.snapshot().get(name).unwrap()
+        }
+    }
+
+    #[test]
+    fn who_comes_to_a_full_table_has_one_evicted_and_nobody_before() {
+        let mut scene = Scene::new(Some(3));
+        let clients = [(); 3].map(|()| scene.admit(&Setup::default()));
+        assert_eq!((scene.connections.len(), scene.figure("evicted")), (3, 0));
+        scene.admit(&Setup::default());
+        assert_eq!((scene.connections.len(), scene.figure("evicted")), (3, 1));
+        assert_eq!(clients.map(|client| client.facts().parted.is_some()), [true, false, false]);
+    }
+
+    #[test]
+    fn room_is_made_for_senders_and_for_what_is_being_closed() {
+        let mut scene = Scene::new(None);
+        let room = *scene.connections.room();
+        let files: Vec<_> = (0..20).map(|_| scene.kernel.slow("a file", Duration::from_secs(60))).collect();
+        files.iter().for_each(|file| scene.refuse(file));
+        assert_eq!((scene.connections.closing(), scene.figure("rejected")), (20, 20));
+        for _ in 0..room.connections(0) - 20 {
+            scene.admit(&Setup::default());
+        }
+        assert_eq!(scene.figure("evicted"), 0);
+        scene.connections.make_room(0, 2, &mut scene.backend, START);
+        assert_eq!(scene.figure("evicted"), 2);
+        scene.connections.make_room(5, 2, &mut scene.backend, START);
+        assert_eq!(scene.figure("evicted"), 7);
+    }
+
+    #[test]
+    fn what_is_closed_slowly_keeps_nobody_waiting() {
+        let mut scene = Scene::new(None);
+        let file = scene.kernel.slow("a file", Duration::from_secs(60));
+        let received = scene.process.inherit(&file);
+        drop(file);
+        scene.connections.close_slowly(received);
+        assert_eq!(scene.connections.closing(), 1);
+        assert_eq!(scene.kernel.violations(), [""; 0]);
+    }
+
+    #[test]
+    fn all_are_ended_when_it_is_to_stop_at_once() {
+        let mut scene = Scene::new(None);
+        for _ in 0..10 {
+            scene.admit(&Setup::default());
+        }
+        scene.connections.stop(&mut scene.backend, START);
+        assert!(scene.connections.is_empty());
+        assert_eq!((scene.figure("stopped"), scene.process.registrations()), (10, 0));
+    }
+
+    #[test]
+    fn what_is_read_in_a_turn_is_bounded_and_all_of_it_is_counted() {
+        let mut scene = Scene::new(None);
+        let client = scene.admit(&Setup { server_window: u64::MAX / 2, ..Setup::default() });
+        let entry = scene.connections.table.oldest(START).unwrap();
+        let turn = (READ_BUDGET * DISCARD_BYTES) as u64;
+        client.send(turn + 1);
+        for discarded in [turn, turn + 1] {
+            scene.connections.ready(entry, &mut scene.backend, START);
+            assert_eq!(client.facts().discarded, discarded);
+            assert_eq!(scene.figure("bytes_discarded"), discarded);
+        }
+        assert_eq!(scene.connections.len(), 1);
+    }
+
+    #[test]
+    fn a_reset_is_none_of_the_clients_closes() {
+        let mut scene = Scene::new(None);
+        let client = scene.admit(&Setup::default());
+        let entry = scene.connections.table.oldest(START).unwrap();
+        client.reset();
+        scene.connections.ready(entry, &mut scene.backend, START);
+        assert_eq!((scene.figure("reset"), scene.figure("closed")), (1, 0));
     }
 }

@@ -13,7 +13,7 @@ use lingerd_platform::world::World;
 use std::io::{self, ErrorKind};
 
 /// Reads of one connection in one turn, each of at most [`lingerd_platform::tcp::DISCARD_BYTES`].
-const READ_BUDGET: usize = 4;
+pub(super) const READ_BUDGET: usize = 4;
 
 /// What a look at a connection came to.
 pub(super) struct Look {

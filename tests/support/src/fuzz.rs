@@ -6,9 +6,9 @@ use std::env;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-/// Plays `case` with the seeds from 0 up to `usual`. With LINGERD_FUZZ_SECONDS in the environment
-/// it is played that long, with seeds that nobody has tried; with LINGERD_FUZZ_SEED it is played
-/// once, with that seed, which is what a failure prints.
+/// Plays `case` with the seeds from 0 up to `usual`, or to LINGERD_FUZZ_SEEDS in the environment, for
+/// who has little time. With LINGERD_FUZZ_SECONDS it is played that long, with seeds that nobody has
+/// tried; with LINGERD_FUZZ_SEED it is played once, with that seed, which is what a failure prints.
 pub fn any(usual: u64, case: impl Fn(&mut Rng)) {
     let play = |seed| {
         let _told = Told(seed);
@@ -25,7 +25,7 @@ pub fn any(usual: u64, case: impl Fn(&mut Rng)) {
         }
         println!("{seeds} cases");
     } else {
-        (0..usual).for_each(play);
+        (0..number("LINGERD_FUZZ_SEEDS").unwrap_or(usual)).for_each(play);
     }
 }
 

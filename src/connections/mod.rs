@@ -146,8 +146,8 @@ impl<W: World> Connections<W> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::step::READ_BUDGET;
+    use super::*;
     use crate::rules::time::Span;
     use crate::start::Kernel;
     use crate::stats::Moment;

@@ -4,7 +4,7 @@
 
 use super::Connections;
 use super::step::{look, outcome};
-use crate::rules::event::Event;
+use crate::rules::event::{Action, Event};
 use crate::rules::linger::Linger;
 use crate::rules::time::Time;
 use crate::source::Source;
@@ -38,13 +38,18 @@ impl<W: World> Connections<W> {
             return false;
         };
         self.ends.discarded(discarded);
-        if !matches!(event, Event::End | Event::Failed) {
-            socket.half_close(); // the sender should have done it
-        }
         let mut linger = Linger::new(now);
-        let look = look(&socket, &mut linger, event, now, self.table.rules());
-        self.ends.discarded(look.discarded);
-        match look.verdict {
+        let rules = self.table.rules();
+        let verdict = match linger.on(event, now, rules) {
+            Action::Close(reason) => Err(reason),
+            action => {
+                socket.half_close(); // the sender should have done it
+                let look = look(&socket, &mut linger, action, now, rules);
+                self.ends.discarded(look.discarded);
+                look.verdict
+            }
+        };
+        match verdict {
             Err(reason) => self.end(socket, linger, reason, now),
             Ok(due) => {
                 self.make_room(1, senders, backend, now);

@@ -27,7 +27,9 @@ impl<W: World> Connections<W> {
     /// Feeds `event` to one connection and does what comes of it. Nothing happens if it has gone.
     pub(super) fn step(&mut self, entry: Entry, event: Event, backend: &mut W::Backend, now: Time) {
         let Some((socket, mut linger)) = self.table.get(entry) else { return };
-        let look = look(socket, &mut linger, event, now, self.table.rules());
+        let rules = self.table.rules();
+        let action = linger.on(event, now, rules);
+        let look = look(socket, &mut linger, action, now, rules);
         self.ends.discarded(look.discarded);
         match look.verdict {
             Ok(due) => self.table.note(entry, linger, due),
@@ -51,19 +53,19 @@ impl<W: World> Connections<W> {
     }
 }
 
-/// Lets the rules have their way with one socket, within this turn's budget, until they want to wait
-/// or to close.
+/// Does with one socket what the rules say, first `action` and then what comes of it, within this
+/// turn's budget, until they want to wait or to close.
 pub(super) fn look<S: Tcp>(
     socket: &S,
     linger: &mut Linger,
-    mut event: Event,
+    mut action: Action,
     now: Time,
     rules: &Rules,
 ) -> Look {
     let mut budget = READ_BUDGET;
     let mut discarded = 0;
     loop {
-        event = match linger.on(event, now, rules) {
+        let event = match action {
             // The rest is still there in the next turn, and the backend says so.
             Action::Read if budget == 0 => Event::Quiet,
             Action::Read => {
@@ -75,7 +77,8 @@ pub(super) fn look<S: Tcp>(
             Action::Ask => Event::Acknowledged(socket.is_acknowledged()),
             Action::Wait(due) => return Look { verdict: Ok(due), discarded },
             Action::Close(reason) => return Look { verdict: Err(reason), discarded },
-        }
+        };
+        action = linger.on(event, now, rules);
     }
 }
 

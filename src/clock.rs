@@ -60,11 +60,10 @@ impl<C: Clock> TurnClock<C> {
     /// How long to wait until `then`: never too short, as points in time are cut off and a wait that
     /// ends early would be made again at once.
     pub fn until(&self, then: Time) -> Duration {
-        let passed = self.passed + self.step(self.clock.now());
-        let now = Time::after(passed);
         let tick = Duration::from(Span::from_ticks(1)).as_nanos() as u32; // 1/64 s
-        let begun = Duration::from_nanos((passed.subsec_nanos() % tick).into());
-        Duration::from(then.since(now)).saturating_sub(begun)
+        let begun = Duration::from_nanos((self.passed.subsec_nanos() % tick).into());
+        // Counted from the turn's beginning, as it may be long past by now, and then looks like one to come.
+        Duration::from(then.since(self.now)).saturating_sub(begun + self.step(self.clock.now()))
     }
 
     fn step(&self, seen: Duration) -> Duration {
@@ -107,6 +106,15 @@ mod tests {
         clock.clock.0.set(Duration::from_secs(100 * 365 * 86_400));
         assert_eq!(clock.turn(), Duration::from(Span::LONGEST));
         assert_eq!(clock.now(), Time::from_ticks(0) + Span::LONGEST);
+    }
+
+    #[test]
+    fn a_leap_between_two_looks_ends_the_wait() {
+        let clock = clock_at(Duration::from_secs(100));
+        for days in [1, 46, 47, 365, 1_000] {
+            clock.clock.0.set(Duration::from_secs(101 + days * 86_400));
+            assert_eq!(clock.until(Time::after(Duration::from_secs(101))), Duration::ZERO, "{days} days");
+        }
     }
 
     #[test]

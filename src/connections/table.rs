@@ -212,13 +212,14 @@ impl<S> Table<S> {
     /// A connection that is due at `now`, if there is any.
     pub fn due(&mut self, now: Time) -> Option<Entry> {
         let rows = &mut Dues { slab: &mut self.slab, rules: &self.rules, now };
-        let place = self.in_flight.due(now, rows).or_else(|| self.ending.due(now, rows))?;
+        // Who ends first, as the others come back: there may be more of them than there is time for.
+        let place = self.ending.due(now, rows).or_else(|| self.in_flight.due(now, rows))?;
         Some(self.entry(place))
     }
 
     /// When, after `now`, the next one is due: now and then somewhat too early, never too late.
     pub fn next(&self, now: Time) -> Option<Time> {
-        first(self.ending.next(), self.in_flight.next(), now)
+        first(self.ending.next(now), self.in_flight.next(now), now)
     }
 
     /// The connection that has had the most of its linger at `now`: the one that ends first, or
@@ -468,7 +469,9 @@ mod tests {
         assert_eq!(table.ages.first(ALL), all.values().next().map(|(entry, _)| entry.place));
         let due = |(_, linger): &(Entry, Linger)| linger.due(now, &RULES).ticks_since(now);
         let next = table.next(now).map(|next| next.ticks_since(now));
-        assert!(next <= all.values().map(due).min() && next.is_some() != all.is_empty());
+        // Who is late is due now.
+        let first = all.values().map(due).min().map(|first| first.max(0));
+        assert!(next <= first && next.is_some() != all.is_empty());
         let Some(oldest) = table.oldest(now) else { return assert!(all.is_empty()) };
         let (_, oldest) = all.values().find(|(entry, _)| *entry == oldest).unwrap();
         if table.under_way > all.len() / 2 {

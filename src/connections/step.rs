@@ -21,6 +21,8 @@ pub(super) struct Look {
     pub verdict: Result<Time, Reason>,
     /// The bytes that were read and thrown away.
     pub discarded: u64,
+    /// Whether the system was too short of memory for a read.
+    pub no_memory: bool,
 }
 
 impl<W: World> Connections<W> {
@@ -39,6 +41,10 @@ impl<W: World> Connections<W> {
             return; // the backend has not reported it, and reports it still
         }
         let Some((socket, _)) = self.table.get(entry) else { return };
+        if look.no_memory {
+            let _ = backend.remove(socket); // else it is reported again and again
+            return self.cannot_wait(&ErrorKind::OutOfMemory.into(), now);
+        }
         if look.discarded == 0 {
             socket.drain_errors(); // ready, but with nothing to read
         }
@@ -47,7 +53,7 @@ impl<W: World> Connections<W> {
         }
     }
 
-    /// Of a connection that the backend has no room for: its deadlines read and close it.
+    /// Of a connection that the system has no room for: its deadlines read and close it.
     pub(super) fn cannot_wait(&mut self, error: &io::Error, now: Time) {
         self.unwatched.warn(now, format_args!("cannot wait for a connection: {error}"));
     }
@@ -63,7 +69,7 @@ pub(super) fn look<S: Tcp>(
     rules: &Rules,
 ) -> Look {
     let mut budget = READ_BUDGET;
-    let mut discarded = 0;
+    let (mut discarded, mut no_memory) = (0, false);
     loop {
         let event = match action {
             // The rest is still there in the next turn, and the backend says so.
@@ -72,11 +78,12 @@ pub(super) fn look<S: Tcp>(
                 budget -= 1;
                 let read = socket.discard();
                 discarded += *read.as_ref().unwrap_or(&0) as u64;
+                no_memory |= read.as_ref().is_err_and(|e| e.kind() == ErrorKind::OutOfMemory);
                 outcome(&read)
             }
             Action::Ask => Event::Acknowledged(socket.is_acknowledged()),
-            Action::Wait(due) => return Look { verdict: Ok(due), discarded },
-            Action::Close(reason) => return Look { verdict: Err(reason), discarded },
+            Action::Wait(due) => return Look { verdict: Ok(due), discarded, no_memory },
+            Action::Close(reason) => return Look { verdict: Err(reason), discarded, no_memory },
         };
         action = linger.on(event, now, rules);
     }

@@ -25,9 +25,9 @@ use std::io::{self, ErrorKind};
 
 /// Sockets of one sender in one turn; its last message may bring more.
 const SOCKET_BUDGET: usize = 256;
-/// Messages of one sender that are read when it is parted with: all of them, where it can add none
-/// to them meanwhile.
-const PARTING_BUDGET: usize = 4096;
+/// Sockets of one sender that are taken when it is parted with, more than any kernel queues: all of
+/// them, where it can add none to them meanwhile.
+const PARTING_BUDGET: usize = 256 * fdpass::MAX_DESCRIPTORS;
 /// Senders let in in one turn.
 const ACCEPT_BUDGET: usize = 64;
 /// How much is done before it is looked again whether anybody asks or says stop: sources that are
@@ -166,7 +166,10 @@ impl<W: World> Daemon<W> {
         self.serve_ready();
         let now = self.clock.now();
         if self.retry.at().is_some_and(|at| now.ticks_since(at) >= 0) {
-            self.retry.take().into_iter().for_each(|source| self.serve(source));
+            for source in self.retry.take() {
+                self.serve(source);
+                self.breathe(1);
+            }
         }
         if self.summary_at.is_some_and(|time| now.ticks_since(time) >= 0) {
             self.summary("summary");
@@ -193,26 +196,26 @@ impl<W: World> Daemon<W> {
         for &token in &ready {
             if let Some(Source::Connection(entry)) = Source::of(token) {
                 self.connections.ready(entry, &mut self.backend, self.clock.now());
-                self.work += 1;
-                self.breathe();
+                self.breathe(1);
             }
         }
-        self.work += self.connections.expire(&mut self.backend, self.clock.now());
-        self.breathe();
+        let expired = self.connections.expire(&mut self.backend, self.clock.now());
+        self.breathe(expired);
         for &token in &ready {
             if let Some(source @ (Source::Sender(_) | Source::Door)) = Source::of(token) {
                 self.serve(source);
-                self.work += 1;
-                self.breathe();
+                self.breathe(1);
             }
         }
         self.ready = ready;
     }
 
-    /// Looks whether anybody asks or says stop, if much was done since: a turn may be long, and a
-    /// backend may report a hundred thousand connections before it comes to these. Only between two
-    /// sources, as a stop in the middle of one would find what it has not finished.
-    fn breathe(&mut self) {
+    /// After so much more `work` looks whether anybody asks or says stop, if much was done since: a
+    /// turn may be long, and a backend may report a hundred thousand connections before it comes to
+    /// these. Only between two sources, as a stop in the middle of one would find what it has not
+    /// finished.
+    fn breathe(&mut self, work: usize) {
+        self.work += work;
         if self.work >= BREATH {
             self.work = 0;
             Source::URGENT.into_iter().for_each(|source| self.answer(source));
@@ -223,7 +226,13 @@ impl<W: World> Daemon<W> {
     /// for that now, it is served again in a second, ready or not.
     fn serve(&mut self, source: Source) {
         match source {
-            Source::Sender(sender) => drop(self.receive(sender, SOCKET_BUDGET)),
+            // It was to be parted with, and could not be read.
+            Source::Sender(sender) if self.is_stopping() => drop(self.part_with(sender)),
+            Source::Sender(sender) => {
+                if self.receive(sender, SOCKET_BUDGET) == Said::NotNow {
+                    self.not_now(sender);
+                }
+            }
             Source::Door => self.accept(),
             urgent => self.answer(urgent),
         }
@@ -282,10 +291,11 @@ impl<W: World> Daemon<W> {
                     if let Err(e) = self.senders.watch(sender, &mut self.backend) {
                         self.retry.backend(Source::Sender(sender), now, &e);
                     }
-                    if self.senders.len() > self.connections.room().senders() {
-                        // It makes room for one with something to say, and comes again when it has.
-                        if let Some(sender) = self.senders.most_silent() {
-                            self.part_with(sender);
+                    // They make room for one with something to say, and come again when they have.
+                    while self.senders.len() > self.connections.room().senders() {
+                        let Some(sender) = self.senders.most_silent() else { break };
+                        if !self.part_with(sender) {
+                            break;
                         }
                     }
                     self.connections.make_room(0, self.senders.len(), &mut self.backend, now);
@@ -337,6 +347,12 @@ impl<W: World> Daemon<W> {
         }
     }
 
+    /// Leaves a sender that cannot be read alone for a second: it would be reported again and again.
+    fn not_now(&mut self, sender: Sender) {
+        self.senders.leave(sender, &mut self.backend);
+        self.retry.later(Source::Sender(sender), self.clock.now());
+    }
+
     /// Takes over what came with a message, and tells whether all of it could be.
     fn admit_received(&mut self) -> bool {
         let now = self.clock.now();
@@ -372,13 +388,16 @@ impl<W: World> Daemon<W> {
         }
     }
 
-    /// Takes over what a sender has sent so far, and parts with it; later, if it cannot be read now. On
-    /// a system on which it can still talk meanwhile it must not be able to stay for ever.
-    fn part_with(&mut self, sender: Sender) {
+    /// Takes over what a sender has sent so far, and parts with it. On a system on which it can still
+    /// talk meanwhile it must not be able to stay for ever. If it cannot be read now it stays for now, and
+    /// the answer is no.
+    fn part_with(&mut self, sender: Sender) -> bool {
         if self.receive(sender, parting_budget(self.senders.silence(sender))) == Said::NotNow {
-            return self.retry.later(Source::Sender(sender), self.clock.now());
+            self.not_now(sender);
+            return false;
         }
         drop(self.senders.dismiss(sender, &mut self.backend)); // it was read to its end
+        true
     }
 
     /// The first time: takes no more hand-offs, but what was handed over before is lingered on.

@@ -125,6 +125,14 @@ impl<W: World> Senders<W> {
         Ok(())
     }
 
+    /// Has `sender` not reported until [`watch`](Self::watch).
+    pub fn leave(&mut self, sender: Sender, backend: &mut W::Backend) {
+        if let Some(peer) = self.senders.get_mut(sender).filter(|peer| peer.watched) {
+            // It is registered, so that this cannot fail; if it did, watching on would be harmless.
+            peer.watched = backend.remove(&peer.link).is_err();
+        }
+    }
+
     /// The one that has been silent for the longest.
     pub fn most_silent(&self) -> Option<Sender> {
         self.senders.iter().min_by_key(|(_, peer)| peer.last).map(|(sender, _)| sender)

@@ -12,7 +12,15 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-const ROOT: Peer = Peer { uid: 0, pid: Some(1) };
+pub const ROOT: Peer = Peer { uid: 0, pid: Some(1) };
+const STRANGER: Peer = Peer { uid: u32::MAX - 1, pid: Some(2) };
+
+/// Somebody who asks for the counters.
+struct Question {
+    when: Duration,
+    caller: Caller,
+    who: Peer,
+}
 
 /// See the module's head.
 pub struct Crowd {
@@ -20,13 +28,13 @@ pub struct Crowd {
     door: Address,
     control: Address,
     signals: Signals<Raiser>,
-    /// Clients whose connections were sent, for the model to take.
-    sent: RefCell<Vec<Client>>,
-    /// Descriptors that senders gave to the kernel for certain.
-    pub given: Cell<u64>,
+    /// Clients whose connections were sent, and when, for the model to take.
+    sent: RefCell<Vec<(Duration, Client)>>,
     /// When each one asked for the counters that has no answer yet.
-    asked: RefCell<Vec<(Duration, Caller)>>,
+    asked: RefCell<Vec<Question>>,
     honest: Cell<bool>,
+    /// Senders that have nothing more to say and do not go.
+    staying: RefCell<Vec<Caller>>,
     /// Clients that are still to come, and whether anybody comes at all.
     left: Cell<usize>,
     is_over: Cell<bool>,
@@ -40,9 +48,9 @@ impl Crowd {
             control,
             signals,
             sent: RefCell::default(),
-            given: Cell::new(0),
             asked: RefCell::default(),
             honest: Cell::new(true),
+            staying: RefCell::default(),
             left: Cell::new(0),
             is_over: Cell::new(false),
         })
@@ -90,8 +98,9 @@ impl Crowd {
         let (stopping, again) = (crowd.clone(), plan.again);
         kernel.at(plan.end, move |kernel| {
             stopping.is_over.set(true);
-            kernel.set_faults(Default::default());
             stopping.signals.stop.raise();
+            let calm = stopping.time(Duration::from_secs(300));
+            kernel.after(calm, |kernel| kernel.set_faults(Default::default()));
             if let Some(again) = again {
                 let stopping = stopping.clone();
                 kernel.after(again, move |_| stopping.signals.stop.raise());
@@ -99,21 +108,27 @@ impl Crowd {
         });
     }
 
-    /// `lingerd -S`, of somebody who may not wait for the answer.
+    /// `lingerd -S`, of somebody who may not wait for the answer, has no room for it or is not entitled
+    /// to it.
     pub fn asks(&self, kernel: &Kernel) {
-        if let Ok(caller) = kernel.connect(self.control, ROOT) {
-            if !self.one_in(5) {
-                self.asked.borrow_mut().push((kernel.now(), caller));
+        let who = if self.one_in(10) { STRANGER } else { ROOT };
+        let Ok(caller) = kernel.connect(self.control, who) else { return };
+        match self.number(0..=9) {
+            0 => {} // it goes at once
+            1 => {
+                caller.set_room(self.number(0..=100) as usize);
+                kernel.after(Duration::from_secs(1), move |_| drop(caller));
             }
+            _ => self.asked.borrow_mut().push(Question { when: kernel.now(), caller, who }),
         }
     }
 
-    /// Takes the answers that have come: when each was asked, and what it says.
-    pub fn take_answers(&self) -> Vec<(Duration, String)> {
+    /// Takes the answers that have come: who asked, and what each says.
+    pub fn take_answers(&self) -> Vec<(Peer, String)> {
         let mut answers = Vec::new();
-        self.asked.borrow_mut().retain(|(when, caller)| {
+        self.asked.borrow_mut().retain(|Question { caller, who, .. }| {
             if caller.is_hung_up() {
-                answers.push((*when, String::from_utf8(caller.read()).expect("an answer in UTF-8")));
+                answers.push((*who, String::from_utf8(caller.read()).expect("an answer in UTF-8")));
             }
             !caller.is_hung_up()
         });
@@ -122,11 +137,11 @@ impl Crowd {
 
     /// When the oldest question was put that has no answer.
     pub fn waits_since(&self) -> Option<Duration> {
-        self.asked.borrow().first().map(|(when, _)| *when)
+        self.asked.borrow().first().map(|question| question.when)
     }
 
-    /// Takes the clients whose connections were sent since it was called last.
-    pub fn take_sent(&self) -> Vec<Client> {
+    /// Takes the clients whose connections were sent since it was called last, and when they were.
+    pub fn take_sent(&self) -> Vec<(Duration, Client)> {
         self.sent.take()
     }
 
@@ -150,17 +165,29 @@ fn sender_comes(crowd: &Rc<Crowd>, kernel: &Kernel, pause: Duration) {
 
 fn sender_acts(crowd: Rc<Crowd>, kernel: &Kernel, sender: Caller, pause: Duration) {
     if crowd.left.get() == 0 || crowd.is_over.get() {
-        return; // it closes
+        if crowd.one_in(2) {
+            crowd.staying.borrow_mut().push(sender); // else it closes
+        }
+        return;
     }
     if sender.is_hung_up() || crowd.one_in(50) {
         let delay = crowd.time(Duration::from_secs(5));
+        if !crowd.honest.get() && crowd.one_in(3) {
+            let (client, held) = client_comes(&crowd, kernel);
+            sender.close_with(&[&held]);
+            crowd.sent.borrow_mut().push((kernel.now(), client));
+        }
         drop(sender);
         return kernel.after(delay, move |kernel| sender_comes(&crowd, kernel, pause));
     }
-    if !crowd.honest.get() && crowd.one_in(100) {
-        mischief(&crowd, kernel, &sender);
-    } else {
-        message(&crowd, kernel, &sender);
+    // More than fit into its queue, now and then.
+    let messages = if crowd.one_in(200) { crowd.number(2..=300) } else { 1 };
+    for _ in 0..messages.min(crowd.left.get() as u64) {
+        if !crowd.honest.get() && crowd.one_in(100) {
+            mischief(&crowd, kernel, &sender);
+        } else {
+            message(&crowd, kernel, &sender);
+        }
     }
     let delay = crowd.time(pause * 4);
     kernel.after(delay, move |kernel| sender_acts(crowd, kernel, sender, pause));
@@ -184,8 +211,8 @@ fn message(crowd: &Rc<Crowd>, kernel: &Kernel, sender: &Caller) {
     crowd.left.set(crowd.left.get() - many as usize);
     let all: Vec<_> = held.iter().collect();
     if sender.send(b"L", &all).is_ok() {
-        crowd.given.set(crowd.given.get() + many);
-        crowd.sent.borrow_mut().extend(clients);
+        let now = kernel.now();
+        crowd.sent.borrow_mut().extend(clients.into_iter().map(|client| (now, client)));
         if crowd.one_in(50) {
             // It keeps its copies for a while.
             kernel.after(crowd.time(Duration::from_secs(60)), move |_| drop(held));
@@ -205,11 +232,9 @@ fn mischief(crowd: &Rc<Crowd>, kernel: &Kernel, sender: &Caller) {
         _ => kernel.slow("a file", crowd.time(Duration::from_secs(30))),
     };
     let many = if crowd.one_in(5) { MAX_DESCRIPTORS } else { 1 };
-    let byte = if crowd.one_in(3) { b"?" } else { b"L" };
+    let bytes: &[u8] = [b"?".as_slice(), b"L", b"L", b"LLL"][crowd.number(0..=3) as usize];
     let all = vec![&held; if crowd.one_in(5) { 0 } else { many }];
-    if sender.send(byte, &all).is_ok() {
-        crowd.given.set(crowd.given.get() + all.len() as u64);
-    }
+    let _ = sender.send(bytes, &all); // if there is room
 }
 
 /// A client whose response is written, or most of it, and what it is going to do.

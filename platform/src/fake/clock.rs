@@ -25,11 +25,11 @@ impl crate::clock::Clock for Clock {
         let mut state = self.kernel.enter();
         if state.dice.roll(|faults| faults.leap) {
             let leap = state.dice.time(LEAP).as_nanos() as i64;
-            state.shift = state.shift.saturating_add(leap);
+            state.step_clock(leap);
         }
         if state.dice.roll(|faults| faults.back) {
             let back = state.dice.time(BACK).as_nanos() as i64;
-            state.shift = state.shift.saturating_sub(back);
+            state.step_clock(-back);
         }
         let shift = state.shift;
         state.note(Call::Now, 0, shift);
@@ -49,6 +49,11 @@ impl crate::clock::Clock for Clock {
 }
 
 impl State {
+    fn step_clock(&mut self, nanos: i64) {
+        self.shift = self.shift.saturating_add(nanos);
+        self.steps.push((self.now, nanos));
+    }
+
     /// What the clock shows.
     pub fn clock(&self) -> Duration {
         let shift = Duration::from_nanos(self.shift.unsigned_abs());

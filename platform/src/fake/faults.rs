@@ -172,7 +172,7 @@ impl Faults {
             failure: 0.001,
             short: 0.05,
             memory: 0.01,
-            leap: 0.000_01,
+            leap: 0.000_2,
             back: 0.001,
         }
     }

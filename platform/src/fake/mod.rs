@@ -146,6 +146,11 @@ impl Kernel {
         state.shift = nanos(time) - nanos(state.now);
     }
 
+    /// When faults have set the clock on (more than 0) or back, and by how many nanoseconds.
+    pub fn clock_steps(&self) -> Vec<(Duration, i64)> {
+        self.state().steps.clone()
+    }
+
     /// Sees to it that a daemon that still waits after `time` panics.
     pub fn must_end_by(&self, time: Duration) {
         self.state().end = time;

@@ -27,6 +27,9 @@ pub(super) struct State {
     pub now: Duration,
     /// What the clock shows beyond it, in nanoseconds.
     pub shift: i64,
+    /// When the clock was set on or back since [`Kernel::set_clock`](super::Kernel::set_clock), and by how
+    /// much.
+    pub steps: Vec<(Duration, i64)>,
     /// When it must be over.
     pub end: Duration,
     /// How many waits there were without any time passing.
@@ -54,6 +57,7 @@ impl State {
         State {
             now: Duration::ZERO,
             shift: 0,
+            steps: Vec::new(),
             end: Duration::MAX,
             waits: 0,
             agenda: Agenda::default(),

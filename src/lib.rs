@@ -12,7 +12,8 @@
 //! tried again, [`stats`] the counters. [`service`] is what makes it a service of the system (the
 //! command line, the pid file, the control socket, the log), and [`start`] puts it all together.
 //! Everything that differs by system, and every `unsafe`, is in the crate `lingerd-platform`.
-//! CONTRIBUTING.md has the map; `ci/rooms` holds every file to what it may know.
+//! CONTRIBUTING.md has the map; `ci/rooms` holds the code of every file, its tests apart, to what it
+//! may know.
 
 #![forbid(unsafe_code)]
 

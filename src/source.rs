@@ -12,12 +12,14 @@ slotmap::new_key_type! {
 
 /// Names one connection: a place in the table, and which of those that were there it is.
 ///
-/// The generation of a place starts over after 65,536 connections. What names a connection is kept
-/// for one turn of the daemon at most, and in a turn no place is used anew before all that the
-/// backend reported is done.
+/// What names a connection is kept for one turn of the daemon at most. A place may be used anew
+/// meanwhile, as a stop between two sources has all taken over that senders have still sent: the
+/// generation alone tells the two apart. It starts over after 65,536 connections in that place; if
+/// ever so many come in one turn, a connection is looked at for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
-    /// Less than 2^30, as descriptors are.
+    /// Less than 2^30: each has had a connection, and a kernel would need terabytes for the sockets of
+    /// so many.
     pub(crate) place: u32,
     pub(crate) generation: u16,
 }
@@ -41,8 +43,8 @@ pub enum Source {
     Reload,
 }
 
-/// The kind is in the two top bits of the lower half, which no place in a table that fits into a
-/// process's descriptors ever uses; the generation is in the upper half.
+/// The kind is in the two top bits of the lower half, which no place ever uses; the generation is in
+/// the upper half.
 const KIND: u32 = 30;
 const CONNECTION: u64 = 0;
 const SENDER: u64 = 1;

@@ -64,7 +64,7 @@ impl<S> Slab<S> {
 
     /// Adds a piece of empty places and returns them.
     fn grow(&mut self) -> std::ops::Range<u32> {
-        let first = (self.0.len() * PIECE) as u32; // descriptors are below 2^31
+        let first = (self.0.len() * PIECE) as u32; // less than 2^30, see Entry
         let empty = || Row {
             socket: None,
             generation: 0,

@@ -26,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// More than any answer has.
 const ANSWER_BYTES: usize = 64 * 1024;
 
-/// How many are answered in one turn of the daemon's loop.
+/// How many are answered at a time: once in a turn of the daemon, and each time that it looks up from
+/// a long one.
 const BUDGET: usize = 8;
 
 /// Where the control socket of the daemon with the hand-off socket `socket` lies.

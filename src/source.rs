@@ -51,11 +51,8 @@ const SENDER: u64 = 1;
 const OWN: u64 = 2;
 
 impl Source {
-    /// The daemon's own, in the order of their numbers.
-    const OWN: [Source; 5] = [Source::Door, Source::Control, Source::Stop, Source::Report, Source::Reload];
-
-    /// Those that are served before any connection: who asks and who says stop must not wait for
-    /// thousands of others.
+    /// The daemon's own but the door: they are served before any connection, as who asks and who says
+    /// stop must not wait for thousands of others.
     pub const URGENT: [Source; 4] = [Source::Stop, Source::Control, Source::Report, Source::Reload];
 
     /// Whether `token` may name one of these: they are few, and to look is cheap.
@@ -88,7 +85,7 @@ impl Source {
                 Some(Source::Connection(Entry { place, generation }))
             }
             SENDER => Some(Source::Sender(KeyData::from_ffi(key).into())),
-            _ => Source::OWN.get(usize::try_from(key).ok()?).copied(),
+            _ => Source::URGENT.into_iter().chain([Source::Door]).find(|own| own.token() == Token(bits)),
         }
     }
 }
@@ -116,7 +113,7 @@ mod tests {
             Source::Sender(sender),
             Source::Sender(senders.insert(())),
         ];
-        all.extend(Source::OWN);
+        all.extend(Source::URGENT.into_iter().chain([Source::Door]));
         for (n, source) in all.iter().enumerate() {
             assert_eq!(Source::of(source.token()), Some(*source));
             assert!(all[..n].iter().all(|other| other.token() != source.token()), "{source:?}");

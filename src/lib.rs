@@ -8,11 +8,13 @@
 //!
 //! [`daemon`] is the turn that moves them along and the stop; it makes no system call itself. The two
 //! wings, [`senders`] and [`connections`], never import each other; [`rules`] import nothing but
-//! themselves. [`source`] has the tokens by which a backend names either, [`retry`] what has to be
-//! tried again, [`stats`] the counters. [`service`] is what makes it a service of the system (the
-//! command line, the pid file, the control socket, the log), and [`start`] puts it all together.
+//! themselves. [`source`] has the tokens by which a backend names either, [`watched`] whether it does,
+//! [`retry`] what has to be tried again, [`stats`] the counters. [`service`] is what makes it a service
+//! of the system (the command line, the pid file, the control socket, the log), and [`start`] puts it
+//! all together.
 //! Everything that differs by system, and every `unsafe`, is in the crate `lingerd-platform`.
-//! CONTRIBUTING.md has the map; `ci/rooms` holds every file to what it may know.
+//! CONTRIBUTING.md has the map; `ci/rooms` holds the code of every file, its tests apart, to what it
+//! may know.
 
 #![forbid(unsafe_code)]
 
@@ -26,3 +28,4 @@ pub mod service;
 pub mod source;
 pub mod start;
 pub mod stats;
+pub mod watched;

@@ -4,8 +4,6 @@
 
 use crate::rules::time::{Span, Time};
 use crate::source::Source;
-use lingerd_platform::backend::{Backend, Interest};
-use lingerd_platform::fdpass::Door;
 use log::warn;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -58,47 +56,6 @@ impl Retry {
     pub fn take(&mut self) -> BTreeSet<Source> {
         self.at = None;
         mem::take(&mut self.sources)
-    }
-}
-
-/// A door that can be left shut for a while, so that it is not reported again and again while nobody
-/// can be served.
-pub struct Doorway<D> {
-    door: D,
-    source: Source,
-    watched: bool,
-}
-
-impl<D: Door> Doorway<D> {
-    /// A door that is shut, which the backend will report as `source`.
-    pub fn new(door: D, source: Source) -> Self {
-        Doorway { door, source, watched: false }
-    }
-
-    /// The door itself.
-    pub fn door(&self) -> &D {
-        &self.door
-    }
-
-    /// Has who knocks reported (again).
-    ///
-    /// # Errors
-    /// As [`Backend::add`] and [`Backend::rearm`].
-    pub fn watch(&mut self, backend: &mut impl Backend) -> io::Result<()> {
-        if self.watched {
-            return backend.rearm(&self.door, self.source.token(), Interest::Read);
-        }
-        backend.add(&self.door, self.source.token(), Interest::Read)?;
-        self.watched = true;
-        Ok(())
-    }
-
-    /// Leaves who knocks waiting in the kernel's queue until [`watch`](Self::watch).
-    pub fn leave(&mut self, backend: &mut impl Backend) {
-        if self.watched {
-            // It is registered, so that this cannot fail; if it did, watching on would be harmless.
-            self.watched = backend.remove(&self.door).is_err();
-        }
     }
 }
 

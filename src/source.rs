@@ -12,12 +12,14 @@ slotmap::new_key_type! {
 
 /// Names one connection: a place in the table, and which of those that were there it is.
 ///
-/// The generation of a place starts over after 65,536 connections. What names a connection is kept
-/// for one turn of the daemon at most, and in a turn no place is used anew before all that the
-/// backend reported is done.
+/// What names a connection is kept for one turn of the daemon at most. A place may be used anew
+/// meanwhile, as a stop between two sources has all taken over that senders have still sent: the
+/// generation alone tells the two apart. It starts over after 65,536 connections in that place; if
+/// ever so many come in one turn, a connection is looked at for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
-    /// Less than 2^30, as descriptors are.
+    /// Less than 2^30: each has had a connection, and a kernel would need terabytes for the sockets of
+    /// so many.
     pub(crate) place: u32,
     pub(crate) generation: u16,
 }
@@ -41,19 +43,16 @@ pub enum Source {
     Reload,
 }
 
-/// The kind is in the two top bits of the lower half, which no place in a table that fits into a
-/// process's descriptors ever uses; the generation is in the upper half.
+/// The kind is in the two top bits of the lower half, which no place ever uses; the generation is in
+/// the upper half.
 const KIND: u32 = 30;
 const CONNECTION: u64 = 0;
 const SENDER: u64 = 1;
 const OWN: u64 = 2;
 
 impl Source {
-    /// The daemon's own, in the order of their numbers.
-    const OWN: [Source; 5] = [Source::Door, Source::Control, Source::Stop, Source::Report, Source::Reload];
-
-    /// Those that are served before any connection: who asks and who says stop must not wait for
-    /// thousands of others.
+    /// The daemon's own but the door: they are served before any connection, as who asks and who says
+    /// stop must not wait for thousands of others.
     pub const URGENT: [Source; 4] = [Source::Stop, Source::Control, Source::Report, Source::Reload];
 
     /// Whether `token` may name one of these: they are few, and to look is cheap.
@@ -86,7 +85,7 @@ impl Source {
                 Some(Source::Connection(Entry { place, generation }))
             }
             SENDER => Some(Source::Sender(KeyData::from_ffi(key).into())),
-            _ => Source::OWN.get(usize::try_from(key).ok()?).copied(),
+            _ => Source::URGENT.into_iter().chain([Source::Door]).find(|own| own.token() == Token(bits)),
         }
     }
 }
@@ -114,7 +113,7 @@ mod tests {
             Source::Sender(sender),
             Source::Sender(senders.insert(())),
         ];
-        all.extend(Source::OWN);
+        all.extend(Source::URGENT.into_iter().chain([Source::Door]));
         for (n, source) in all.iter().enumerate() {
             assert_eq!(Source::of(source.token()), Some(*source));
             assert!(all[..n].iter().all(|other| other.token() != source.token()), "{source:?}");

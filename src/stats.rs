@@ -109,7 +109,7 @@ const FIGURES: [(&str, Kind, &str); 16] = [
     ("uptime", Kind::Gauge, "Seconds since the daemon started."),
 ];
 
-/// The figures of one moment, in the order of [`FIGURES`].
+/// The figures of one moment, in the order of `FIGURES`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot([u64; FIGURES.len()]);
 

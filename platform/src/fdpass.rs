@@ -25,7 +25,7 @@ union Control {
     bytes: [MaybeUninit<u8>; CONTROL_BYTES],
 }
 
-/// What one [`receive`] found.
+/// What one [`Link::receive`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
     /// One byte; whatever descriptors came with it were appended to the caller's list.

@@ -1,7 +1,7 @@
 //! How the process's descriptors are shared out between connections, senders and what a message
 //! may bring, so that the kernel never has to drop one that was handed over.
 //!
-//! Arithmetic only: who has to go when room is short is the daemon's decision.
+//! Arithmetic only: where room is short `Connections::make_room` evicts, and the table says whom.
 
 use lingerd_platform::fdpass;
 

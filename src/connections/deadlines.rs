@@ -19,12 +19,6 @@ const BITS: u32 = 6;
 const SLOTS: u32 = 1 << BITS;
 const LEVELS: u32 = u32::BITS.div_ceil(BITS);
 
-/// Rows that are due at some time.
-pub trait Timed: Linked {
-    /// When `row` is due: for as long as it is in the wheel, what it was [filed](Wheel::file) for.
-    fn due(&self, row: u32) -> Time;
-}
-
 /// See the module's head.
 pub struct Wheel {
     /// Everybody is due at this time or later.
@@ -92,8 +86,9 @@ impl Wheel {
         }
     }
 
-    /// A row that is due at `now`, if there is any. It stays in the wheel until it is removed.
-    pub fn due(&mut self, now: Time, rows: &mut impl Timed) -> Option<u32> {
+    /// A row that is due at `now`, if there is any. It stays in the wheel until it is removed. `when`
+    /// tells of each what it was [filed](Self::file) for.
+    pub fn due<L: Linked>(&mut self, now: Time, rows: &mut L, when: impl Fn(&L, u32) -> Time) -> Option<u32> {
         while let Some(slot) = self.first_slot() {
             let starts = self.starts(slot);
             // From the wheel's time on, as two points of time say nothing of which comes first.
@@ -106,7 +101,7 @@ impl Wheel {
             }
             while let Some(row) = self.slots.first(slot) {
                 self.remove(row, rows);
-                self.file(row, rows.due(row), rows);
+                self.file(row, when(rows, row), rows);
             }
         }
         self.base = self.base + now.since(self.base);
@@ -165,12 +160,6 @@ mod tests {
         }
     }
 
-    impl Timed for Rows {
-        fn due(&self, row: u32) -> Time {
-            self.0[row as usize].1
-        }
-    }
-
     fn at(ticks: u32) -> Time {
         Time::from_ticks(ticks)
     }
@@ -178,6 +167,10 @@ mod tests {
     fn file(wheel: &mut Wheel, rows: &mut Rows, row: u32, due: Time) {
         rows.0[row as usize].1 = due;
         wheel.file(row, due, rows);
+    }
+
+    fn find(wheel: &mut Wheel, rows: &mut Rows, now: Time) -> Option<u32> {
+        wheel.due(now, rows, |rows, row| rows.0[row as usize].1)
     }
 
     #[test]
@@ -189,12 +182,12 @@ mod tests {
                 file(&mut wheel, &mut rows, 0, due);
                 assert_eq!(wheel.next(at(base)), Some(due));
                 let before = at(base) + Span::from_ticks(delay - 1);
-                assert_eq!(wheel.due(before, &mut rows), None, "{base} {delay}");
+                assert_eq!(find(&mut wheel, &mut rows, before), None, "{base} {delay}");
                 assert_eq!(wheel.next(before), Some(due));
-                assert_eq!(wheel.due(due, &mut rows), Some(0), "{base} {delay}");
-                assert_eq!(wheel.due(due, &mut rows), Some(0), "it stays until it is removed");
+                assert_eq!(find(&mut wheel, &mut rows, due), Some(0), "{base} {delay}");
+                assert_eq!(find(&mut wheel, &mut rows, due), Some(0), "it stays until it is removed");
                 wheel.remove(0, &mut rows);
-                assert_eq!((wheel.due(due, &mut rows), wheel.next(due)), (None, None));
+                assert_eq!((find(&mut wheel, &mut rows, due), wheel.next(due)), (None, None));
             }
         }
     }
@@ -206,7 +199,7 @@ mod tests {
             file(&mut wheel, &mut rows, row, at(due));
         }
         for row in [1, 3, 2, 0] {
-            assert_eq!(wheel.due(at(1 << 20), &mut rows), Some(row));
+            assert_eq!(find(&mut wheel, &mut rows, at(1 << 20)), Some(row));
             wheel.remove(row, &mut rows);
         }
     }
@@ -218,7 +211,7 @@ mod tests {
             let (mut wheel, mut rows) = (Wheel::new(at(7)), Rows::new(2));
             [0, 1].into_iter().for_each(|row| file(&mut wheel, &mut rows, row, at(1_000)));
             let now = at(1_000 + late);
-            assert_eq!(wheel.due(now, &mut rows), Some(0));
+            assert_eq!(find(&mut wheel, &mut rows, now), Some(0));
             wheel.remove(0, &mut rows);
             assert_eq!(wheel.next(now), Some(now), "{late}");
         }
@@ -233,7 +226,7 @@ mod tests {
         assert_eq!(wheel.next(at(7)), Some(at(4_900)), "not when their slot begins");
         wheel.remove(1, &mut rows);
         // Too early once, and then it is known.
-        assert_eq!(wheel.due(at(4_900), &mut rows), None);
+        assert_eq!(find(&mut wheel, &mut rows, at(4_900)), None);
         assert_eq!(wheel.next(at(4_900)), Some(at(5_000)));
     }
 
@@ -267,7 +260,9 @@ mod tests {
                         let time = at((u64::from(start) + now) as u32);
                         // Now and then more are due than there is time for.
                         let mut budget = if random.bool() { 3 } else { usize::MAX };
-                        while let Some(row) = (budget > 0).then(|| wheel.due(time, &mut rows)).flatten() {
+                        while let Some(row) =
+                            (budget > 0).then(|| find(&mut wheel, &mut rows, time)).flatten()
+                        {
                             budget -= 1;
                             wheel.remove(row, &mut rows);
                             let found = due_of(&filed, row).unwrap();

@@ -149,45 +149,9 @@ mod tests {
     use super::step::READ_BUDGET;
     use super::*;
     use crate::rules::time::Span;
-    use crate::start::Kernel;
     use crate::stats::Moment;
-    use lingerd_platform::backend::System;
-    use lingerd_platform::closing::Thread;
     use lingerd_platform::fake::{self, Client, Fake, Flavour, Held, Process, Setup};
     use lingerd_platform::tcp::DISCARD_BYTES;
-    use std::io::{Read, Write};
-    use std::net::{Shutdown, TcpListener, TcpStream};
-    use std::thread;
-
-    #[test]
-    fn what_was_unread_when_it_was_closed_counts_as_cut_short() {
-        let [idle, max, limit] = [5, 30, 300].map(Span::from_secs);
-        let now = Time::from_ticks(0);
-        let mut backend = System::new().unwrap();
-        let rules = Rules { idle, max, limit };
-        let room = Room::share(1_024, 16, None).unwrap();
-        let mut connections = Connections::<Kernel>::new(rules, room, Thread::default(), now);
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        for (late, cut_short) in [(&b""[..], 0), (b"x", 1)] {
-            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let server = listener.accept().unwrap().0;
-            server.shutdown(Shutdown::Write).unwrap();
-            client.read_to_end(&mut Vec::new()).unwrap();
-            while server.is_acknowledged() == Some(false) {
-                thread::yield_now();
-            }
-            assert!(connections.admit(server.into(), 0, &mut backend, now));
-            let entry = connections.table.oldest(now).unwrap();
-            client.write_all(late).unwrap();
-            while !late.is_empty() && !connections.table.get(entry).unwrap().0.has_unread() {
-                thread::yield_now();
-            }
-            connections.close(entry, Reason::Max, &mut backend, now);
-            let ends = connections.ends();
-            let moment = Moment { ends, lingering: 0, senders: 0, protocol_errors: 0, uptime: 0 };
-            assert_eq!(moment.snapshot().get("cut_short"), Some(cut_short));
-        }
-    }
 
     const START: Time = Time::from_ticks(0);
 
@@ -295,6 +259,18 @@ mod tests {
             assert_eq!(scene.figure("bytes_discarded"), discarded);
         }
         assert_eq!(scene.connections.len(), 1);
+    }
+
+    #[test]
+    fn what_was_unread_when_it_was_closed_counts_as_cut_short() {
+        let mut scene = Scene::new(None);
+        for (late, cut_short) in [(0, 0), (1, 1)] {
+            let client = scene.admit(&Setup::default());
+            let entry = scene.connections.table.oldest(START).unwrap();
+            client.send(late);
+            scene.connections.close(entry, Reason::Max, &mut scene.backend, START);
+            assert_eq!(scene.figure("cut_short"), cut_short);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! counters or where a connection came from.
 
 use super::chain::{Chains, Linked, Links};
-use super::deadlines::{Timed, Wheel};
+use super::deadlines::Wheel;
 use crate::rules::linger::{Linger, Rules, Stage};
 use crate::rules::time::{Time, first};
 use crate::source::Entry;
@@ -64,7 +64,7 @@ impl<S> Slab<S> {
 
     /// Adds a piece of empty places and returns them.
     fn grow(&mut self) -> std::ops::Range<u32> {
-        let first = (self.0.len() * PIECE) as u32; // descriptors are below 2^31
+        let first = (self.0.len() * PIECE) as u32; // less than 2^30, see Entry
         let empty = || Row {
             socket: None,
             generation: 0,
@@ -80,25 +80,6 @@ impl<S> Slab<S> {
     }
 }
 
-/// The rows as a wheel sees them that asks when they are due.
-struct Dues<'a, S> {
-    slab: &'a mut Slab<S>,
-    rules: &'a Rules,
-    now: Time,
-}
-
-impl<S> Linked for Dues<'_, S> {
-    fn links(&mut self, row: u32) -> &mut Links {
-        &mut self.slab.row_mut(row).by_due
-    }
-}
-
-impl<S> Timed for Dues<'_, S> {
-    fn due(&self, row: u32) -> Time {
-        self.slab.row(row).linger().due(self.now, self.rules)
-    }
-}
-
 /// The rows as the chain of all sees them.
 struct ByAge<'a, S>(&'a mut Slab<S>);
 
@@ -108,7 +89,7 @@ impl<S> Linked for ByAge<'_, S> {
     }
 }
 
-/// The rows as a wheel sees them that files one or lets it go.
+/// The rows as a wheel sees them.
 struct ByDue<'a, S>(&'a mut Slab<S>);
 
 impl<S> Linked for ByDue<'_, S> {
@@ -211,9 +192,10 @@ impl<S> Table<S> {
 
     /// A connection that is due at `now`, if there is any.
     pub fn due(&mut self, now: Time) -> Option<Entry> {
-        let rows = &mut Dues { slab: &mut self.slab, rules: &self.rules, now };
+        let rows = &mut ByDue(&mut self.slab);
+        let when = |rows: &ByDue<S>, row| rows.0.row(row).linger().due(now, &self.rules);
         // Who ends first, as the others come back: there may be more of them than there is time for.
-        let place = self.ending.due(now, rows).or_else(|| self.in_flight.due(now, rows))?;
+        let place = self.ending.due(now, rows, when).or_else(|| self.in_flight.due(now, rows, when))?;
         Some(self.entry(place))
     }
 

@@ -20,7 +20,8 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A clock that is set by hand.
+/// A clock that is set by hand, by whoever has its other handle.
+#[derive(Clone, Default)]
 struct HandClock(Rc<Cell<Duration>>);
 
 impl Clock for HandClock {
@@ -98,9 +99,8 @@ impl<B: Backend> Daemon<With<B>> {
         !self.ready.is_empty()
     }
 
-    /// Lets time pass.
-    fn pass(&mut self, time: Duration) {
-        let clock = self.clock.clock();
+    /// Lets time pass on `clock`, which is its own.
+    fn pass(&mut self, clock: &HandClock, time: Duration) {
         clock.0.set(clock.0.get() + time);
         self.clock.turn();
     }
@@ -110,13 +110,14 @@ impl<B: Backend> Daemon<With<B>> {
     }
 }
 
-/// A daemon to be driven by hand, with its hand-off socket at the path.
-fn daemon<B: Backend>(name: &str, backend: B) -> (Daemon<With<B>>, PathBuf) {
+/// A daemon to be driven by hand, and its clock, with its hand-off socket at the path.
+fn daemon<B: Backend>(name: &str, backend: B) -> (Daemon<With<B>>, HandClock, PathBuf) {
     let path = std::env::temp_dir().join(format!("lingerd-{name}-{}", std::process::id()));
     let access = Access { uid: None, gid: None, mode: 0o600 };
+    let clock = HandClock::default();
     let parts = Parts {
         backend,
-        clock: HandClock(Rc::default()),
+        clock: clock.clone(),
         slow_close: Thread::default(),
         signals: Signals::install().unwrap(),
         door: Endpoint::bind(&path, access).unwrap(),
@@ -124,7 +125,7 @@ fn daemon<B: Backend>(name: &str, backend: B) -> (Daemon<With<B>>, PathBuf) {
     };
     let [idle, max, limit] = [5, 30, 300].map(Span::from_secs);
     let room = Room::share(1024, 64, None).unwrap();
-    (Daemon::new(parts, Rules { idle, max, limit }, room).unwrap(), path)
+    (Daemon::new(parts, Rules { idle, max, limit }, room).unwrap(), clock, path)
 }
 
 fn stingy() -> Stingy {
@@ -134,7 +135,7 @@ fn stingy() -> Stingy {
 
 #[test]
 fn what_the_kernel_has_no_room_for_is_served_again_later() {
-    let (mut daemon, path) = daemon("stingy", stingy());
+    let (mut daemon, clock, path) = daemon("stingy", stingy());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let server = listener.accept().unwrap().0;
@@ -154,7 +155,7 @@ fn what_the_kernel_has_no_room_for_is_served_again_later() {
 
     daemon.backend.full = false;
     assert!(daemon.next().is_some_and(|time| time.since(daemon.clock.now()) <= AGAIN));
-    daemon.pass(AGAIN.into());
+    daemon.pass(&clock, AGAIN.into());
     daemon.turn().unwrap(); // it waits for nothing but the time
     daemon.serve_now();
     assert_eq!(daemon.figure("senders"), 2);
@@ -167,7 +168,7 @@ fn what_the_kernel_has_no_room_for_is_served_again_later() {
 
 #[test]
 fn a_door_that_is_shut_is_not_armed() {
-    let (mut daemon, _) = daemon("shut", stingy());
+    let (mut daemon, clock, _) = daemon("shut", stingy());
     let now = daemon.clock.now();
     daemon.senders.leave_door(&mut daemon.backend);
     daemon.retry.later(Source::Door, now);
@@ -176,7 +177,7 @@ fn a_door_that_is_shut_is_not_armed() {
     daemon.retry.later(Source::Control, now);
     daemon.serve(Source::Control);
     assert_eq!(daemon.backend.registered.len(), 3, "the signals");
-    daemon.pass(AGAIN.into());
+    daemon.pass(&clock, AGAIN.into());
     daemon.turn().unwrap();
     assert_eq!(daemon.backend.registered.len(), 5);
 }
@@ -189,7 +190,7 @@ fn any_sequence_of_messages_leaves_every_descriptor_counted() {
         (client, listener.accept().unwrap().0)
     };
     support::fuzz::any(20, |random| {
-        let (mut daemon, path) = daemon("messages", System::new().unwrap());
+        let (mut daemon, clock, path) = daemon("messages", System::new().unwrap());
         let (mut senders, mut clients, mut sent) = (Vec::new(), Vec::new(), 0);
         let mut others = Vec::new(); // the other ends of what else is sent
         for _ in 0..100 {
@@ -228,7 +229,7 @@ fn any_sequence_of_messages_leaves_every_descriptor_counted() {
                     let client = random.usize(..clients.len());
                     let _ = clients[client].write_all(b"late");
                 }
-                12 => daemon.pass(Duration::from_millis(random.u64(..9_000))),
+                12 => daemon.pass(&clock, Duration::from_millis(random.u64(..9_000))),
                 13 => {
                     let now = daemon.clock.now();
                     daemon.connections.expire(&mut daemon.backend, now);

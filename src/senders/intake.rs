@@ -3,10 +3,10 @@
 //! Must not know what a message is about.
 
 use super::protocol::{self, Message};
-use crate::retry::{Doorway, Warning};
+use crate::retry::Warning;
 use crate::rules::time::Time;
 use crate::source::{Sender, Source};
-use lingerd_platform::backend::{Backend, Interest};
+use crate::watched::Watched;
 use lingerd_platform::fdpass::{Door, Link};
 use lingerd_platform::world::World;
 use slotmap::SlotMap;
@@ -14,9 +14,7 @@ use std::io::{self, ErrorKind};
 
 /// The connection of a sender.
 struct Peer<L> {
-    link: L,
-    /// Whether the backend knows it.
-    watched: bool,
+    link: Watched<L>,
     /// [`Senders::messages`] as of its last one.
     last: u64,
 }
@@ -38,7 +36,7 @@ pub enum Said {
 /// See the module's head.
 pub struct Senders<W: World> {
     /// `None` once nobody else is let in.
-    doorway: Option<Doorway<W::Door>>,
+    door: Option<Watched<W::Door>>,
     senders: SlotMap<Sender, Peer<W::Link>>,
     /// Grows with each message and each sender, to tell who has been silent for the longest.
     messages: u64,
@@ -52,7 +50,7 @@ impl<W: World> Senders<W> {
     /// Nobody yet, and the door is shut; [`watch_door`](Self::watch_door) opens it.
     pub fn new(door: W::Door) -> Self {
         Senders {
-            doorway: Some(Doorway::new(door, Source::Door)),
+            door: Some(Watched::new(door, Source::Door)),
             senders: SlotMap::with_key(),
             messages: 0,
             protocol_errors: 0,
@@ -80,16 +78,16 @@ impl<W: World> Senders<W> {
     /// Has who knocks reported (again), unless nobody else is let in.
     ///
     /// # Errors
-    /// As [`Doorway::watch`].
+    /// As [`Watched::watch`].
     pub fn watch_door(&mut self, backend: &mut W::Backend) -> io::Result<()> {
-        self.doorway.as_mut().map_or(Ok(()), |doorway| doorway.watch(backend))
+        self.door.as_mut().map_or(Ok(()), |door| door.watch(backend))
     }
 
     /// Leaves those who knock waiting until [`watch_door`](Self::watch_door): for the moment in which
     /// nobody can be served.
     pub fn leave_door(&mut self, backend: &mut W::Backend) {
-        if let Some(doorway) = &mut self.doorway {
-            doorway.leave(backend);
+        if let Some(door) = &mut self.door {
+            door.leave(backend);
         }
     }
 
@@ -98,38 +96,33 @@ impl<W: World> Senders<W> {
     /// # Errors
     /// `WouldBlock` when nobody waits; else as [`Door::accept`] when nobody can be served.
     pub fn accept(&mut self) -> io::Result<Sender> {
-        let Some(doorway) = &self.doorway else { return Err(ErrorKind::WouldBlock.into()) };
+        let Some(door) = &self.door else { return Err(ErrorKind::WouldBlock.into()) };
         let link = loop {
-            match doorway.door().accept() {
+            match door.get().accept() {
                 // The one who waited has gone again.
                 Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 accepted => break accepted?,
             }
         };
         self.messages += 1; // the one that comes is not the one that was silent
-        Ok(self.senders.insert(Peer { link, watched: false, last: self.messages }))
+        Ok(self.senders.insert_with_key(|sender| {
+            let link = Watched::new(link, Source::Sender(sender));
+            Peer { link, last: self.messages }
+        }))
     }
 
     /// Has what `sender` says reported (again). One that has gone is none.
     ///
     /// # Errors
-    /// As [`Backend::add`] and [`Backend::rearm`]. What it has said can still be read.
+    /// As [`Watched::watch`]. What it has said can still be read.
     pub fn watch(&mut self, sender: Sender, backend: &mut W::Backend) -> io::Result<()> {
-        let Some(peer) = self.senders.get_mut(sender) else { return Ok(()) };
-        let token = Source::Sender(sender).token();
-        if peer.watched {
-            return backend.rearm(&peer.link, token, Interest::Read);
-        }
-        backend.add(&peer.link, token, Interest::Read)?;
-        peer.watched = true;
-        Ok(())
+        self.senders.get_mut(sender).map_or(Ok(()), |peer| peer.link.watch(backend))
     }
 
     /// Has `sender` not reported until [`watch`](Self::watch).
     pub fn leave(&mut self, sender: Sender, backend: &mut W::Backend) {
-        if let Some(peer) = self.senders.get_mut(sender).filter(|peer| peer.watched) {
-            // It is registered, so that this cannot fail; if it did, watching on would be harmless.
-            peer.watched = backend.remove(&peer.link).is_err();
+        if let Some(peer) = self.senders.get_mut(sender) {
+            peer.link.leave(backend);
         }
     }
 
@@ -175,7 +168,7 @@ impl<W: World> Senders<W> {
         };
         let before = received.len();
         let said = loop {
-            match peer.link.receive(received) {
+            match peer.link.get().receive(received) {
                 Ok(said) => break said,
                 Err(e) => match e.kind() {
                     ErrorKind::WouldBlock => return Said::Nothing,
@@ -204,37 +197,34 @@ impl<W: World> Senders<W> {
     /// be read, and must be before [`dismiss`](Self::dismiss): the sender has closed its copies, and
     /// nobody else would linger.
     pub fn silence(&self, sender: Sender) -> bool {
-        self.senders.get(sender).is_none_or(|peer| peer.link.silence())
+        self.senders.get(sender).is_none_or(|peer| peer.link.get().silence())
     }
 
     /// Parts with `sender`. What is returned ends the connection when it is closed, which closes
     /// whatever is still queued in it.
     pub fn dismiss(&mut self, sender: Sender, backend: &mut W::Backend) -> Option<W::Received> {
         let peer = self.senders.remove(sender)?;
-        if peer.watched {
-            let _ = backend.remove(&peer.link); // it is registered, so that this cannot fail
-        }
-        Some(peer.link.into_received())
+        Some(peer.link.into_inner(backend).into_received())
     }
 
     /// Lets nobody else knock. Those who already wait can still be [`accept`](Self::accept)ed, and
     /// have to be, as with [`silence`](Self::silence), before [`close_door`](Self::close_door).
     pub fn shut_door(&mut self, backend: &mut W::Backend) {
-        if let Some(doorway) = &mut self.doorway {
-            doorway.leave(backend);
-            doorway.door().shut();
+        if let Some(door) = &mut self.door {
+            door.leave(backend);
+            door.get().shut();
         }
     }
 
     /// Lets nobody else in.
     pub fn close_door(&mut self, backend: &mut W::Backend) {
         self.leave_door(backend);
-        self.doorway = None;
+        self.door = None;
     }
 
     /// Whether anybody may still come in.
     pub fn has_door(&self) -> bool {
-        self.doorway.is_some()
+        self.door.is_some()
     }
 
     /// Every sender.

@@ -5,9 +5,9 @@
 //! mode and, where a system ignores that, by the kernel's word on who connects.
 
 use super::endpoint;
-use crate::retry::Doorway;
 use crate::source::Source;
 use crate::stats::Snapshot;
+use crate::watched::Watched;
 use lingerd_platform::fdpass::{Door, Link};
 use lingerd_platform::process;
 use lingerd_platform::world::World;
@@ -26,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// More than any answer has.
 const ANSWER_BYTES: usize = 64 * 1024;
 
-/// How many are answered in one turn of the daemon's loop.
+/// How many are answered at a time: once in a turn of the daemon, and each time that it looks up from
+/// a long one.
 const BUDGET: usize = 8;
 
 /// Where the control socket of the daemon with the hand-off socket `socket` lies.
@@ -37,18 +38,18 @@ pub fn path(socket: &Path) -> PathBuf {
 }
 
 /// The daemon's side.
-pub struct Control<W: World>(Doorway<W::Door>);
+pub struct Control<W: World>(Watched<W::Door>);
 
 impl<W: World> Control<W> {
     /// Behind `door` nobody is heard yet; [`watch`](Self::watch) changes that.
     pub fn new(door: W::Door) -> Self {
-        Control(Doorway::new(door, Source::Control))
+        Control(Watched::new(door, Source::Control))
     }
 
     /// Has who asks reported (again).
     ///
     /// # Errors
-    /// As [`Doorway::watch`].
+    /// As [`Watched::watch`].
     pub fn watch(&mut self, backend: &mut W::Backend) -> io::Result<()> {
         self.0.watch(backend)
     }
@@ -64,7 +65,7 @@ impl<W: World> Control<W> {
     /// What accept(2) says when it cannot serve anybody for now (EMFILE, ENFILE).
     pub fn answer(&self, snapshot: impl Fn() -> Snapshot) -> io::Result<()> {
         for _ in 0..BUDGET {
-            let mut client = match self.0.door().accept() {
+            let mut client = match self.0.get().accept() {
                 Ok(client) => client,
                 Err(e) => match e.kind() {
                     ErrorKind::WouldBlock => break,

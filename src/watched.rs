@@ -1,0 +1,54 @@
+//! A descriptor that the backend reports, or does not for a while.
+//!
+//! Must not know what it is.
+
+use crate::source::Source;
+use lingerd_platform::backend::{Backend, Descriptor, Interest, Token};
+use std::io;
+
+/// See the module's head.
+pub struct Watched<D> {
+    descriptor: D,
+    token: Token,
+    /// Whether the backend knows it.
+    registered: bool,
+}
+
+impl<D: Descriptor> Watched<D> {
+    /// Not watched yet; the backend will report it as `source`.
+    pub fn new(descriptor: D, source: Source) -> Self {
+        Watched { descriptor, token: source.token(), registered: false }
+    }
+
+    /// The descriptor itself.
+    pub fn get(&self) -> &D {
+        &self.descriptor
+    }
+
+    /// Has it reported (again).
+    ///
+    /// # Errors
+    /// As [`Backend::add`] and [`Backend::rearm`].
+    pub fn watch(&mut self, backend: &mut impl Backend) -> io::Result<()> {
+        if self.registered {
+            return backend.rearm(&self.descriptor, self.token, Interest::Read);
+        }
+        backend.add(&self.descriptor, self.token, Interest::Read)?;
+        self.registered = true;
+        Ok(())
+    }
+
+    /// Has it reported no more until [`watch`](Self::watch): what comes waits in the kernel's queue.
+    pub fn leave(&mut self, backend: &mut impl Backend) {
+        if self.registered {
+            // The backend knows it, so that this cannot fail; if it did, watching on would be harmless.
+            self.registered = backend.remove(&self.descriptor).is_err();
+        }
+    }
+
+    /// Has it reported no more, and gives it back.
+    pub fn into_inner(mut self, backend: &mut impl Backend) -> D {
+        self.leave(backend);
+        self.descriptor
+    }
+}

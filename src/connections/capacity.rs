@@ -101,4 +101,21 @@ mod tests {
         let room = Room::share(64, 14, Some(1_000)).unwrap();
         assert_eq!((room.connections(0), room.unmet()), (21, Some(1_000)));
     }
+
+    #[test]
+    fn the_limit_that_an_error_asks_for_is_the_least_that_will_do() {
+        for taken in [0, 14, 100] {
+            let TooLow { needed, .. } = Room::share(taken as u64 + 1, taken, None).unwrap_err();
+            assert!(Room::share(needed as u64, taken, None).is_ok(), "{needed}");
+            assert!(Room::share(needed as u64 - 1, taken, None).is_err(), "{needed}");
+        }
+    }
+
+    #[test]
+    fn n_is_met_by_just_as_many() {
+        let most = Room::share(1_024, 14, None).unwrap().connections(0);
+        for (wanted, unmet) in [(most, None), (most + 1, Some(most + 1))] {
+            assert_eq!(Room::share(1_024, 14, Some(wanted)).unwrap().unmet(), unmet);
+        }
+    }
 }

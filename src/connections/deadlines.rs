@@ -205,6 +205,15 @@ mod tests {
     }
 
     #[test]
+    fn who_is_filed_for_what_is_past_is_due_at_once() {
+        let (mut wheel, mut rows) = (Wheel::new(at(100)), Rows::new(2));
+        file(&mut wheel, &mut rows, 0, at(200));
+        file(&mut wheel, &mut rows, 1, at(40));
+        assert_eq!(wheel.next(at(100)), Some(at(100)));
+        assert_eq!(find(&mut wheel, &mut rows, at(100)), Some(1));
+    }
+
+    #[test]
     fn whoever_is_late_is_due_now_however_late() {
         let year = Span::LONGEST.ticks();
         for late in [0, 1, 86_400 * 64, 46 * 86_400 * 64, 47 * 86_400 * 64, year] {

@@ -162,9 +162,10 @@ impl Model {
         };
         let has_it_all = if plan.flavour.tells_acknowledged { facts.acknowledged } else { Some(received) };
         let has_it_all = has_it_all.map(|when| when.max(received));
-        // What the kernel did not give when it was asked for it, nobody could hear.
+        // What the kernel did not give when it was asked for it, or what came after that, nobody could hear.
         let all_was_read = facts.closed == facts.parted && facts.closed_unread == 0;
-        let heard = facts.heard.filter(|_| plan.faults.not_yet == 0.0 || all_was_read);
+        let is_there = |when: &Duration| plan.faults.not_yet == 0.0 && *when < self.began;
+        let heard = facts.heard.filter(|when| all_was_read || is_there(when));
         let quiet_since = has_it_all.map(|when| when.max(heard.unwrap_or_default()));
         let happened = |when: Option<Duration>| when.is_some_and(|when| when <= parted);
         let (is_closed, is_reset) = (happened(facts.client_ended), happened(facts.client_gone));

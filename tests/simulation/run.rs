@@ -111,7 +111,11 @@ impl Plan {
     pub fn patience(&self) -> Duration {
         let Faults { accept, rearm, add, memory, .. } = self.faults;
         let is_refused = [accept, rearm, add, memory].iter().any(|&often| often > 0.0);
-        Duration::from_secs(if is_refused || (self.limit < 600 && !self.honest) { 60 } else { 1 })
+        Duration::from_secs(match () {
+            _ if self.limit < 600 && !self.honest => 3_600,
+            _ if is_refused => 60,
+            _ => 1,
+        })
     }
 }
 
@@ -129,7 +133,7 @@ impl Stage {
         let kernel = Kernel::new(seed, plan.flavour.clone());
         // Now and then the count of time starts over in the middle of the run.
         let wrap = Duration::from_secs((1 << 32) / 64);
-        kernel.set_clock([Duration::ZERO, wrap - plan.end / 2, 3 * wrap][(seed % 3) as usize]);
+        kernel.set_clock([wrap / 3, wrap - plan.end / 2, 3 * wrap][(seed % 3) as usize]);
         let process = kernel.process(plan.limit);
         let (signals, raisers) = process.signals();
         let (door, address) = process.door(128);

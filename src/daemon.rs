@@ -22,6 +22,7 @@ use lingerd_platform::signals::{Signal, Signals};
 use lingerd_platform::world::World;
 use log::{info, warn};
 use std::io::{self, ErrorKind};
+use std::time::Duration;
 
 /// Sockets of one sender in one turn; its last message may bring more.
 const SOCKET_BUDGET: usize = 256;
@@ -73,6 +74,9 @@ pub struct Daemon<W: World> {
     senders: Senders<W>,
     connections: Connections<W>,
     retry: Retry,
+    /// How long it may take once it was told to stop, and when what is left is ended for that.
+    drain: Span,
+    end_at: Option<Time>,
     /// When to log the counters: an hour after the first work since they were last logged.
     summary_at: Option<Time>,
     /// What was done since it was looked whether anybody asks or says stop.
@@ -84,11 +88,12 @@ pub struct Daemon<W: World> {
 }
 
 impl<W: World> Daemon<W> {
-    /// Puts the parts together and registers them.
+    /// Puts the parts together and registers them. Told to stop, it lingers on, but has ended within
+    /// `drain`: who supervises it kills it sooner or later, and loses more.
     ///
     /// # Errors
     /// [`Error::Register`].
-    pub fn new(parts: Parts<W>, rules: Rules, room: Room) -> Result<Self, Error> {
+    pub fn new(parts: Parts<W>, rules: Rules, drain: Span, room: Room) -> Result<Self, Error> {
         let Parts { mut backend, clock, slow_close, signals, door, control } = parts;
         let clock = TurnClock::new(clock);
         let mut senders = Senders::new(door);
@@ -121,6 +126,8 @@ impl<W: World> Daemon<W> {
             control,
             senders,
             retry: Retry::default(),
+            drain,
+            end_at: None,
             summary_at: None,
             work: 0,
             received: Vec::with_capacity(fdpass::MAX_DESCRIPTORS),
@@ -128,7 +135,7 @@ impl<W: World> Daemon<W> {
         })
     }
 
-    /// Serves until it is told to stop and its lingers have ended, or until it is told twice.
+    /// Serves until it is told to stop and its lingers have ended, or their time has, or it is told twice.
     ///
     /// # Errors
     /// [`Error::Wait`].
@@ -171,6 +178,9 @@ impl<W: World> Daemon<W> {
                 self.breathe(1);
             }
         }
+        if self.end_at.is_some_and(|time| now.ticks_since(time) >= 0) {
+            self.end("their time is over");
+        }
         if self.summary_at.is_some_and(|time| now.ticks_since(time) >= 0) {
             self.summary("summary");
         }
@@ -180,7 +190,8 @@ impl<W: World> Daemon<W> {
     /// The next time at which there is something to do, whatever happens.
     fn next(&self) -> Option<Time> {
         let now = self.clock.now();
-        first(self.connections.next(now), first(self.retry.at(), self.summary_at, now), now)
+        let others = [self.retry.at(), self.end_at, self.summary_at];
+        others.into_iter().fold(self.connections.next(now), |next, time| first(next, time, now))
     }
 
     /// Serves what the backend reported: who says stop or asks comes first, then the connections, as
@@ -400,17 +411,13 @@ impl<W: World> Daemon<W> {
         true
     }
 
-    /// The first time: takes no more hand-offs, but what was handed over before is lingered on.
-    /// The second time: ends everything.
+    /// The first time: takes no more hand-offs, but what was handed over before is lingered on for a
+    /// while. The second time: ends everything.
     fn stop(&mut self) {
         if self.is_stopping() {
-            info!("told to stop at once: {} connections are cut off", self.connections.len());
-            for sender in self.senders.all() {
-                self.part_with(sender);
-                drop(self.senders.dismiss(sender, &mut self.backend));
-            }
-            return self.connections.stop(&mut self.backend, self.clock.now());
+            return self.end("told to stop at once");
         }
+        self.end_at = Some(self.clock.now() + self.drain.most());
         self.senders.shut_door(&mut self.backend);
         for sender in self.senders.all() {
             self.part_with(sender);
@@ -421,7 +428,24 @@ impl<W: World> Daemon<W> {
             self.part_with(sender);
         }
         self.senders.close_door(&mut self.backend);
-        info!("told to stop: {} connections are still lingering", self.connections.len());
+        info!(
+            "told to stop: {} connections are still lingering, for {} s at most",
+            self.connections.len(),
+            Duration::from(self.drain).as_secs_f64()
+        );
+    }
+
+    /// Ends everything.
+    fn end(&mut self, why: &str) {
+        self.end_at = None;
+        for sender in self.senders.all() {
+            self.part_with(sender);
+            drop(self.senders.dismiss(sender, &mut self.backend));
+        }
+        if !self.connections.is_empty() {
+            warn!("{why}: {} connections are cut off", self.connections.len());
+        }
+        self.connections.stop(&mut self.backend, self.clock.now());
     }
 
     /// The counters of this moment.

@@ -165,7 +165,7 @@ impl Plan {
         let backend = System::new().map_err(Error::system(&format!("cannot open {}", System::NAME)))?;
         let (clock, slow_close) = (Monotonic::start(), Thread::default());
         let parts = Parts { backend, clock, slow_close, signals, door, control };
-        Ok(Started { daemon: Daemon::new(parts, options.rules, room)?, pid_file, warning })
+        Ok(Started { daemon: Daemon::new(parts, options.rules, options.drain, room)?, pid_file, warning })
     }
 }
 

@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result};
 use lingerd::service::control;
-use lingerd::service::options::{self, Command, Serve};
+use lingerd::service::options::{self, Command, Serve, Wait};
 use lingerd::service::pid_file::{self, Running};
 use lingerd::start::{Plan, Started};
 use lingerd_platform::backend::{Backend, System};
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     };
     let done = match command {
         Ok(Command::Serve(serve)) => return self::serve(*serve),
-        Ok(Command::Stop(pid_file)) => stop(&pid_file),
+        Ok(Command::Stop(pid_file, wait)) => stop(&pid_file, wait),
         Ok(Command::Counters(socket, format)) => {
             control::query(&socket).map_err(Into::into).and_then(|snapshot| match snapshot {
                 Some(snapshot) => print(&snapshot.render(format)),
@@ -65,9 +65,9 @@ fn print(text: &str) -> Result<u8> {
     Ok(0)
 }
 
-fn stop(pid_file: &Path) -> Result<u8> {
+fn stop(pid_file: &Path, wait: Wait) -> Result<u8> {
     match pid_file::running(pid_file)? {
-        Some(Running { pid, owner }) => {
+        Some(running @ Running { pid, owner }) => {
             let stop = || {
                 // The directory may be the daemon's user's, who could put a pid file of its own
                 // there: root must not signal for it what it could not signal itself.
@@ -77,6 +77,10 @@ fn stop(pid_file: &Path) -> Result<u8> {
                 process::kill(pid, signals::STOP)
             };
             stop().with_context(|| format!("cannot stop the daemon (pid {pid})"))?;
+            if wait == Wait::ForItsEnd {
+                pid_file::until_it_ends(pid_file, running)?;
+                return print(&format!("lingerd (pid {pid}) has ended\n"));
+            }
             Ok(0)
         }
         None => {

@@ -106,9 +106,9 @@ impl<W: World> Connections<W> {
         }
     }
 
-    /// Ends all of them.
+    /// Ends all of them, those first that lose least by it: who wants an end may not wait for the last.
     pub fn stop(&mut self, backend: &mut W::Backend, now: Time) {
-        while let Some(entry) = self.table.oldest(now) {
+        while let Some(entry) = self.table.gentlest() {
             self.close(entry, Reason::Stopped, backend, now);
         }
     }

@@ -220,6 +220,13 @@ impl<S> Table<S> {
         Some(self.entry(place))
     }
 
+    /// The connection that loses least by being ended now: one whose client has everything, if there
+    /// is any, and of the others the one that was handed over first.
+    pub fn gentlest(&self) -> Option<Entry> {
+        let place = self.ending.first().or_else(|| self.ages.first(ALL))?;
+        Some(self.entry(place))
+    }
+
     /// Takes a place out of the free ones: the one that was used last, as it is in the processor's
     /// cache.
     fn free_place(&mut self) -> u32 {

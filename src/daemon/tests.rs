@@ -125,7 +125,7 @@ fn daemon<B: Backend>(name: &str, backend: B) -> (Daemon<With<B>>, HandClock, Pa
     };
     let [idle, max, limit] = [5, 30, 300].map(Span::from_secs);
     let room = Room::share(1024, 64, None).unwrap();
-    (Daemon::new(parts, Rules { idle, max, limit }, room).unwrap(), clock, path)
+    (Daemon::new(parts, Rules { idle, max, limit }, Span::LONGEST, room).unwrap(), clock, path)
 }
 
 fn stingy() -> Stingy {

@@ -96,6 +96,11 @@ impl Span {
         self.0
     }
 
+    /// Nine tenths of it: what may be waited where all has to be done by its end.
+    pub const fn most(self) -> Self {
+        Span(self.0 - self.0.div_ceil(10))
+    }
+
     /// A quarter of it, but not nothing.
     pub(super) const fn quarter(self) -> Self {
         Span(if self.0 < 8 { 1 } else { self.0 / 4 })
@@ -111,6 +116,13 @@ impl From<Span> for Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn most_of_a_span_leaves_a_tick_at_least() {
+        for (ticks, most) in [(1, 0), (2, 1), (10, 9), (11, 9), (640, 576), (641, 576)] {
+            assert_eq!(Span(ticks).most(), Span(most));
+        }
+    }
 
     #[test]
     fn a_span_is_rounded_up_and_a_point_down() {

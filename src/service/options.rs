@@ -19,18 +19,28 @@ const DEFAULT_MODE: u32 = 0o660;
 /// reading what was sent to it, and needs the more time.
 const DEFAULT_IDLE: Duration = Duration::from_secs(if tcp::TELLS_ACKNOWLEDGED { 5 } else { 30 });
 const DEFAULT_LIMIT: Duration = Duration::from_secs(300);
+const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
 
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Command {
     /// Be the daemon.
     Serve(Box<Serve>),
-    /// -k: stop the daemon that holds this pid file.
-    Stop(PathBuf),
+    /// -k: stop the daemon that holds this pid file, and with -w wait until it has ended.
+    Stop(PathBuf, Wait),
     /// -S: print the counters of the daemon with this hand-off socket.
     Counters(PathBuf, Format),
     /// -h, -V: print this.
     Print(String),
+}
+
+/// Whether to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all.
+    No,
+    /// Until it has ended.
+    ForItsEnd,
 }
 
 /// How to be the daemon.
@@ -56,6 +66,8 @@ pub struct Serve {
     pub capacity: Option<usize>,
     /// -t, -T, -D
     pub rules: Rules,
+    /// -W
+    pub drain: Span,
     /// -l
     pub facility: Facility,
 }
@@ -76,8 +88,14 @@ fn options() -> getopts::Options {
         .optopt("t", "", &format!("seconds of silence ({})", DEFAULT_IDLE.as_secs()), "idle")
         .optopt("T", "", "seconds while the client keeps sending (as -D)", "max")
         .optopt("D", "", &format!("seconds in all ({})", DEFAULT_LIMIT.as_secs()), "limit")
+        .optopt("W", "", &format!("seconds to stop in ({})", DEFAULT_DRAIN.as_secs()), "drain")
         .optopt("l", "", "syslog facility (daemon)", "facility")
-        .optflag("k", "", "stop the running daemon: once its lingers have ended; again: at once")
+        .optflag(
+            "k",
+            "",
+            "stop the running daemon: once its lingers have ended, or -W is over; again: at once",
+        )
+        .optflag("w", "", "and wait until it has ended")
         .optflag("S", "", "print the running daemon's counters")
         .optopt("o", "", "their format: text, json or prometheus (text)", "format")
         .optflag("V", "", "print the version and the backend")
@@ -87,8 +105,8 @@ fn options() -> getopts::Options {
 
 const USAGE: &str = "\
 usage: lingerd [-fdqVh] [-s socket] [-p pidfile] [-u user[:group]] [-g group] [-m mode]
-               [-n max] [-t idle] [-T max] [-D limit] [-l facility]
-       lingerd -k [-p pidfile]
+               [-n max] [-t idle] [-T max] [-D limit] [-W drain] [-l facility]
+       lingerd -k [-w] [-p pidfile]
        lingerd -S [-s socket] [-o text|json|prometheus]
 ";
 
@@ -124,16 +142,19 @@ pub fn parse(arguments: &[String]) -> Result<Command, Error> {
         std::path::absolute(Path::new(&path)).map_err(|e| format!("-{option} '{path}': {e}"))
     };
     if given.opt_present("k") {
-        only(&given, "-k", &["k", "p"])?;
-        return Ok(Command::Stop(path("p", DEFAULT_PIDFILE)?));
+        only(&given, "-k", &["k", "w", "p"])?;
+        let wait = if given.opt_present("w") { Wait::ForItsEnd } else { Wait::No };
+        return Ok(Command::Stop(path("p", DEFAULT_PIDFILE)?, wait));
     }
     if given.opt_present("S") {
         only(&given, "-S", &["S", "s", "o"])?;
         let format = value(&given, "o", Format::from_str)?;
         return Ok(Command::Counters(path("s", DEFAULT_SOCKET)?, format.unwrap_or_default()));
     }
-    if given.opt_present("o") {
-        return Err(Error("-o goes with -S".to_owned()));
+    for (option, command) in [("o", "-S"), ("w", "-k")] {
+        if given.opt_present(option) {
+            return Err(Error(format!("-{option} goes with {command}")));
+        }
     }
     let level = match (given.opt_present("d"), given.opt_present("q")) {
         (true, true) => return Err(Error("-d and -q exclude each other".to_owned())),
@@ -166,13 +187,14 @@ pub fn parse(arguments: &[String]) -> Result<Command, Error> {
             max: Span::at_least(value(&given, "T", seconds)?.unwrap_or(limit)),
             limit: Span::at_least(limit),
         },
+        drain: Span::at_least(value(&given, "W", seconds)?.unwrap_or(DEFAULT_DRAIN)),
         facility: value(&given, "l", facility)?.unwrap_or(Facility::LOG_DAEMON),
     })))
 }
 
 /// Refuses every option given but those in `allowed`.
 fn only(given: &Matches, command: &str, allowed: &[&str]) -> Result<(), String> {
-    for option in ["f", "d", "q", "s", "p", "u", "g", "m", "n", "t", "T", "D", "l", "k", "S", "o"] {
+    for option in ["f", "d", "q", "s", "p", "u", "g", "m", "n", "t", "T", "D", "W", "l", "k", "w", "S", "o"] {
         if given.opt_present(option) && !allowed.contains(&option) {
             return Err(format!("-{option} does not go with {command}"));
         }
@@ -243,6 +265,7 @@ mod tests {
         assert_eq!(serve.rules.idle, Span::at_least(Duration::from_secs(idle)));
         assert_eq!(serve.rules.max, Span::at_least(Duration::from_secs(300)));
         assert_eq!(serve.rules.limit, Span::at_least(Duration::from_secs(300)));
+        assert_eq!(serve.drain, Span::at_least(Duration::from_secs(10)));
     }
 
     #[test]
@@ -253,13 +276,14 @@ mod tests {
 
     #[test]
     fn values_and_flags_are_read_as_getopt_reads_them() {
-        let serve = serve("-fd -n5 -t 0.25 -T 2 -D3 -u www:web -g adm -m 0666 -s rel.sock -l local3");
+        let serve = serve("-fd -n5 -t 0.25 -T 2 -D3 -W 1.5 -u www:web -g adm -m 0666 -s rel.sock -l local3");
         assert!(serve.foreground);
         assert_eq!(serve.level, log::LevelFilter::Debug);
         assert_eq!(serve.pid_file, None, "none in the foreground");
         assert_eq!(serve.capacity, Some(5));
         assert_eq!(serve.rules.idle, Span::at_least(Duration::from_millis(250)));
         assert_eq!(serve.rules.limit, Span::at_least(Duration::from_secs(3)));
+        assert_eq!(serve.drain, Span::at_least(Duration::from_millis(1_500)));
         assert_eq!((serve.user.as_deref(), serve.user_group.as_deref()), (Some("www"), Some("web")));
         assert_eq!((serve.group.as_deref(), serve.mode), (Some("adm"), 0o666));
         assert!(serve.socket.is_absolute() && serve.socket.ends_with("rel.sock"));
@@ -280,6 +304,10 @@ mod tests {
             ("-m 0070", "0600"),
             ("-l nowhere", "-l 'nowhere'"),
             ("-o json", "-S"),
+            ("-w", "-k"),
+            ("-S -w", "-w"),
+            ("-k -W 5", "-W"),
+            ("-W 0", "-W '0'"),
             ("-S -o xml", "xml"),
             ("-S -n 5", "-n"),
             ("-k -s x", "-s"),
@@ -297,7 +325,7 @@ mod tests {
     #[test]
     fn help_shows_every_option_of_the_usage() {
         let Ok(Command::Print(help)) = read("-h") else { panic!("no help") };
-        for option in "fdqVhspugmntTDlkSo".chars() {
+        for option in "fdqVhspugmntTDWlkwSo".chars() {
             assert!(help.contains(&format!("\n    -{option} ")), "-{option} in:\n{help}");
         }
     }

@@ -166,6 +166,22 @@ pub fn running(path: &Path) -> Result<Option<Running>, Error> {
     Err(Error::Nameless(path.to_owned()))
 }
 
+/// Waits until `daemon` no longer holds the pid file at `path`, be it that another one does.
+///
+/// # Errors
+/// What the system says.
+pub fn until_it_ends(path: &Path, daemon: Running) -> Result<(), Error> {
+    loop {
+        match running(path) {
+            // It wipes its name out just before it ends.
+            Err(Error::Nameless(_)) => {}
+            Ok(Some(there)) if there.pid == daemon.pid => {}
+            other => return other.map(|_| ()),
+        }
+        thread::sleep(RETRY_AFTER);
+    }
+}
+
 fn read(file: &mut File) -> Option<i32> {
     let mut text = String::new();
     file.rewind().ok()?;

@@ -275,6 +275,23 @@ fn hand_offs_that_wait_at_a_stop_are_lingered_on() {
 }
 
 #[test]
+fn who_waits_for_the_end_can_start_the_next_one_at_once() {
+    let site = Site::new();
+    let daemon = site.start_in_background(&["-W", "0.1"]);
+    let (_client, server) = tcp::connection();
+    daemon.sender().hand_over(server);
+    daemon.wait_for("lingering=1");
+    let ended = run(lingerd().args(["-k", "-w", "-p"]).arg(site.pidfile()));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(ended.stdout, format!("lingerd (pid {}) has ended\n", daemon.pid));
+    let next = site.start_in_background(&[]);
+    assert_ne!(next.pid, daemon.pid);
+    assert_eq!(run(lingerd().args(["-k", "-w", "-p"]).arg(site.pidfile())).code, Some(0));
+    let nobody = run(lingerd().args(["-k", "-w", "-p"]).arg(site.pidfile()));
+    nobody.assert_failed(3, "no lingerd is running");
+}
+
+#[test]
 fn k_stops_a_daemon_and_nothing_of_it_is_left() {
     let site = Site::new();
     let mut daemon = site.start_in_background(&[]);

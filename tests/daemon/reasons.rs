@@ -3,7 +3,7 @@
 use lingerd_platform::tcp::TELLS_ACKNOWLEDGED;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
-use support::daemon::Daemon;
+use support::daemon::{Daemon, Site};
 use support::{skip, tcp, wait_until};
 
 /// 1 where the system tells what is acknowledged, else 0: it does not count what it cannot know.
@@ -265,6 +265,19 @@ fn what_a_stop_cuts_short_is_counted() {
     daemon.signal(libc::SIGTERM);
     let last = daemon.wait_for_good_end();
     assert_eq!((last["stopped"], last["cut_short"]), (1, TELLS));
+}
+
+#[test]
+fn a_client_that_does_not_read_keeps_a_stopped_daemon_for_a_bounded_time() {
+    let site = Site::new();
+    let daemon = site.start(&["-W", "0.1"]);
+    let (_client, server) = tcp::connection_with_full_window();
+    daemon.sender().hand_over(server);
+    daemon.wait_for("lingering=1");
+    daemon.signal(libc::SIGTERM);
+    let last = daemon.wait_for_good_end();
+    assert_eq!((last["stopped"], last["cut_short"]), (1, TELLS));
+    assert!(site.log().contains("their time is over: 1 connections are cut off"), "{}", site.log());
 }
 
 #[test]

@@ -134,8 +134,9 @@ impl Model {
         let ours = delta("evicted") + delta("stopped") + delta("rejected");
         assert!(ours >= allowed.none, "ended for no reason: {said}");
         let is_full = |most: usize| figure(now, "peak") + total >= most as u64;
-        let is_told = plan.again.is_some_and(|again| stage.kernel.now() >= plan.end + again);
-        assert!(delta("stopped") == 0 || is_told, "stopped by nobody: {said}");
+        let set_on = self.clock_was_set(plan.end, stage.kernel.now(), |by| by > 0);
+        let is_cut_off = stage.kernel.now() + set_on >= plan.cut_off();
+        assert!(delta("stopped") == 0 || is_cut_off, "stopped by nobody: {said}");
         assert!(
             delta("evicted") == 0
                 || plan.limit <= 600 // senders, files and what may come want most of it
@@ -262,6 +263,12 @@ impl Model {
         let now = stage.daemon.snapshot();
         assert_eq!(figure(&now, "lingering"), 0);
         let Stage { kernel, process, daemon, crowd } = stage;
+        let set_back = self.clock_was_set(plan.end, kernel.now(), |by| by < 0);
+        let took = kernel.now() - plan.end;
+        assert!(
+            took <= plan.drain + set_back + self.longest_turn * 2 + TICK * 3,
+            "to stop took it {took:?}: {plan:?}"
+        );
         drop(daemon);
         kernel.run_until(kernel.now() + Duration::from_secs(1_000_000)); // files may take their time to close
         let left: Vec<_> = process.descriptors();
@@ -270,7 +277,7 @@ impl Model {
         let violations = kernel.violations();
         assert!(violations.is_empty(), "{violations:#?}");
         // Who cannot be read when it is told to stop at once is not waited for.
-        let stopped_at_once = plan.again.map(|again| plan.end + again).filter(|_| plan.faults.memory > 0.0);
+        let stopped_at_once = Some(plan.cut_off()).filter(|_| plan.faults.memory > 0.0);
         for (_, client) in self.clients.values().chain(&crowd.take_sent()) {
             let facts = client.facts();
             assert!(facts.received.is_none(), "received, and never closed: {facts:?}");

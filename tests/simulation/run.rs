@@ -42,6 +42,8 @@ pub struct Plan {
     pub rules: [Duration; 3], // idle, max, limit
     pub flavour: Flavour,
     pub faults: Faults,
+    /// -W
+    pub drain: Duration,
     /// The descriptors that the daemon may have, and -n.
     pub limit: usize,
     pub wanted: Option<usize>,
@@ -83,6 +85,7 @@ impl Plan {
             rules: [idle, max, limit],
             flavour,
             faults,
+            drain: Duration::from_millis(one_of(random, &[1, 10_000, 10_000, 100_000, 20_000_000])),
             limit: one_of(random, &[40, 100, 600, 3_000, 20_000]) as usize,
             wanted: random.bool().then(|| one_of(random, &[1, 3, 50, 1_000]) as usize),
             clients: one_of(random, &[50, 300, 300, 1_000, 3_000]) as usize,
@@ -104,6 +107,12 @@ impl Plan {
     pub fn loses_nothing(&self) -> bool {
         let talks_on = !self.flavour.silences && !self.flavour.cost.is_zero();
         self.takes_all() && self.faults.accept == 0.0 && !talks_on
+    }
+
+    /// When it is to end at once at the earliest: it was told again, or hardly any of its time was left.
+    pub fn cut_off(&self) -> Duration {
+        let most = self.drain.mul_f64(0.8).saturating_sub(Duration::from_secs(1) / 32); // two ticks
+        self.end + self.again.map_or(most, |again| again.min(most))
     }
 
     /// How long something may have to be left for later: the kernel may have no room for it, again and
@@ -148,7 +157,8 @@ impl Stage {
         };
         let [idle, max, limit] = plan.rules.map(Span::at_least);
         let room = Room::share(plan.limit as u64, process.open_descriptors(), plan.wanted).expect("room");
-        let daemon = Daemon::new(parts, Rules { idle, max, limit }, room).expect("a daemon");
+        let (rules, drain) = (Rules { idle, max, limit }, Span::at_least(plan.drain));
+        let daemon = Daemon::new(parts, rules, drain, room).expect("a daemon");
         let crowd = Crowd::new(seed, [address, control_address], raisers);
         Stage { kernel, process, daemon, crowd }
     }

@@ -65,11 +65,16 @@ struct Scene {
 impl Scene {
     /// With -t, -T and -D.
     fn new(flavour: Flavour, rules: [Duration; 3]) -> Scene {
-        Scene::with_room(flavour, rules, None)
+        Scene::with(flavour, rules, None, AGES)
     }
 
     /// With -n, too.
     fn with_room(flavour: Flavour, rules: [Duration; 3], most: Option<usize>) -> Scene {
+        Scene::with(flavour, rules, most, AGES)
+    }
+
+    /// And with -W.
+    fn with(flavour: Flavour, rules: [Duration; 3], most: Option<usize>, drain: Duration) -> Scene {
         let kernel = Kernel::new(1, flavour);
         let process = kernel.process(DESCRIPTORS);
         let (signals, raise) = process.signals();
@@ -85,7 +90,8 @@ impl Scene {
         };
         let [idle, max, limit] = rules.map(Span::at_least);
         let room = Room::share(DESCRIPTORS as u64, process.open_descriptors(), most).expect("room");
-        let daemon = Daemon::new(parts, Rules { idle, max, limit }, room).expect("a daemon");
+        let (rules, drain) = (Rules { idle, max, limit }, Span::at_least(drain));
+        let daemon = Daemon::new(parts, rules, drain, room).expect("a daemon");
         kernel.must_end_by(AGES);
         Scene { kernel, process, daemon, door: address, control: control_address, raise }
     }
@@ -632,6 +638,31 @@ fn who_cannot_be_read_for_want_of_memory_is_left_alone_for_a_while() {
             scene.until("there is memory", |scene| scene.kernel.now() >= end);
             let waits = scene.kernel.count(lingerd_platform::fake::Call::Wait) - before;
             assert!(waits < 100, "{waits} turns in 10 s: lingers {lingers}, {flavour:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_left_when_its_time_is_over_is_ended_and_first_what_loses_least() {
+    for flavour in flavours() {
+        let tells = flavour.tells_acknowledged;
+        let mut scene = Scene::with(Flavour { cost: CALL, ..flavour }, NEVER, None, SECOND * 10);
+        let stalls = Setup { response: 300_000, reads: false, ..Setup::default() };
+        let stalled = scene.linger(3, &stalls);
+        let silent = scene.linger(3, &Setup::default());
+        let sender = scene.sender(); // it stays
+        let stop = scene.raise.stop.clone();
+        scene.kernel.at(SECOND * 60, move |_| stop.raise());
+        scene.until("the end", |scene| scene.daemon.is_done());
+        let took = scene.kernel.now() - SECOND * 60;
+        assert!(SECOND * 9 <= took && took < SECOND * 10, "{took:?}");
+        scene.assert_ended("stopped", 6);
+        assert!(sender.is_hung_up());
+        if tells {
+            assert_eq!(scene.figure("cut_short"), 3);
+            let ended =
+                |clients: &[Client]| clients.iter().map(|client| client.facts().parted).collect::<Vec<_>>();
+            assert!(ended(&silent).iter().max() < ended(&stalled).iter().min());
         }
     }
 }

@@ -240,7 +240,7 @@ impl Drop for Site {
 /// `options`, and time-outs for those that they leave out.
 fn with_time_outs<'a>(options: &[&'a str]) -> Vec<&'a str> {
     let mut all = options.to_vec();
-    for long in [["-t", "1000"], ["-T", "2000"], ["-D", "4000"]] {
+    for long in [["-t", "1000"], ["-T", "2000"], ["-D", "4000"], ["-W", "3000"]] {
         if !options.contains(&long[0]) {
             all.extend(long);
         }

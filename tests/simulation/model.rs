@@ -234,21 +234,6 @@ impl Model {
             }
         }
         let time = stage.kernel.now();
-        if std::env::var("DBG").is_ok() {
-            stage.kernel.keep_log();
-            if let Some(since) = stage.crowd.waits_since() {
-                if time > since + Duration::from_secs(100) {
-                    for line in stage.kernel.log().iter().rev().take(300).collect::<Vec<_>>().iter().rev() {
-                        eprintln!("{line:?}");
-                    }
-                    eprintln!(
-                        "{:?} waiting {}",
-                        self.clock_steps.iter().filter(|s| s.0 >= since).collect::<Vec<_>>(),
-                        stage.crowd.waits_since().unwrap().as_secs()
-                    );
-                }
-            }
-        }
         if let Some(since) = stage.crowd.waits_since() {
             let set_back = self.clock_was_set(since, time, |by| by < 0);
             assert!(

@@ -458,17 +458,24 @@ fn a_stop_in_the_middle_of_a_turn_takes_nothing_from_the_message_in_hand() {
     assert_eq!((snapshot.get("rejected"), snapshot.get("protocol_errors")), (Some(0), Some(1)), "{snapshot}");
 }
 
+/// The kernel has no memory for `time` from now on; until when that is.
+fn short_of_memory(scene: &Scene, time: Duration) -> Duration {
+    scene.kernel.set_faults(Faults { memory: 1.0, ..Faults::default() });
+    let end = scene.kernel.now() + time;
+    scene.kernel.at(end, |kernel| kernel.set_faults(Faults::default()));
+    end
+}
+
 #[test]
 fn a_sender_that_cannot_be_read_while_it_stops_is_parted_with_when_it_can() {
     for flavour in flavours() {
         let mut scene = Scene::new(flavour, [SECOND * 5, SECOND * 30, HOUR]);
         let sender = scene.sender();
         scene.until("it is let in", |scene| scene.figure("senders") == 1);
-        scene.kernel.set_faults(Faults { memory: 1.0, ..Faults::default() });
+        short_of_memory(&scene, SECOND / 2);
         let (client, held) = scene.kernel.connection(&Setup::default());
         send(&sender, &[held]);
         scene.raise.stop.raise();
-        scene.kernel.after(SECOND / 2, |kernel| kernel.set_faults(Faults::default()));
         scene.until("the end", |scene| scene.daemon.is_done());
         assert!(sender.is_hung_up() && scene.kernel.now() < SECOND * 10);
         assert_eq!(scene.figure("idle"), 1, "{:?}", client.facts());
@@ -480,15 +487,12 @@ fn who_is_told_to_stop_at_once_reads_what_it_can() {
     let mut scene = Scene::new(Flavour::linux(), NEVER);
     let sender = scene.sender();
     scene.until("it is let in", |scene| scene.figure("senders") == 1);
-    scene.kernel.set_faults(Faults { memory: 1.0, ..Faults::default() });
+    let end = short_of_memory(&scene, SECOND / 2);
     let (_client, held) = scene.kernel.connection(&Setup::default());
     send(&sender, &[held]);
     let again = scene.raise.stop.clone();
     again.raise();
-    scene.kernel.after(SECOND / 2, move |kernel| {
-        kernel.set_faults(Faults::default());
-        again.raise();
-    });
+    scene.kernel.at(end, move |_| again.raise());
     scene.until("the end", |scene| scene.daemon.is_done());
     scene.assert_ended("stopped", 1);
 }
@@ -560,14 +564,6 @@ fn of_one_message_the_first_are_evicted_first() {
     scene.until("they are taken", |scene| scene.figure("evicted") == 2);
     let is_there: Vec<_> = clients.iter().map(|client| client.facts().parted.is_none()).collect();
     assert_eq!(is_there, [false, false, true]);
-}
-
-/// The kernel has no memory for `time` from now on.
-fn short_of_memory(scene: &Scene, time: Duration) -> Duration {
-    scene.kernel.set_faults(Faults { memory: 1.0, ..Faults::default() });
-    let end = scene.kernel.now() + time;
-    scene.kernel.at(end, |kernel| kernel.set_faults(Faults::default()));
-    end
 }
 
 #[test]

@@ -429,7 +429,7 @@ impl<W: World> Daemon<W> {
         }
         self.senders.close_door(&mut self.backend);
         info!(
-            "told to stop: {} connections are still lingering, for {} s at most",
+            "told to stop: {} connections are still lingering, for {:.1} s at most",
             self.connections.len(),
             Duration::from(self.drain).as_secs_f64()
         );

@@ -2,17 +2,21 @@
 //!
 //! Knows the control message and its traps; must not know what the descriptors are.
 
-use crate::backend::Descriptor;
+use crate::backend::{Descriptor, Interest};
 use crate::peer::{self, Peer};
-use crate::{SEND_FLAGS, process};
-use std::io::{self, Write};
+use crate::{SEND_FLAGS, check, process};
+use std::io::{self, ErrorKind, Write};
 use std::mem::{self, MaybeUninit};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
 
 /// The most descriptors in one message: Linux's SCM_MAX_FD. OpenBSD sends no more than 127.
 pub const MAX_DESCRIPTORS: usize = 253;
+
+/// So many go in one message on every system.
+pub const PORTABLE_DESCRIPTORS: usize = 100;
 
 /// Room for one control message with [`MAX_DESCRIPTORS`]: its header and data, each padded by at
 /// most 16 bytes on any system.
@@ -75,8 +79,36 @@ pub trait Link: Descriptor + Sized {
     /// What write(2) says; `WouldBlock` when there is no room for all of it.
     fn tell(&mut self, text: &[u8]) -> io::Result<()>;
 
+    /// Sends what there is room for of `bytes`, and with the first of them copies of `descriptors`, at
+    /// most [`PORTABLE_DESCRIPTORS`] where that is to work on every system. Returns how many bytes it
+    /// were.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is no room; `ResourceBusy` when too many descriptors are in flight, which
+    /// those who receive change; else what sendmsg(2) says. Nothing was sent then.
+    fn pass(&self, bytes: &[u8], descriptors: &[&dyn Descriptor]) -> io::Result<usize>;
+
+    /// Reads what is there of `buffer`'s length, and appends the descriptors that came with it as
+    /// [`receive`](Self::receive) does. Returns how many bytes it were; 0 is the end.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive); `QuotaExceeded` when descriptors got lost because this process
+    /// has no room for them.
+    fn hear(&self, buffer: &mut [u8], descriptors: &mut Vec<Self::Received>) -> io::Result<usize>;
+
+    /// Waits until it is ready for `interest`, for as long as `patience` at most: the one thing here
+    /// that does wait, for a conversation that everything else has to wait for. Returns whether it is.
+    /// It may come back early.
+    ///
+    /// # Errors
+    /// What poll(2) says.
+    fn wait(&self, interest: Interest, patience: Duration) -> io::Result<bool>;
+
     /// As something to close.
     fn into_received(self) -> Self::Received;
+
+    /// What was such a link in another process and came along from there.
+    fn of(received: Self::Received) -> Self;
 }
 
 /// The contract of a listening Unix socket. Nothing here ever waits.
@@ -95,6 +127,10 @@ pub trait Door: Descriptor {
     /// Lets nobody else knock, where the system can do that. Those who already wait can still be
     /// accepted.
     fn shut(&self);
+
+    /// Makes a door that came from another process this one's own: whoever asks from now on who
+    /// listens there is told so.
+    fn claim(&self);
 }
 
 impl Link for UnixStream {
@@ -119,8 +155,44 @@ impl Link for UnixStream {
         self.write_all(text)
     }
 
+    fn pass(&self, bytes: &[u8], descriptors: &[&dyn Descriptor]) -> io::Result<usize> {
+        // SAFETY: a Descriptor is open for as long as it lives, which is beyond this call.
+        let borrowed = |fd: &&dyn Descriptor| unsafe { BorrowedFd::borrow_raw(fd.number()) };
+        let descriptors: Vec<_> = descriptors.iter().map(borrowed).collect();
+        send(self, bytes, &descriptors).map_err(|error| match error.raw_os_error() {
+            Some(libc::ETOOMANYREFS) => ErrorKind::ResourceBusy.into(),
+            _ => error,
+        })
+    }
+
+    fn hear(&self, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
+        match read(self, buffer, descriptors)? {
+            Read::Bytes { truncated: true, .. } | Read::Lost => Err(ErrorKind::QuotaExceeded.into()),
+            Read::Bytes { count, .. } => Ok(count),
+        }
+    }
+
+    fn wait(&self, interest: Interest, patience: Duration) -> io::Result<bool> {
+        let events = match interest {
+            Interest::Read => libc::POLLIN,
+            Interest::Write => libc::POLLOUT,
+            Interest::Both => libc::POLLIN | libc::POLLOUT,
+        };
+        let mut fd = libc::pollfd { fd: self.as_raw_fd(), events, revents: 0 };
+        let millis = i32::try_from(patience.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
+        // SAFETY: poll(2) reads and writes the one pollfd, which outlives the call.
+        match check(unsafe { libc::poll(&raw mut fd, 1, millis) }) {
+            Err(e) if e.kind() == ErrorKind::Interrupted => Ok(false),
+            ready => Ok(ready? > 0),
+        }
+    }
+
     fn into_received(self) -> OwnedFd {
         self.into()
+    }
+
+    fn of(received: OwnedFd) -> Self {
+        received.into()
     }
 }
 
@@ -140,7 +212,21 @@ impl Door for UnixListener {
             let _ = socket2::SockRef::from(self).shutdown(Shutdown::Read);
         }
     }
+
+    fn claim(&self) {
+        // unix(7), SO_PEERCRED: the credentials are those of the call of listen(2). It cannot fail on
+        // what listens already.
+        let _ = socket2::SockRef::from(self).listen(BACKLOG);
+    }
 }
+
+/// How many may wait: what std asks for, too.
+const BACKLOG: i32 =
+    if cfg!(any(target_os = "linux", target_os = "freebsd", target_os = "openbsd", target_os = "macos")) {
+        -1
+    } else {
+        libc::SOMAXCONN
+    };
 
 /// Reads one byte from `link`, never blocking, and appends the descriptors that came with it to
 /// `descriptors`. All of them are close-on-exec.
@@ -151,10 +237,26 @@ impl Door for UnixListener {
 /// # Errors
 /// `WouldBlock` when nothing is there; else what recvmsg(2) says. No descriptor is lost on error.
 fn receive(link: &impl AsFd, descriptors: &mut Vec<OwnedFd>) -> io::Result<Received> {
+    let mut byte = [0];
+    Ok(match read(link, &mut byte, descriptors)? {
+        Read::Bytes { count: 0, .. } => Received::End,
+        Read::Bytes { truncated, .. } => Received::Byte { byte: byte[0], truncated },
+        Read::Lost => Received::Lost,
+    })
+}
+
+/// What recvmsg(2) has read.
+enum Read {
+    Bytes { count: usize, truncated: bool },
+    Lost,
+}
+
+/// Reads what is there of `buffer`'s length from `link`, never blocking, and appends the descriptors
+/// that came with it to `descriptors`. All of them are close-on-exec.
+fn read(link: &impl AsFd, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<Read> {
     // Reserved before the kernel is asked: from there on nothing may fail.
     descriptors.reserve(MAX_DESCRIPTORS);
-    let mut byte = 0u8;
-    let mut iov = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let mut control = Control { bytes: [MaybeUninit::uninit(); CONTROL_BYTES] };
     // SAFETY: msghdr is plain data, for which all zeroes (null pointers, no lengths) is a value.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
@@ -169,9 +271,9 @@ fn receive(link: &impl AsFd, descriptors: &mut Vec<OwnedFd>) -> io::Result<Recei
     if got == -1 {
         let error = io::Error::last_os_error();
         return match error.raw_os_error() {
-            Some(libc::ENOMEM | libc::ENOBUFS) => Err(io::ErrorKind::OutOfMemory.into()),
+            Some(libc::ENOMEM | libc::ENOBUFS) => Err(ErrorKind::OutOfMemory.into()),
             // The BSDs, and Solaris, for what Linux tells with MSG_CTRUNC.
-            Some(libc::EMSGSIZE | libc::EMFILE | libc::ENFILE) => Ok(Received::Lost),
+            Some(libc::EMSGSIZE | libc::EMFILE | libc::ENFILE) => Ok(Read::Lost),
             _ => Err(error),
         };
     }
@@ -203,10 +305,8 @@ fn receive(link: &impl AsFd, descriptors: &mut Vec<OwnedFd>) -> io::Result<Recei
         // SAFETY: `header` is a header of `message`, which is what CMSG_NXTHDR wants, cmsg(3).
         header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
     }
-    if got == 0 {
-        return Ok(Received::End);
-    }
-    Ok(Received::Byte { byte, truncated: message.msg_flags & libc::MSG_CTRUNC != 0 })
+    // Not negative, as it is no error.
+    Ok(Read::Bytes { count: got as usize, truncated: message.msg_flags & libc::MSG_CTRUNC != 0 })
 }
 
 /// Sends `bytes` over `link` with `descriptors` (at most [`MAX_DESCRIPTORS`]) in one control

@@ -1,11 +1,12 @@
 //! The contracts of [`Link`] and [`Door`], and of who is at the other end.
 
 use super::{Caller, Peer, Received, Socket, Stage};
-use crate::backend::{Backend, Interest, Token};
+use crate::backend::{Backend, Descriptor, Interest, Token};
 use crate::fdpass::{self, Door, Link};
 use crate::tcp::Tcp;
 use crate::world::World;
 use std::io::ErrorKind;
+use std::time::Duration;
 
 /// Makes tests of all of them on a stage.
 macro_rules! fdpass_tests {
@@ -26,6 +27,12 @@ macro_rules! fdpass_tests {
             the_other_end_is_this_user
             what_is_queued_is_closed_with_the_link
             a_link_is_something_to_close
+            what_is_passed_arrives_with_its_descriptors
+            more_than_there_is_room_for_is_passed_later
+            what_is_heard_comes_with_its_descriptors_and_no_other
+            whoever_waits_alone_is_told_when_it_is_ready
+            a_link_that_came_along_is_one
+            a_claimed_door_is_as_it_was
         }
     };
 }
@@ -237,4 +244,88 @@ pub fn a_link_is_something_to_close<S: Stage>(stage: &mut S) {
     let (mut caller, link) = linked(stage);
     super::time::close_slowly(stage, link.into_received());
     assert_eq!(caller.read_to_end(), b"");
+}
+
+pub fn what_is_passed_arrives_with_its_descriptors<S: Stage>(stage: &mut S) {
+    let (_peer, received) = stage.connection();
+    let socket = Socket::<S>::of(received).ok().unwrap();
+    let (mut caller, link) = linked(stage);
+    assert_eq!(link.pass(b"abc", &[&socket, &link]).unwrap(), 3);
+    assert_eq!(caller.hear(), (b"abc".to_vec(), 2));
+    assert_eq!(link.pass(b"d", &[]).unwrap(), 1);
+    assert_eq!(caller.hear(), (b"d".to_vec(), 0));
+    let most = vec![&socket as &dyn Descriptor; fdpass::PORTABLE_DESCRIPTORS];
+    assert_eq!(link.pass(b"e", &most).unwrap(), 1);
+    assert_eq!(caller.hear(), (b"e".to_vec(), fdpass::PORTABLE_DESCRIPTORS));
+    caller.close();
+    assert_eq!(link.pass(b"f", &[&socket]).unwrap_err().kind(), ErrorKind::BrokenPipe);
+}
+
+pub fn more_than_there_is_room_for_is_passed_later<S: Stage>(stage: &mut S) {
+    let (mut caller, link) = linked(stage);
+    let (bytes, mut sent) = (vec![b'x'; 10_000], 0);
+    let full = loop {
+        match link.pass(&bytes, &[]) {
+            Ok(count) => sent += count,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(full.kind(), ErrorKind::WouldBlock);
+    assert!(!link.wait(Interest::Write, Duration::ZERO).unwrap());
+    let mut heard = 0;
+    while heard < sent {
+        heard += caller.hear().0.len();
+    }
+    assert_eq!(heard, sent);
+    assert!(link.wait(Interest::Write, Duration::ZERO).unwrap());
+    assert!(link.pass(&bytes, &[]).unwrap() > 0);
+}
+
+pub fn what_is_heard_comes_with_its_descriptors_and_no_other<S: Stage>(stage: &mut S) {
+    let (peer, _received) = stage.connection();
+    let (mut caller, link) = linked(stage);
+    caller.send(b"hello", &peer, 2).unwrap();
+    caller.send(b"you", &peer, 1).unwrap();
+    let (mut descriptors, mut buffer) = (Vec::new(), [0; 3]);
+    assert_eq!(link.hear(&mut buffer, &mut descriptors).unwrap(), 3);
+    assert_eq!((&buffer, descriptors.len()), (b"hel", 2));
+    let mut rest = [0; 2];
+    assert_eq!(link.hear(&mut rest, &mut descriptors).unwrap(), 2);
+    assert_eq!((&rest, descriptors.len()), (b"lo", 2));
+    assert_eq!(link.hear(&mut buffer, &mut descriptors).unwrap(), 3);
+    assert_eq!((&buffer, descriptors.len()), (b"you", 3));
+    let nothing = link.hear(&mut buffer, &mut descriptors).unwrap_err();
+    assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
+    caller.close();
+    assert_eq!(link.hear(&mut buffer, &mut descriptors).unwrap(), 0);
+}
+
+pub fn whoever_waits_alone_is_told_when_it_is_ready<S: Stage>(stage: &mut S) {
+    let (peer, _received) = stage.connection();
+    let (mut caller, link) = linked(stage);
+    assert!(!link.wait(Interest::Read, Duration::from_millis(1)).unwrap());
+    assert!(link.wait(Interest::Write, Duration::from_secs(60)).unwrap());
+    caller.send(b"x", &peer, 0).unwrap();
+    assert!(link.wait(Interest::Read, Duration::from_secs(60)).unwrap());
+    assert_eq!(receive::<S>(&link).0, byte(b'x'));
+    caller.close();
+    assert!(link.wait(Interest::Read, Duration::from_secs(60)).unwrap());
+}
+
+pub fn a_link_that_came_along_is_one<S: Stage>(stage: &mut S) {
+    let (peer, _received) = stage.connection();
+    let (mut caller, link) = linked(stage);
+    caller.send(b"L", &peer, 2).unwrap();
+    let link = super::Link::<S>::of(link.into_received());
+    let (received, descriptors) = receive::<S>(&link);
+    assert_eq!((received, descriptors.len()), (byte(b'L'), 2));
+}
+
+pub fn a_claimed_door_is_as_it_was<S: Stage>(stage: &mut S) {
+    let (door, address) = stage.door();
+    let before = stage.call(&address).unwrap();
+    door.claim();
+    let after = stage.call(&address).unwrap();
+    let links: Vec<_> = (0..2).map(|_| let_in(stage, &door)).collect();
+    drop((before, after, links));
 }

@@ -122,6 +122,8 @@ pub trait Caller<P> {
     fn send(&mut self, bytes: &[u8], peer: &P, copies: usize) -> io::Result<()>;
     /// It closes.
     fn close(&mut self);
+    /// What it is told now, and with how many descriptors.
+    fn hear(&mut self) -> (Vec<u8>, usize);
     /// What it is told, up to the end.
     fn read_to_end(&mut self) -> Vec<u8>;
 }

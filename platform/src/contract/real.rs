@@ -4,7 +4,7 @@ use super::{Caller, Peer, Stage, Stranger};
 use crate::backend::System;
 use crate::clock::Monotonic;
 use crate::closing::Thread;
-use crate::fdpass;
+use crate::fdpass::{self, Link};
 use crate::signals::{Handler, Signals};
 use crate::world::World;
 use socket2::{Domain, SockRef, Socket, Type};
@@ -208,6 +208,13 @@ impl Caller<Client> for Sender {
 
     fn close(&mut self) {
         self.0 = None;
+    }
+
+    fn hear(&mut self) -> (Vec<u8>, usize) {
+        let (mut told, mut descriptors) = (vec![0; 1 << 20], Vec::new());
+        let count = self.0.as_ref().unwrap().hear(&mut told, &mut descriptors).unwrap();
+        told.truncate(count);
+        (told, descriptors.len())
     }
 
     fn read_to_end(&mut self) -> Vec<u8> {

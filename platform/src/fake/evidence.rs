@@ -20,7 +20,12 @@ pub enum Call {
     Receive,
     Silence,
     Tell,
+    Pass,
+    Hear,
+    /// [`Link::wait`](crate::fdpass::Link::wait)
+    WaitAlone,
     LinkPeer,
+    Claim,
     Of,
     HalfClose,
     Discard,

@@ -155,7 +155,7 @@ impl contract::Stage for Stage {
     }
 
     fn call(&mut self, address: &Address) -> io::Result<Sender> {
-        self.kernel.connect(*address, THIS).map(Sender)
+        self.kernel.connect(*address, THIS).map(|caller| Sender(caller, self.kernel.clone()))
     }
 
     fn uid(&self) -> u32 {
@@ -254,7 +254,7 @@ impl contract::Peer for Peer {
     }
 }
 
-struct Sender(Caller);
+struct Sender(Caller, Kernel);
 
 impl contract::Caller<Peer> for Sender {
     fn send(&mut self, bytes: &[u8], peer: &Peer, copies: usize) -> io::Result<()> {
@@ -263,6 +263,11 @@ impl contract::Caller<Peer> for Sender {
 
     fn close(&mut self) {
         self.0.close();
+    }
+
+    fn hear(&mut self) -> (Vec<u8>, usize) {
+        let (told, descriptors) = self.0.hear(&self.1.process(4096)).unwrap().unwrap();
+        (told, descriptors.len())
     }
 
     fn read_to_end(&mut self) -> Vec<u8> {

@@ -5,8 +5,8 @@ use super::evidence::Call;
 use super::faults::{Credentials, Truncation};
 use super::slab::Key;
 use super::state::State;
-use super::{Handle, Kernel};
-use crate::backend::Descriptor;
+use super::{Handle, Kernel, Process};
+use crate::backend::{Descriptor, Interest};
 use crate::fdpass::{self, MAX_DESCRIPTORS};
 use crate::peer::Peer;
 use std::cell::{RefCell, RefMut};
@@ -27,6 +27,8 @@ struct Message {
 pub(super) struct Channel {
     inbox: VecDeque<Message>,
     outbox: Vec<u8>,
+    /// Descriptors on their way to the caller, in the order in which they were sent.
+    passed: VecDeque<Key>,
     /// How much of an answer the caller's system holds.
     room: usize,
     /// The daemon's end, once it was accepted.
@@ -43,6 +45,8 @@ pub(super) struct Channel {
     /// Whether somebody may still ask about it.
     held: bool,
     at_hang_up: Option<super::agenda::Call>,
+    /// What is to happen when the caller is told something.
+    at_word: Option<super::agenda::Call>,
 }
 
 impl Channel {
@@ -109,6 +113,7 @@ impl State {
         let link = self.links.insert(Channel {
             inbox: VecDeque::new(),
             outbox: Vec::new(),
+            passed: VecDeque::new(),
             room: 200_000,
             file: None,
             daemon: true,
@@ -118,6 +123,7 @@ impl State {
             who,
             held: true,
             at_hang_up: None,
+            at_word: None,
         });
         let file = self.open(Kind::Caller(link));
         let Some(it) = self.doors.get_mut(door) else { return Err(refused()) };
@@ -243,6 +249,83 @@ impl State {
         })
     }
 
+    /// What the daemon reads of `buffer`'s length, but not beyond what one message has.
+    fn hear(
+        &mut self,
+        process: usize,
+        link: Key,
+        buffer: &mut [u8],
+        numbers: &mut Vec<RawFd>,
+    ) -> io::Result<usize> {
+        let more = self.links.get(link).and_then(|it| it.inbox.front()).map_or(0, |it| it.bytes.len());
+        match self.receive(process, link, numbers)? {
+            fdpass::Received::End => Ok(0),
+            fdpass::Received::Lost | fdpass::Received::Byte { truncated: true, .. } => {
+                Err(io::ErrorKind::QuotaExceeded.into())
+            }
+            fdpass::Received::Byte { byte, .. } => {
+                let Some((first, rest)) = buffer.split_first_mut() else { return Ok(0) };
+                *first = byte;
+                let Some(it) = self.links.get_mut(link).filter(|_| more > 1) else { return Ok(1) };
+                let Some(message) = it.inbox.front_mut() else { return Ok(1) };
+                let count = rest.len().min(more - 1);
+                rest.iter_mut().zip(message.bytes.drain(..count)).for_each(|(to, byte)| *to = byte);
+                if message.bytes.is_empty() {
+                    it.inbox.pop_front();
+                }
+                Ok(1 + count)
+            }
+        }
+    }
+
+    /// What the daemon sends: bytes, and copies of its descriptors.
+    fn send_on(&mut self, process: usize, link: Key, bytes: &[u8], numbers: &[RawFd]) -> io::Result<usize> {
+        if self.dice.roll(|faults| faults.interrupted) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        if self.dice.roll(|faults| faults.memory) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        let files: Vec<_> = numbers.iter().map(|&number| self.file(process, number, Call::Pass)).collect();
+        let in_flight = self.flavour.in_flight;
+        let Some(it) = self.links.get_mut(link).filter(|it| it.caller) else {
+            return Err(io::Error::from_raw_os_error(libc::EPIPE));
+        };
+        let fits = bytes.len().min(it.room.saturating_sub(it.outbox.len()));
+        if fits == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        if self.in_flight + files.len() > in_flight {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        it.outbox.extend_from_slice(&bytes[..fits]);
+        it.passed.extend(&files);
+        self.in_flight += files.len();
+        for file in files {
+            if let Some(file) = self.files.get_mut(file) {
+                file.references += 1;
+            }
+        }
+        self.told(link);
+        Ok(fits)
+    }
+
+    /// Has happen what is to when the caller is told something.
+    fn told(&mut self, link: Key) {
+        if let Some(action) = self.links.get_mut(link).and_then(|it| it.at_word.take()) {
+            self.soon(action);
+        }
+    }
+
+    /// Whether the daemon's end is ready for that.
+    fn is_link_ready(&self, link: Key, interest: Interest) -> bool {
+        self.links.get(link).is_none_or(|it| {
+            let reads = it.is_readable() && interest != Interest::Write;
+            let writes = it.is_writable() && interest != Interest::Read;
+            reads || writes || it.has_failed()
+        })
+    }
+
     /// Gives numbers to what came along, as far as there are any, and closes the others. Returns
     /// whether there were others.
     fn hand_out(&mut self, process: usize, files: Vec<Key>, numbers: &mut Vec<RawFd>) -> bool {
@@ -302,6 +385,7 @@ impl State {
             self.in_flight -= 1;
             self.release(file, By::Kernel);
         }
+        self.told(link);
         self.forget_link(link);
     }
 
@@ -309,12 +393,19 @@ impl State {
     pub fn end_caller(&mut self, link: Key) {
         let Some(it) = self.links.get_mut(link) else { return };
         it.caller = false;
+        let passed = std::mem::take(&mut it.passed);
         if !it.outbox.is_empty() {
             it.error = Some(libc::ECONNRESET); // it has not read all that it was told
         }
+        let action = it.at_word.take();
         if let Some(file) = it.file {
             self.note_outside(link, 0);
             self.wake(file);
+        }
+        self.drop_soon(action);
+        for file in passed {
+            self.in_flight -= 1;
+            self.release(file, By::Kernel);
         }
         self.forget_link(link);
     }
@@ -366,6 +457,10 @@ impl fdpass::Door for Door {
         if let Some(file) = it.file {
             state.wake(file);
         }
+    }
+
+    fn claim(&self) {
+        self.enter(Call::Claim).0.note(Call::Claim, self.0.number(), 0);
     }
 }
 
@@ -443,11 +538,56 @@ impl fdpass::Link for Link {
         };
         let fits = text.len().min(it.room.saturating_sub(it.outbox.len()));
         it.outbox.extend_from_slice(&text[..fits]);
+        state.told(link);
         if fits < text.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    }
+
+    fn pass(&self, bytes: &[u8], descriptors: &[&dyn Descriptor]) -> io::Result<usize> {
+        let numbers: Vec<_> = descriptors.iter().map(|fd| fd.number()).collect();
+        let (mut state, link) = self.enter(Call::Pass);
+        let passed = state.send_on(self.0.process, link, bytes, &numbers);
+        let result = passed.as_ref().map_or_else(error_number, |&count| count as i64);
+        state.note(Call::Pass, self.0.number(), result);
+        passed
+    }
+
+    fn hear(&self, buffer: &mut [u8], descriptors: &mut Vec<Received>) -> io::Result<usize> {
+        let (mut state, link) = self.enter(Call::Hear);
+        let mut numbers = Vec::new();
+        let process = self.0.process;
+        let heard = state.hear(process, link, buffer, &mut numbers);
+        let result = heard.as_ref().map_or_else(error_number, |&count| count as i64);
+        state.note(Call::Hear, self.0.number(), result);
+        state.settle();
+        drop(state);
+        let received = |number| Received(Fd::new(self.0.kernel.clone(), process, number));
+        descriptors.extend(numbers.into_iter().map(received));
+        heard
+    }
+
+    fn wait(&self, interest: Interest, patience: Duration) -> io::Result<bool> {
+        let (state, _) = self.enter(Call::WaitAlone);
+        let until = state.now.saturating_add(patience);
+        drop(state);
+        loop {
+            let (mut state, link) = self.enter(Call::WaitAlone);
+            let is_ready = state.is_link_ready(link, interest);
+            if is_ready || state.now >= until {
+                state.note(Call::WaitAlone, self.0.number(), is_ready);
+                return Ok(is_ready);
+            }
+            let next = state.agenda.next().map_or(until, |next| next.min(until));
+            drop(state);
+            self.0.kernel.run_until(next);
+        }
     }
 
     fn into_received(self) -> Received {
         Received(self.0)
+    }
+
+    fn of(received: Received) -> Self {
+        Link(received.0)
     }
 }
 
@@ -524,6 +664,45 @@ impl Caller {
         self.with(|state, link| {
             state.links.get_mut(link).map(|it| std::mem::take(&mut it.outbox)).unwrap_or_default()
         })
+    }
+
+    /// Takes what it was told, and the descriptors that came with it, as those of `process`. `None` when it was
+    /// told everything and the other end is closed.
+    ///
+    /// # Errors
+    /// `QuotaExceeded` when the process has no room for them: they are lost.
+    pub fn hear(&self, process: &Process) -> io::Result<Option<(Vec<u8>, Vec<Received>)>> {
+        let (bytes, numbers, truncated) = self.with(|state, link| {
+            let mut numbers = Vec::new();
+            let Some(it) = state.links.get_mut(link) else { return (Vec::new(), numbers, false) };
+            let (bytes, files) = (std::mem::take(&mut it.outbox), std::mem::take(&mut it.passed));
+            let file = it.file;
+            let truncated = state.hand_out(process.number, files.into(), &mut numbers);
+            if let Some(file) = file {
+                state.wake(file); // there is room again
+            }
+            (bytes, numbers, truncated)
+        });
+        let kernel = &process.kernel;
+        let received: Vec<_> = numbers
+            .into_iter()
+            .map(|number| Received(Fd::new(kernel.clone(), process.number, number)))
+            .collect();
+        match () {
+            () if truncated => Err(io::ErrorKind::QuotaExceeded.into()),
+            () if bytes.is_empty() && self.is_hung_up() => Ok(None),
+            () => Ok(Some((bytes, received))),
+        }
+    }
+
+    /// What is to happen when it is told something, or the other end closes.
+    pub fn at_word(&self, action: impl FnOnce(&Kernel) + 'static) {
+        self.with(|state, link| {
+            if let Some(it) = state.links.get_mut(link) {
+                let before = it.at_word.replace(Box::new(action));
+                state.drop_soon(before);
+            }
+        });
     }
 
     /// Whether the other end is closed.

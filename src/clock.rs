@@ -11,6 +11,8 @@ pub struct TurnClock<C> {
     clock: C,
     /// What the clock said at first.
     started: Duration,
+    /// How long others have served before.
+    before: Duration,
     /// What it said when it was looked at last.
     seen: Duration,
     /// What has passed by then: a step back of the clock is no time, a leap is a year at most, so that
@@ -24,7 +26,7 @@ impl<C: Clock> TurnClock<C> {
     /// Begins to count.
     pub fn new(clock: C) -> Self {
         let seen = clock.now();
-        TurnClock { clock, started: seen, seen, passed: seen, now: Time::after(seen) }
+        TurnClock { clock, started: seen, before: Duration::ZERO, seen, passed: seen, now: Time::after(seen) }
     }
 
     /// Lets a moment pass, see [`Clock::pause`].
@@ -37,9 +39,19 @@ impl<C: Clock> TurnClock<C> {
         self.now
     }
 
+    /// The clock itself.
+    pub fn clock(&self) -> &C {
+        &self.clock
+    }
+
+    /// Counts the time too that others have served before.
+    pub fn count_on(&mut self, before: Duration) {
+        self.before = before;
+    }
+
     /// How long ago it began to count.
     pub fn uptime(&self) -> Duration {
-        self.clock.now().saturating_sub(self.started)
+        self.clock.now().saturating_sub(self.started).saturating_add(self.before)
     }
 
     /// Begins a turn.

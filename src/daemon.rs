@@ -12,12 +12,15 @@ use crate::rules::linger::Rules;
 use crate::rules::time::{Span, Time, first};
 use crate::senders::intake::{Said, Senders};
 use crate::senders::protocol::Message;
-use crate::service::control::Control;
+use crate::service::control::{Control, Order, Word};
 use crate::service::logger;
 use crate::source::{Sender, Source};
-use crate::stats::{Moment, Snapshot};
-use lingerd_platform::backend::{Backend, Interest, Token};
-use lingerd_platform::fdpass;
+use crate::stats::{Format, Moment, Snapshot};
+use crate::upgrade::heir::Estate;
+use crate::upgrade::image::{Facts, Frame, Household, Role};
+use crate::upgrade::testator::{self, Testator};
+use lingerd_platform::backend::{Backend, Descriptor, Interest, Token};
+use lingerd_platform::fdpass::{self, Door, Link, PORTABLE_DESCRIPTORS};
 use lingerd_platform::signals::{Signal, Signals};
 use lingerd_platform::world::World;
 use log::{info, warn};
@@ -34,6 +37,9 @@ const ACCEPT_BUDGET: usize = 64;
 /// How much is done before it is looked again whether anybody asks or says stop: sources that are
 /// served, and sockets that are handed over or expire.
 const BREATH: usize = 256;
+/// Clients of the control socket that are let in at a time: once in a turn, and each time that it looks up
+/// from a long one.
+const CLIENT_BUDGET: usize = 8;
 /// How often the counters are logged while there is work.
 const SUMMARY_EVERY: Span = Span::from_secs(3600);
 
@@ -49,8 +55,20 @@ pub struct Parts<W: World> {
     pub signals: Signals<W::Signal>,
     /// Where senders come in.
     pub door: W::Door,
-    /// Where `lingerd -S` comes in.
+    /// Where `lingerd -S` and `-k` come in, and a successor.
     pub control: W::Door,
+    /// The pid file and where it lies: it goes along to a successor, and is dropped at the end.
+    pub pid_file: Option<(String, Box<dyn Descriptor>)>,
+}
+
+/// How a daemon's life ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was told to stop.
+    Stopped,
+    /// Another one has taken everything over: nothing that this one still has may be touched, no name
+    /// removed and no socket shut down. Closing does no harm.
+    Succeeded,
 }
 
 /// Why a daemon cannot serve, or can no longer.
@@ -70,6 +88,11 @@ pub struct Daemon<W: World> {
     clock: TurnClock<W::Clock>,
     signals: Signals<W::Signal>,
     control: Control<W>,
+    pid_file: Option<(String, Box<dyn Descriptor>)>,
+    /// Who wants to take over, once this turn is over.
+    successor: Option<W::Link>,
+    /// Whether one has.
+    is_succeeded: bool,
     /// Without a door once it was told to stop.
     senders: Senders<W>,
     connections: Connections<W>,
@@ -94,7 +117,7 @@ impl<W: World> Daemon<W> {
     /// # Errors
     /// [`Error::Register`].
     pub fn new(parts: Parts<W>, rules: Rules, drain: Span, room: Room) -> Result<Self, Error> {
-        let Parts { mut backend, clock, slow_close, signals, door, control } = parts;
+        let Parts { mut backend, clock, slow_close, signals, door, control, pid_file } = parts;
         let clock = TurnClock::new(clock);
         let mut senders = Senders::new(door);
         let mut control = Control::new(control);
@@ -124,6 +147,9 @@ impl<W: World> Daemon<W> {
             clock,
             signals,
             control,
+            pid_file,
+            successor: None,
+            is_succeeded: false,
             senders,
             retry: Retry::default(),
             drain,
@@ -135,18 +161,57 @@ impl<W: World> Daemon<W> {
         })
     }
 
-    /// Serves until it is told to stop and its lingers have ended, or their time has, or it is told twice.
+    /// Makes everything its own that a predecessor has told about and has let go of.
+    pub fn take_over(&mut self, estate: Estate<W::Received>) {
+        let now = self.clock.now();
+        self.control.door().claim();
+        if let Some(door) = self.senders.door() {
+            door.claim();
+        }
+        let counters = estate.household.counters();
+        self.clock.count_on(Duration::from_secs(estate.household.uptime));
+        self.connections.count_on(&counters);
+        self.senders.count_on(counters.get("protocol_errors").unwrap_or(0));
+        for link in estate.senders {
+            let sender = self.senders.add(W::Link::of(link));
+            if let Err(e) = self.senders.watch(sender, &mut self.backend) {
+                self.retry.backend(Source::Sender(sender), now, &e);
+            }
+        }
+        let senders = self.senders.len();
+        for (socket, facts) in estate.connections {
+            self.connections.take_over(socket, facts.at(now), senders, &mut self.backend, now);
+        }
+        for (role, thing) in estate.things {
+            if role == Role::Client {
+                let client = self.control.seat(W::Link::of(thing), &mut self.backend);
+                self.hear_client(client);
+            }
+        }
+        self.summary_at.get_or_insert(now + SUMMARY_EVERY);
+        info!("took over {} connections and {senders} senders", self.connections.len());
+    }
+
+    /// Serves until it is told to stop and its lingers have ended, or their time has, or it is told twice; or
+    /// until another one has taken over.
     ///
     /// # Errors
     /// [`Error::Wait`].
-    pub fn run(mut self) -> Result<(), Error> {
+    pub fn run(&mut self) -> Result<End, Error> {
         let most = self.connections.room().connections(0);
         info!("serving ({}); up to {most} connections linger at once", W::Backend::NAME);
         while !self.is_done() {
             self.turn()?;
         }
+        if self.is_succeeded {
+            self.control.tell_the_end(Word::Succeeded, &mut self.backend);
+            self.summary("succeeded");
+            return Ok(End::Succeeded);
+        }
         self.summary("stopped");
-        Ok(())
+        self.pid_file = None; // who waits for the end may want it
+        self.control.tell_the_end(Word::Ended, &mut self.backend);
+        Ok(End::Stopped)
     }
 
     /// Whether it was told to stop, and takes no more hand-offs.
@@ -154,9 +219,15 @@ impl<W: World> Daemon<W> {
         !self.senders.has_door()
     }
 
-    /// Whether it was, and has nothing to do any more.
+    /// Whether it was, and has nothing to do any more, or another one does it.
     pub fn is_done(&self) -> bool {
-        self.is_stopping() && self.senders.is_empty() && self.connections.is_empty()
+        let nothing_left = self.is_stopping() && self.senders.is_empty() && self.connections.is_empty();
+        self.is_succeeded || nothing_left && self.successor.is_none()
+    }
+
+    /// Whether another one has taken over.
+    pub fn is_succeeded(&self) -> bool {
+        self.is_succeeded
     }
 
     /// Waits once, and does what there is to do.
@@ -164,7 +235,10 @@ impl<W: World> Daemon<W> {
     /// # Errors
     /// [`Error::Wait`].
     pub fn turn(&mut self) -> Result<(), Error> {
-        let timeout = self.next().map(|time| self.clock.until(time));
+        let timeout = match &self.successor {
+            Some(_) => Some(Duration::ZERO), // one who came along from a predecessor
+            None => self.next().map(|time| self.clock.until(time)),
+        };
         self.backend.wait(&mut self.ready, timeout).map_err(Error::Wait)?;
         if !self.ready.is_empty() {
             self.clock.pause();
@@ -183,6 +257,10 @@ impl<W: World> Daemon<W> {
         }
         if self.summary_at.is_some_and(|time| now.ticks_since(time) >= 0) {
             self.summary("summary");
+        }
+        // Last: what was ready in this turn may be another one's then.
+        if let Some(link) = self.successor.take() {
+            self.give_away(&link);
         }
         Ok(())
     }
@@ -230,6 +308,11 @@ impl<W: World> Daemon<W> {
         if self.work >= BREATH {
             self.work = 0;
             Source::URGENT.into_iter().for_each(|source| self.answer(source));
+            // They may have spoken since they came in.
+            let undecided: Vec<_> = self.control.undecided().map(|(client, _)| client).collect();
+            for client in undecided {
+                self.answer(Source::Client(client));
+            }
         }
     }
 
@@ -264,6 +347,7 @@ impl<W: World> Daemon<W> {
             Source::Sender(sender) => self.senders.watch(sender, backend),
             Source::Door => self.senders.watch_door(backend),
             Source::Control => self.control.watch(backend),
+            Source::Client(client) => self.control.watch_client(client, backend),
             Source::Stop => rearm(&self.signals.stop),
             Source::Report => rearm(&self.signals.report),
             Source::Reload => rearm(&self.signals.reload),
@@ -283,14 +367,118 @@ impl<W: World> Daemon<W> {
                 logger::reopen();
                 info!("log reopened; there is no configuration to reload");
             }
-            Source::Control if !self.retry.waits_for(Source::Control) => {
-                if let Err(e) = self.control.answer(|| self.snapshot()) {
-                    self.control.leave(&mut self.backend);
-                    self.retry.door(Source::Control, self.clock.now(), "answer 'lingerd -S'", &e);
+            Source::Control if !self.retry.waits_for(Source::Control) => self.let_clients_in(),
+            // What else is said waits, for the successor perhaps: of two that come at once the later one takes
+            // over from the earlier one.
+            Source::Client(_) if self.successor.is_some() => {}
+            Source::Client(client) => match self.control.hear(client, &mut self.backend) {
+                Some(Order::Counters) => {
+                    let snapshot = self.snapshot();
+                    self.control.tell_counters(client, &snapshot, &mut self.backend);
                 }
-            }
+                Some(Order::Stop) => {
+                    self.control.tell_stopping(client);
+                    self.stop();
+                }
+                Some(Order::TakeOver) => self.successor = self.control.take(client, &mut self.backend),
+                None => {}
+            },
             _ => {}
         }
+    }
+
+    /// Lets in who wants something, and hears what it is.
+    fn let_clients_in(&mut self) {
+        for _ in 0..CLIENT_BUDGET {
+            match self.control.accept(&mut self.backend) {
+                Ok(Some(client)) => self.hear_client(client),
+                Ok(None) => break,
+                Err(e) => {
+                    self.control.leave(&mut self.backend);
+                    let what = "answer 'lingerd -S' or '-k'";
+                    return self.retry.door(Source::Control, self.clock.now(), what, &e);
+                }
+            }
+        }
+    }
+
+    /// Hears one who has just come in: most say at once what they want.
+    fn hear_client(&mut self, client: u8) {
+        self.answer(Source::Client(client));
+        if let Err(e) = self.control.watch_client(client, &mut self.backend) {
+            self.retry.backend(Source::Client(client), self.clock.now(), &e);
+        }
+    }
+
+    /// Gives everything to the successor at the other end of `link`. If it does not take it all is as it was.
+    fn give_away(&mut self, link: &W::Link) {
+        // What was said before it came counts as said.
+        self.answer(Source::Stop);
+        let start = self.clock.uptime();
+        match self.give(link) {
+            Ok(true) => {
+                let took = self.clock.uptime().saturating_sub(start).as_secs_f64() * 1e3;
+                let connections = self.connections.len();
+                info!(
+                    "a successor has taken over {connections} connections; nobody was served for {took:.1} ms"
+                );
+                self.is_succeeded = true;
+            }
+            Ok(false) => info!(
+                "another lingerd wanted to take over from a daemon that was told to stop; this one serves"
+            ),
+            Err(e) => warn!("a successor wanted to take over, but {e}; this daemon serves on"),
+        }
+    }
+
+    /// Tells the successor everything, and waits for its word. Returns whether there was anything to
+    /// take over for it.
+    fn give(&mut self, link: &W::Link) -> Result<bool, testator::Error> {
+        let testator = Testator::new(link, self.clock.clock());
+        let request = testator.request()?;
+        if request.only_if_stopping && !self.is_stopping() {
+            return testator.refuse().map(|()| false);
+        }
+        info!("lingerd {} takes over", request.version);
+        let mut roles = vec![Role::Control];
+        let mut things: Vec<&dyn Descriptor> = vec![self.control.door()];
+        if let Some(door) = self.senders.door() {
+            roles.push(Role::Door);
+            things.push(door);
+        }
+        if let Some((_, pid_file)) = &self.pid_file {
+            roles.push(Role::PidFile);
+            things.push(&**pid_file);
+        }
+        for (_, client) in self.control.undecided() {
+            roles.push(Role::Client);
+            things.push(client);
+        }
+        let household = Household {
+            roles,
+            pid_file: self.pid_file.as_ref().map(|(path, _)| path.clone()),
+            uptime: self.clock.uptime().as_secs(),
+            counters: self.snapshot().render(Format::Text),
+        };
+        testator.send(&Frame::Household(household), &things)?;
+        for senders in self.senders.by_silence().chunks(PORTABLE_DESCRIPTORS) {
+            let links: Vec<_> = senders.iter().map(|&link| link as &dyn Descriptor).collect();
+            testator.send(&Frame::Senders, &links)?;
+        }
+        let now = self.clock.now();
+        let mut connections = self.connections.by_age().peekable();
+        while connections.peek().is_some() {
+            let some = connections.by_ref().take(PORTABLE_DESCRIPTORS);
+            let (sockets, facts): (Vec<_>, Vec<_>) =
+                some.map(|(socket, linger)| (socket as &dyn Descriptor, Facts::of(&linger, now))).unzip();
+            testator.send(&Frame::Connections { facts }, &sockets)?;
+        }
+        testator.send(&Frame::End, &[])?;
+        testator.wait_until_it_has_it()?;
+        if self.signals.stop.take() > 0 {
+            testator.tell_to_stop();
+        }
+        Ok(true)
     }
 
     /// Lets waiting senders in.
@@ -413,7 +601,7 @@ impl<W: World> Daemon<W> {
 
     /// The first time: takes no more hand-offs, but what was handed over before is lingered on for a
     /// while. The second time: ends everything.
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         if self.is_stopping() {
             return self.end("told to stop at once");
         }
@@ -446,6 +634,11 @@ impl<W: World> Daemon<W> {
             warn!("{why}: {} connections are cut off", self.connections.len());
         }
         self.connections.stop(&mut self.backend, self.clock.now());
+    }
+
+    /// How many are there at the control socket, and have not been answered or wait for the end.
+    pub fn clients(&self) -> usize {
+        self.control.len()
     }
 
     /// The counters of this moment.

@@ -33,8 +33,10 @@ pub enum Source {
     Sender(Sender),
     /// Where senders come in.
     Door,
-    /// Where `lingerd -S` comes in.
+    /// Where `lingerd -S` and `-k` come in, and a successor.
     Control,
+    /// Who has come in there: the number of a place.
+    Client(u8),
     /// SIGTERM and SIGINT.
     Stop,
     /// SIGUSR1.
@@ -49,10 +51,12 @@ const KIND: u32 = 30;
 const CONNECTION: u64 = 0;
 const SENDER: u64 = 1;
 const OWN: u64 = 2;
+/// Of the daemon's own: what the numbers of clients are added to.
+const CLIENTS: u64 = 256;
 
 impl Source {
-    /// The daemon's own but the door: they are served before any connection, as who asks and who says
-    /// stop must not wait for thousands of others.
+    /// The daemon's own but the door, and but those who have come in at the control socket: they are
+    /// served before any connection, as who asks and who says stop must not wait for thousands of others.
     pub const URGENT: [Source; 4] = [Source::Stop, Source::Control, Source::Report, Source::Reload];
 
     /// Whether `token` may name one of these: they are few, and to look is cheap.
@@ -73,6 +77,7 @@ impl Source {
             Source::Stop => own(2),
             Source::Report => own(3),
             Source::Reload => own(4),
+            Source::Client(place) => own(CLIENTS + u64::from(place)),
         })
     }
 
@@ -85,7 +90,12 @@ impl Source {
                 Some(Source::Connection(Entry { place, generation }))
             }
             SENDER => Some(Source::Sender(KeyData::from_ffi(key).into())),
-            _ => Source::URGENT.into_iter().chain([Source::Door]).find(|own| own.token() == Token(bits)),
+            _ => match key.checked_sub(CLIENTS) {
+                Some(place) => Some(Source::Client(place.try_into().ok()?)),
+                None => {
+                    Source::URGENT.into_iter().chain([Source::Door]).find(|own| own.token() == Token(bits))
+                }
+            },
         }
     }
 }
@@ -113,7 +123,7 @@ mod tests {
             Source::Sender(sender),
             Source::Sender(senders.insert(())),
         ];
-        all.extend(Source::URGENT.into_iter().chain([Source::Door]));
+        all.extend(Source::URGENT.into_iter().chain([Source::Door, Source::Client(0), Source::Client(255)]));
         for (n, source) in all.iter().enumerate() {
             assert_eq!(Source::of(source.token()), Some(*source));
             assert!(all[..n].iter().all(|other| other.token() != source.token()), "{source:?}");
@@ -122,6 +132,8 @@ mod tests {
 
     #[test]
     fn a_token_of_nobody_names_nothing() {
-        assert_eq!(Source::of(Token(5 | (OWN << KIND))), None);
+        for number in [5, CLIENTS + 256] {
+            assert_eq!(Source::of(Token(number | (OWN << KIND))), None);
+        }
     }
 }

@@ -9,7 +9,10 @@ use crate::service::endpoint::{self, Access, Endpoint};
 use crate::service::options::Serve;
 use crate::service::pid_file::{self, PidFile};
 use crate::service::{control, logger};
-use lingerd_platform::backend::{Backend, System};
+use crate::upgrade::heir::Estate;
+use crate::upgrade::image::Role;
+use crate::upgrade::predecessor::{self, Predecessor};
+use lingerd_platform::backend::{Backend, Descriptor, System};
 use lingerd_platform::clock::Monotonic;
 use lingerd_platform::closing::Thread;
 use lingerd_platform::process::{self, User};
@@ -22,6 +25,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::chown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The real world.
 pub struct Kernel;
@@ -69,6 +75,9 @@ pub enum Error {
     /// It was made, and stays root's.
     #[error("{}: cannot give it to -u", .0.display())]
     GiveDirectory(PathBuf, #[source] io::Error),
+    /// The one that is there serves, or cannot be taken over from.
+    #[error(transparent)]
+    Predecessor(#[from] predecessor::Error),
     /// The pid file.
     #[error(transparent)]
     PidFile(#[from] pid_file::Error),
@@ -102,12 +111,10 @@ pub struct Plan {
     socket_group: Option<u32>,
 }
 
-/// A daemon that serves once it is run, and what has to live as long.
+/// A daemon that serves once it is run.
 pub struct Started {
     /// The daemon.
     pub daemon: Daemon<Kernel>,
-    /// Its pid file, which goes when this is dropped.
-    pub pid_file: Option<PidFile>,
     /// What whoever started it should know all the same.
     pub warning: Option<String>,
 }
@@ -132,40 +139,163 @@ impl Plan {
         Ok(Plan { options, user, run_group, socket_group })
     }
 
-    /// Binds and opens everything that takes privilege, gives the privilege up, and opens the rest.
+    /// Binds and opens everything that takes privilege, or takes it over from a daemon that is there; gives
+    /// the privilege up, and opens the rest.
     ///
     /// # Errors
-    /// [`Error`]; what was made by then is removed again.
+    /// [`Error`]; what was made by then is removed again, and a daemon that is there serves on.
     pub fn start(self) -> Result<Started, Error> {
-        let options = self.options;
         let uid = self.user.as_ref().map(|user| user.uid);
         // Whatever ours was: senders have to get through the socket's directory.
         process::umask(0o022);
-        make_directory(&options.socket, uid)?;
-        let pid_file = options.pid_file.as_deref().map(|path| PidFile::create(path, uid)).transpose()?;
+        make_directory(&self.options.socket, uid)?;
         let limit =
             process::raise_descriptor_limit().map_err(Error::system("the limit of open descriptors"))?;
         let signals = Signals::install().map_err(Error::system("cannot install the signal handlers"))?;
-        // The control socket first: where a daemon is still finishing its lingers that one is taken,
-        // and no sender is to find a door that shuts again.
-        let own = Access { uid, gid: None, mode: 0o600 };
-        let control = Endpoint::bind(&control::path(&options.socket), own)?;
-        let access = Access { uid, gid: self.socket_group, mode: options.mode };
-        let door = Endpoint::bind(&options.socket, access)?;
+        let backend = System::new().map_err(Error::system(&format!("cannot open {}", System::NAME)))?;
+        // Before there may be connections among what is open.
+        let room = Room::share(limit, process::open_descriptors() + TO_COME, self.options.capacity)?;
+        let basis = self.basis(uid)?;
         if let Some(user) = &self.user {
             process::drop_privileges(user, self.run_group)
                 .map_err(Error::system(&format!("cannot become -u '{}'", user.name)))?;
         }
+        let options = self.options;
         let warning = start_log(&options)?;
-        let room = Room::share(limit, process::open_descriptors(), options.capacity)?;
         if process::effective_uid() == 0 {
             log::warn!("running as root, which is not needed: -u names a user to run as");
         }
         log::info!("lingerd {} on {}", env!("CARGO_PKG_VERSION"), options.socket.display());
-        let backend = System::new().map_err(Error::system(&format!("cannot open {}", System::NAME)))?;
-        let (clock, slow_close) = (Monotonic::start(), Thread::default());
-        let parts = Parts { backend, clock, slow_close, signals, door, control };
-        Ok(Started { daemon: Daemon::new(parts, options.rules, options.drain, room)?, pid_file, warning })
+        let Basis { door, control, pid_file, left_over, inherited } = basis;
+        let pid_file = pid_file.map(Rc::new);
+        let path = options.pid_file.as_deref().map(|path| path.display().to_string());
+        let shared = |file: &Rc<PidFile>| -> Box<dyn Descriptor> { Box::new(Rc::clone(file)) };
+        let parts = Parts {
+            backend,
+            clock: Monotonic::start(),
+            slow_close: Thread::default(),
+            signals,
+            door,
+            control,
+            pid_file: path.zip(pid_file.as_ref().map(shared)),
+        };
+        let mut daemon = Daemon::new(parts, options.rules, options.drain, room)?;
+        if let Some((predecessor, estate)) = inherited {
+            let is_to_stop = predecessor.succeed()?;
+            // It is this one that serves from here on, whatever fails.
+            if let Some(pid_file) = left_over {
+                pid_file.remove();
+            }
+            let claimed = pid_file.map_or(Ok(()), |file| file.claim(&control::path(&options.socket)));
+            claimed.unwrap_or_else(|e| log::error!("{:#}", anyhow::Error::new(e)));
+            daemon.take_over(estate);
+            if is_to_stop {
+                daemon.stop();
+            }
+        }
+        Ok(Started { daemon, warning })
+    }
+
+    /// What a daemon stands on: inherited, if there is one to inherit from, and else made. One that was told
+    /// to stop, or that is just starting or ending, is waited for.
+    fn basis(&self, uid: Option<u32>) -> Result<Basis, Error> {
+        let control = control::path(&self.options.socket);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let error = match predecessor::find(&control, !self.options.take_over) {
+                Ok(Some((predecessor, estate))) => return self.inherit(predecessor, estate, uid),
+                Ok(None) => match self.make(uid) {
+                    Err(e) if is_passing(&e, &control) => e,
+                    made => return made,
+                },
+                Err(e @ predecessor::Error::Gone(_)) => e.into(),
+                Err(e) => return Err(e.into()),
+            };
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            thread::sleep(AGAIN);
+        }
+    }
+
+    /// Makes everything anew.
+    fn make(&self, uid: Option<u32>) -> Result<Basis, Error> {
+        let control = control::path(&self.options.socket);
+        let path = self.options.pid_file.as_deref();
+        let pid_file = path.map(|path| PidFile::create(path, &control)).transpose()?;
+        // The control socket first: where another one is just starting that one is taken, and no sender is
+        // to find a door that shuts again.
+        let control = Endpoint::bind(&control, own(uid))?;
+        let door = Endpoint::bind(&self.options.socket, self.access(uid))?;
+        Ok(Basis { door, control, pid_file, left_over: None, inherited: None })
+    }
+
+    /// Takes over what there is, and makes what there is not: one that was told to stop has no door.
+    fn inherit(
+        &self,
+        predecessor: Predecessor,
+        mut estate: Estate<OwnedFd>,
+        uid: Option<u32>,
+    ) -> Result<Basis, Error> {
+        let path = control::path(&self.options.socket);
+        let control = match estate.take(Role::Control) {
+            Some(control) => Endpoint::inherit(control.into(), &path, own(uid))?,
+            None => Endpoint::bind(&path, own(uid))?,
+        };
+        let socket = &self.options.socket;
+        let door = match estate.take(Role::Door) {
+            Some(door) => Endpoint::inherit(door.into(), socket, self.access(uid))?,
+            None => Endpoint::bind(socket, self.access(uid))?,
+        };
+        let theirs = estate.take(Role::PidFile).zip(estate.household.pid_file.take());
+        let theirs = theirs.map(|(file, path)| PidFile::inherit(file.into(), path.into()));
+        let (pid_file, left_over) = match (&self.options.pid_file, theirs) {
+            (Some(wanted), Some(theirs)) if theirs.is_at(wanted) => (Some(theirs), None),
+            (wanted, theirs) => {
+                let ours = wanted.as_ref().map(|wanted| PidFile::create(wanted, &path));
+                (ours.transpose()?, theirs)
+            }
+        };
+        Ok(Basis { door, control, pid_file, left_over, inherited: Some((predecessor, estate)) })
+    }
+
+    /// Who may use the hand-off socket.
+    fn access(&self, uid: Option<u32>) -> Access {
+        Access { uid, gid: self.socket_group, mode: self.options.mode }
+    }
+}
+
+/// Descriptors that a daemon will have beside those that it has when it begins to look for a predecessor: its
+/// two sockets, the pid file, the log.
+const TO_COME: usize = 4;
+
+/// How long to wait for one that is just starting or ending, and how often to look.
+const PATIENCE: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// What a daemon stands on, and what it has inherited.
+struct Basis {
+    door: Endpoint,
+    control: Endpoint,
+    pid_file: Option<PidFile>,
+    /// A predecessor's pid file that lies elsewhere.
+    left_over: Option<PidFile>,
+    inherited: Option<(Predecessor, Estate<OwnedFd>)>,
+}
+
+/// Who may use the control socket.
+fn own(uid: Option<u32>) -> Access {
+    Access { uid, gid: None, mode: 0o600 }
+}
+
+/// Whether `error` comes of a daemon with that control socket that is just starting or ending.
+fn is_passing(error: &Error, control: &Path) -> bool {
+    match error {
+        Error::PidFile(pid_file::Error::Live { control: theirs, .. }) => {
+            theirs.as_ref().is_none_or(|theirs| theirs == control)
+        }
+        Error::Endpoint(endpoint::Error::Live { path, .. }) => path == control,
+        _ => false,
     }
 }
 

@@ -18,6 +18,18 @@ pub struct Ends {
 }
 
 impl Ends {
+    /// As they stand in `counters`.
+    pub fn of(counters: &Snapshot) -> Self {
+        let value = |key| counters.get(key).unwrap_or(0);
+        Ends {
+            ended: Reason::ALL.map(|reason| value(reason.name())),
+            cut_short: value("cut_short"),
+            peak: value("peak"),
+            rejected: value("rejected"),
+            bytes_discarded: value("bytes_discarded"),
+        }
+    }
+
     /// Counts a connection that ended, `cut_short` if that was by our doing and something was unread
     /// or unacknowledged.
     pub fn count(&mut self, reason: Reason, cut_short: bool) {
@@ -106,11 +118,11 @@ const FIGURES: [(&str, Kind, &str); 16] = [
     ("protocol_errors", Kind::Counter, "Malformed or truncated hand-off messages."),
     ("senders", Kind::Gauge, "Senders connected now."),
     ("bytes_discarded", Kind::Counter, "Bytes received while lingering, thrown away."),
-    ("uptime", Kind::Gauge, "Seconds since the daemon started."),
+    ("uptime", Kind::Gauge, "Seconds since the daemon started, or the one that it took over from."),
 ];
 
 /// The figures of one moment, in the order of `FIGURES`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot([u64; FIGURES.len()]);
 
 /// The form in which `lingerd -S` prints.
@@ -244,6 +256,19 @@ mod tests {
         assert_eq!((snapshot.get("closed"), snapshot.get("evicted")), (Some(2), Some(1)));
         assert_eq!((snapshot.get("peak"), snapshot.get("bytes_discarded")), (Some(9), Some(77)));
         assert_eq!((snapshot.get("senders"), snapshot.get("uptime")), (Some(2), Some(60)));
+    }
+
+    #[test]
+    fn what_was_counted_can_be_counted_on() {
+        let mut ends = Ends::default();
+        for (times, reason) in (1..).zip(Reason::ALL) {
+            (0..times).for_each(|_| ends.count(reason, reason.is_ours()));
+        }
+        ends.rejected();
+        ends.discarded(77);
+        ends.lingering(9);
+        let snapshot = moment(&ends).snapshot();
+        assert_eq!(moment(&Ends::of(&snapshot)).snapshot(), snapshot);
     }
 
     #[test]

@@ -25,6 +25,11 @@ impl<D: Descriptor> Watched<D> {
         &self.descriptor
     }
 
+    /// The same, to be changed in what the backend does not know of.
+    pub fn get_mut(&mut self) -> &mut D {
+        &mut self.descriptor
+    }
+
     /// Has it reported (again).
     ///
     /// # Errors

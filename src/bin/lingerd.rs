@@ -2,17 +2,19 @@
 
 #![forbid(unsafe_code)]
 
-use anyhow::{Context, Result};
-use lingerd::service::control;
-use lingerd::service::options::{self, Command, Serve, Wait};
+use anyhow::{Context, Result, bail};
+use lingerd::daemon::End;
+use lingerd::service::control::{self, Stopping, Word};
+use lingerd::service::options::{self, Command, Serve, Wait, Which};
 use lingerd::service::pid_file::{self, Running};
 use lingerd::start::{Plan, Started};
 use lingerd_platform::backend::{Backend, System};
 use lingerd_platform::detach::detach;
-use lingerd_platform::{process, signals};
+use lingerd_platform::process;
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 /// Something failed; standard error says what.
 const FAILED: u8 = 1;
@@ -30,7 +32,7 @@ fn main() -> ExitCode {
     };
     let done = match command {
         Ok(Command::Serve(serve)) => return self::serve(*serve),
-        Ok(Command::Stop(pid_file, wait)) => stop(&pid_file, wait),
+        Ok(Command::Stop(which, wait)) => stop(&which, wait),
         Ok(Command::Counters(socket, format)) => {
             control::query(&socket).map_err(Into::into).and_then(|snapshot| match snapshot {
                 Some(snapshot) => print(&snapshot.render(format)),
@@ -65,29 +67,48 @@ fn print(text: &str) -> Result<u8> {
     Ok(0)
 }
 
-fn stop(pid_file: &Path, wait: Wait) -> Result<u8> {
-    match pid_file::running(pid_file)? {
-        Some(running @ Running { pid, owner }) => {
-            let stop = || {
-                // The directory may be the daemon's user's, who could put a pid file of its own
-                // there: root must not signal for it what it could not signal itself.
-                if process::effective_uid() == 0 && owner != 0 {
-                    process::become_user(owner)?;
-                }
-                process::kill(pid, signals::STOP)
-            };
-            stop().with_context(|| format!("cannot stop the daemon (pid {pid})"))?;
-            if wait == Wait::ForItsEnd {
-                pid_file::until_it_ends(pid_file, running)?;
-                return print(&format!("lingerd (pid {pid}) has ended\n"));
-            }
-            Ok(0)
+/// How often to look for the control socket of a daemon that is just starting or ending, and how long to
+/// wait in between.
+const RETRIES: u32 = 50;
+const RETRY_AFTER: Duration = Duration::from_millis(20);
+
+fn stop(which: &Which, wait: Wait) -> Result<u8> {
+    let Some((stopping, name)) = tell_to_stop(which)? else {
+        complain(&match which {
+            Which::PidFile(path) => format!("no lingerd is running with the pid file {}", path.display()),
+            Which::Socket(path) => format!("no lingerd is running with the socket {}", path.display()),
+        });
+        return Ok(NOT_RUNNING);
+    };
+    match wait {
+        Wait::No => Ok(0),
+        Wait::ForItsEnd => print(&match stopping.wait()? {
+            Word::Succeeded => format!("{name} has ended; another one has taken over from it\n"),
+            _ => format!("{name} has ended\n"),
+        }),
+    }
+}
+
+/// Tells a daemon to stop, and says what it is called. `Ok(None)` when there is none.
+fn tell_to_stop(which: &Which) -> Result<Option<(Stopping, String)>> {
+    let path = match which {
+        Which::Socket(socket) => {
+            let told = control::stop(&control::path(socket), 0)?;
+            return Ok(told.map(|stopping| (stopping, "lingerd".to_owned())));
         }
-        None => {
-            complain(&format!("no lingerd is running with the pid file {}", pid_file.display()));
-            Ok(NOT_RUNNING)
+        Which::PidFile(path) => path,
+    };
+    for _ in 0..RETRIES {
+        let Some(Running { pid, control, owner }) = pid_file::running(path)? else { return Ok(None) };
+        // The directory may be the daemon's user's, who could put a pid file of its own there: root must not
+        // tell for it who is not its own.
+        match control::stop(&control, owner) {
+            Ok(Some(stopping)) => return Ok(Some((stopping, format!("lingerd (pid {pid})")))),
+            Ok(None) | Err(control::Error::HungUp(_)) => thread::sleep(RETRY_AFTER), // just starting or ending
+            Err(e) => return Err(e.into()),
         }
     }
+    bail!("{}: somebody holds it, but nobody answers at the control socket that it names", path.display())
 }
 
 fn serve(options: Serve) -> ExitCode {
@@ -110,7 +131,7 @@ fn serve(options: Serve) -> ExitCode {
         }
     };
     // From here on this is the daemon, with its own process id.
-    let Started { daemon, pid_file: _pid_file, warning } = match plan.start() {
+    let Started { mut daemon, warning } = match plan.start() {
         Ok(started) => started,
         Err(error) => {
             let code = failed(error.into());
@@ -128,7 +149,12 @@ fn serve(options: Serve) -> ExitCode {
         return failed(anyhow::Error::new(error).context("cannot let go of the terminal"));
     }
     let code = match daemon.run() {
-        Ok(()) => 0,
+        Ok(End::Stopped) => 0,
+        Ok(End::Succeeded) => {
+            log::logger().flush();
+            // Nothing is dropped: its names and its pid file are another one's.
+            std::process::exit(0);
+        }
         Err(error) => {
             log::error!("{:#}", anyhow::Error::new(error).context(System::NAME));
             FAILED

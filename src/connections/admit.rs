@@ -59,6 +59,26 @@ impl<W: World> Connections<W> {
         true
     }
 
+    /// Lets a connection linger on that did so elsewhere, while there are so many `senders`: it was counted
+    /// there when it came.
+    pub fn take_over(
+        &mut self,
+        received: W::Received,
+        linger: Linger,
+        senders: usize,
+        backend: &mut W::Backend,
+        now: Time,
+    ) {
+        match W::Socket::of(received) {
+            Ok(socket) => {
+                self.make_room(1, senders, backend, now);
+                let due = linger.due(now, self.table.rules());
+                self.keep(socket, linger, due, backend, now);
+            }
+            Err(received) => self.refuse_other(received, "no TCP socket"),
+        }
+    }
+
     /// Refuses a descriptor that came with what is no hand-off.
     pub fn refuse(&mut self, received: W::Received, why: &str) {
         match W::Socket::of(received) {

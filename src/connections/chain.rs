@@ -28,7 +28,7 @@ impl Links {
         Links { before: u32::MAX, after }
     }
 
-    /// What [`to`](Self::to) said.
+    /// The row behind it: what [`to`](Self::to) said, too.
     pub fn next(self) -> Option<u32> {
         (self.after & END == 0).then_some(self.after)
     }

@@ -17,7 +17,7 @@ use crate::rules::event::{Event, Reason};
 use crate::rules::linger::{Linger, Rules};
 use crate::rules::time::Time;
 use crate::source::Entry;
-use crate::stats::Ends;
+use crate::stats::{Ends, Snapshot};
 use lingerd_platform::backend::Backend;
 use lingerd_platform::closing::SlowClose;
 use lingerd_platform::tcp::Tcp;
@@ -64,6 +64,16 @@ impl<W: World> Connections<W> {
     /// How they ended so far.
     pub fn ends(&self) -> &Ends {
         &self.ends
+    }
+
+    /// All of them with what is known of each, the one that was handed over first being the first.
+    pub fn by_age(&self) -> impl Iterator<Item = (&W::Socket, Linger)> {
+        self.table.by_age()
+    }
+
+    /// Counts on from where a predecessor has stopped.
+    pub fn count_on(&mut self, counters: &Snapshot) {
+        self.ends = Ends::of(counters);
     }
 
     /// When, after `now`, the next one wants to be looked at: now and then somewhat too early, never

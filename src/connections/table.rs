@@ -167,6 +167,13 @@ impl<S> Table<S> {
         Some((row.socket.as_ref()?, row.linger()))
     }
 
+    /// All of them, the one that was handed over first being the first.
+    pub fn by_age(&self) -> impl Iterator<Item = (&S, Linger)> {
+        let next = |&place: &u32| self.slab.row(place).by_age.next();
+        std::iter::successors(self.ages.first(ALL), next)
+            .filter_map(|place| Some((self.slab.row(place).socket.as_ref()?, self.slab.row(place).linger())))
+    }
+
     /// Notes what is known of `entry`, and that it is `due` then: of those that end at about the same
     /// time it goes behind the others.
     pub fn note(&mut self, entry: Entry, linger: Linger, due: Time) {
@@ -456,6 +463,7 @@ mod tests {
         assert_eq!(table.len(), all.len());
         assert_eq!(table.under_way, all.values().filter(|(_, linger)| linger.is_under_way()).count());
         assert_eq!(table.ages.first(ALL), all.values().next().map(|(entry, _)| entry.place));
+        assert!(table.by_age().map(|(n, linger)| (*n, linger)).eq(all.iter().map(|(n, (_, l))| (*n, *l))));
         let due = |(_, linger): &(Entry, Linger)| linger.due(now, &RULES).ticks_since(now);
         let next = table.next(now).map(|next| next.ticks_since(now));
         // Who is late is due now.

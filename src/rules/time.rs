@@ -4,7 +4,7 @@
 //! So a daemon may run for as long as it likes, if only nothing that it remembers is older than
 //! [`Span::OLDEST`]; whoever has the clock sees to that. Must not know of clocks.
 
-use std::ops::Add;
+use std::ops::{Add, Sub};
 use std::time::Duration;
 
 /// 1/64 s a second.
@@ -62,6 +62,14 @@ impl Add<Span> for Time {
     }
 }
 
+impl Sub<Span> for Time {
+    type Output = Time;
+
+    fn sub(self, span: Span) -> Time {
+        Time(self.0.wrapping_sub(span.0))
+    }
+}
+
 /// A span of time, in 1/64 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(u32);
@@ -88,6 +96,13 @@ impl Span {
     /// are cut off. [`LONGEST`](Self::LONGEST) at most.
     pub fn at_least(duration: Duration) -> Self {
         let ticks = (duration.as_nanos() * u128::from(RATE)).div_ceil(1_000_000_000) + 1;
+        Span(u32::try_from(ticks).map_or(Span::LONGEST.0, |ticks| ticks.min(Span::LONGEST.0)))
+    }
+
+    /// The one that is nearest to `duration`: what a span was before it was told in milliseconds.
+    /// [`LONGEST`](Self::LONGEST) at most.
+    pub fn nearest(duration: Duration) -> Self {
+        let ticks = (duration.as_nanos() * u128::from(RATE) + 500_000_000) / 1_000_000_000;
         Span(u32::try_from(ticks).map_or(Span::LONGEST.0, |ticks| ticks.min(Span::LONGEST.0)))
     }
 

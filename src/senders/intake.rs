@@ -104,11 +104,34 @@ impl<W: World> Senders<W> {
                 accepted => break accepted?,
             }
         };
+        Ok(self.add(link))
+    }
+
+    /// Adds one that a predecessor has let in; [`watch`](Self::watch) has it reported. Of those added one
+    /// after the other the first counts as the most silent one.
+    pub fn add(&mut self, link: W::Link) -> Sender {
         self.messages += 1; // the one that comes is not the one that was silent
-        Ok(self.senders.insert_with_key(|sender| {
+        self.senders.insert_with_key(|sender| {
             let link = Watched::new(link, Source::Sender(sender));
             Peer { link, last: self.messages }
-        }))
+        })
+    }
+
+    /// Where they come in, unless nobody else is let in.
+    pub fn door(&self) -> Option<&W::Door> {
+        self.door.as_ref().map(Watched::get)
+    }
+
+    /// Every sender's connection, the one that has been silent for the longest first.
+    pub fn by_silence(&self) -> Vec<&W::Link> {
+        let mut peers: Vec<_> = self.senders.values().collect();
+        peers.sort_by_key(|peer| peer.last);
+        peers.into_iter().map(|peer| peer.link.get()).collect()
+    }
+
+    /// Counts on from where a predecessor has stopped.
+    pub fn count_on(&mut self, protocol_errors: u64) {
+        self.protocol_errors = protocol_errors;
     }
 
     /// Has what `sender` says reported (again). One that has gone is none.

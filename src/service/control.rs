@@ -1,18 +1,20 @@
-//! The control socket: where `lingerd -S` gets the running daemon's counters.
+//! The control socket: where `lingerd -S` gets the running daemon's counters, `lingerd -k` tells it to
+//! stop, and its successor comes to take over.
 //!
-//! Whoever connects is told the counters as text and hung up on: the daemon keeps nothing for
-//! them, so that nobody can make it wait. Only the daemon's user and root get in, by the file's
-//! mode and, where a system ignores that, by the kernel's word on who connects.
+//! Whoever has come in says what he wants with one byte. Only the daemon's user and root get in, by
+//! the file's mode and, where a system ignores that, by the kernel's word on who connects. There is
+//! room for few: who says nothing is hung up on when another one comes, so that nobody can make the
+//! daemon wait.
 
 use super::endpoint;
 use crate::source::Source;
 use crate::stats::Snapshot;
 use crate::watched::Watched;
-use lingerd_platform::fdpass::{Door, Link};
-use lingerd_platform::process;
+use lingerd_platform::fdpass::{Door, Link, Received};
 use lingerd_platform::world::World;
+use lingerd_platform::{peer, process};
 use std::ffi::OsString;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,15 +22,56 @@ use std::time::{Duration, Instant};
 /// What is appended to the hand-off socket's path.
 const SUFFIX: &str = ".ctl";
 
-/// How long `lingerd -S` waits for an answer.
+/// How long `lingerd -S` and `-k` wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// More than any answer has.
 const ANSWER_BYTES: usize = 64 * 1024;
 
-/// How many are answered at a time: once in a turn of the daemon, and each time that it looks up from
-/// a long one.
-const BUDGET: usize = 8;
+/// What one who came in wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// To be told the counters.
+    Counters,
+    /// That the daemon stops; and to be told when it has.
+    Stop,
+    /// To take over from it.
+    TakeOver,
+}
+
+impl Order {
+    const ALL: [Order; 3] = [Order::Counters, Order::Stop, Order::TakeOver];
+
+    /// The byte that says so.
+    pub const fn byte(self) -> u8 {
+        match self {
+            Order::Counters => b'S',
+            Order::Stop => b'K',
+            Order::TakeOver => b'T',
+        }
+    }
+}
+
+/// What one is told who said stop: first that it will, and then how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// The daemon stops.
+    Stopping,
+    /// It has ended.
+    Ended,
+    /// It has ended, and another one has taken over from it.
+    Succeeded,
+}
+
+impl Word {
+    const fn text(self) -> &'static str {
+        match self {
+            Word::Stopping => "stopping\n",
+            Word::Ended => "ended\n",
+            Word::Succeeded => "succeeded\n",
+        }
+    }
+}
 
 /// Where the control socket of the daemon with the hand-off socket `socket` lies.
 pub fn path(socket: &Path) -> PathBuf {
@@ -37,57 +80,178 @@ pub fn path(socket: &Path) -> PathBuf {
     path.into()
 }
 
+/// How many are there at a time.
+pub const PLACES: usize = 4;
+
+/// One who has come in.
+struct Client<L> {
+    link: Watched<L>,
+    /// Whether it waits for the end.
+    waits: bool,
+    /// [`Control::came`] as of its coming.
+    number: u64,
+}
+
 /// The daemon's side.
-pub struct Control<W: World>(Watched<W::Door>);
+pub struct Control<W: World> {
+    door: Watched<W::Door>,
+    clients: [Option<Client<W::Link>>; PLACES],
+    /// How many have come in so far.
+    came: u64,
+}
 
 impl<W: World> Control<W> {
     /// Behind `door` nobody is heard yet; [`watch`](Self::watch) changes that.
     pub fn new(door: W::Door) -> Self {
-        Control(Watched::new(door, Source::Control))
+        Control { door: Watched::new(door, Source::Control), clients: Default::default(), came: 0 }
     }
 
-    /// Has who asks reported (again).
+    /// Has who comes reported (again).
     ///
     /// # Errors
     /// As [`Watched::watch`].
     pub fn watch(&mut self, backend: &mut W::Backend) -> io::Result<()> {
-        self.0.watch(backend)
+        self.door.watch(backend)
     }
 
-    /// Leaves who asks waiting until [`watch`](Self::watch).
+    /// Leaves who comes waiting until [`watch`](Self::watch).
     pub fn leave(&mut self, backend: &mut W::Backend) {
-        self.0.leave(backend);
+        self.door.leave(backend);
     }
 
-    /// Answers those who wait.
+    /// Has what `client` says reported (again), if it is still there.
+    ///
+    /// # Errors
+    /// As [`Watched::watch`].
+    pub fn watch_client(&mut self, client: u8, backend: &mut W::Backend) -> io::Result<()> {
+        self.client(client).map_or(Ok(()), |client| client.link.watch(backend))
+    }
+
+    /// Where they come in.
+    pub fn door(&self) -> &W::Door {
+        self.door.get()
+    }
+
+    /// Lets one in, if any waits; [`watch_client`](Self::watch_client) has it reported.
     ///
     /// # Errors
     /// What accept(2) says when it cannot serve anybody for now (EMFILE, ENFILE).
-    pub fn answer(&self, snapshot: impl Fn() -> Snapshot) -> io::Result<()> {
-        for _ in 0..BUDGET {
-            let mut client = match self.0.get().accept() {
-                Ok(client) => client,
+    pub fn accept(&mut self, backend: &mut W::Backend) -> io::Result<Option<u8>> {
+        loop {
+            let link = match self.door.get().accept() {
+                Ok(link) => link,
                 Err(e) => match e.kind() {
-                    ErrorKind::WouldBlock => break,
+                    ErrorKind::WouldBlock => return Ok(None),
                     ErrorKind::Interrupted | ErrorKind::ConnectionAborted => continue,
                     _ => return Err(e),
                 },
             };
-            let uid = match client.peer() {
+            let uid = match link.peer() {
                 Ok(peer) => peer.uid,
                 Err(e) if e.kind() == ErrorKind::Unsupported => 0, // the file's mode has to do
                 Err(_) => continue,
             };
             if uid == 0 || uid == process::effective_uid() {
-                // Some hundred bytes: they fit into the socket's buffer at once, or nobody reads.
-                let _ = client.tell(snapshot().render(Default::default()).as_bytes());
+                return Ok(Some(self.seat(link, backend)));
             }
         }
-        Ok(())
+    }
+
+    /// Gives `link` a place: a free one, or that of the one who has been there for the longest, if
+    /// possible without having said anything.
+    pub fn seat(&mut self, link: W::Link, backend: &mut W::Backend) -> u8 {
+        let patience = |client: &Option<Client<W::Link>>| {
+            client.as_ref().map_or((false, 0), |client| (client.waits, client.number))
+        };
+        let place = (0..PLACES).min_by_key(|&place| patience(&self.clients[place])).unwrap_or(0);
+        let place = place as u8; // PLACES is less than 256
+        self.dismiss(place, backend);
+        self.came += 1;
+        let link = Watched::new(link, Source::Client(place));
+        self.clients[usize::from(place)] = Some(Client { link, waits: false, number: self.came });
+        place
+    }
+
+    /// Those who have come in and said nothing yet.
+    pub fn undecided(&self) -> impl Iterator<Item = (u8, &W::Link)> {
+        let all = (0..).zip(&self.clients).filter_map(|(place, client)| Some((place, client.as_ref()?)));
+        all.filter(|(_, client)| !client.waits).map(|(place, client)| (place, client.link.get()))
+    }
+
+    /// How many have come in.
+    pub fn len(&self) -> usize {
+        self.clients.iter().flatten().count()
+    }
+
+    /// Whether nobody has.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What `client` wants, once it has said so. One that has gone, or says something else, is
+    /// dismissed.
+    pub fn hear(&mut self, client: u8, backend: &mut W::Backend) -> Option<Order> {
+        let link = self.client(client)?.link.get();
+        let mut descriptors = Vec::new(); // there are none in what it may say
+        let byte = match link.receive(&mut descriptors) {
+            Ok(Received::Byte { byte, .. }) => Some(byte),
+            Ok(Received::Lost | Received::End) => None,
+            Err(e) => match e.kind() {
+                ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::OutOfMemory => return None,
+                _ => None,
+            },
+        };
+        let order = Order::ALL.into_iter().find(|order| Some(order.byte()) == byte);
+        if order.is_none() {
+            self.dismiss(client, backend);
+        }
+        order
+    }
+
+    /// Tells `client` the counters, and hangs up on it.
+    pub fn tell_counters(&mut self, client: u8, snapshot: &Snapshot, backend: &mut W::Backend) {
+        if let Some(mut link) = self.take(client, backend) {
+            // Some hundred bytes: they fit into the socket's buffer at once, or nobody reads.
+            let _ = link.tell(snapshot.render(Default::default()).as_bytes());
+        }
+    }
+
+    /// Tells `client` that the daemon stops, and keeps it: it waits for the end.
+    pub fn tell_stopping(&mut self, client: u8) {
+        if let Some(client) = self.client(client) {
+            client.waits = true;
+            let _ = client.link.get_mut().tell(Word::Stopping.text().as_bytes());
+        }
+    }
+
+    /// Tells all who wait for the end that this is it.
+    pub fn tell_the_end(&mut self, word: Word, backend: &mut W::Backend) {
+        for place in 0..PLACES as u8 {
+            if self.client(place).is_some_and(|client| client.waits) {
+                if let Some(mut link) = self.take(place, backend) {
+                    let _ = link.tell(word.text().as_bytes());
+                }
+            }
+        }
+    }
+
+    /// Hangs up on `client`.
+    pub fn dismiss(&mut self, client: u8, backend: &mut W::Backend) {
+        drop(self.take(client, backend));
+    }
+
+    /// Takes the connection of `client` out.
+    pub fn take(&mut self, client: u8, backend: &mut W::Backend) -> Option<W::Link> {
+        let client = self.clients.get_mut(usize::from(client))?.take()?;
+        Some(client.link.into_inner(backend))
+    }
+
+    fn client(&mut self, client: u8) -> Option<&mut Client<W::Link>> {
+        self.clients.get_mut(usize::from(client))?.as_mut()
     }
 }
 
-/// Why a daemon that is there gives no counters.
+/// Why a daemon that is there gives no counters, or does not stop.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It does not let us in.
@@ -102,17 +266,46 @@ pub enum Error {
         /// What connect(2) says.
         source: io::Error,
     },
+    /// Somebody else listens there.
+    #[error("{}: user {uid} listens there, who is neither root nor the owner of the pid file", path.display())]
+    Stranger {
+        /// Of the control socket.
+        path: PathBuf,
+        /// Who it is.
+        uid: u32,
+    },
     /// It says nothing.
     #[error("{}: the daemon does not answer", .0.display())]
     Silent(PathBuf, #[source] io::Error),
-    /// What it says is no counters.
+    /// It does not answer us.
+    #[error(
+        "{}: the daemon hung up: it has just ended, or you are not its user (only that one and root may ask)",
+        .0.display()
+    )]
+    HungUp(PathBuf),
+    /// It has gone without a word.
+    #[error("{}: the daemon is gone, and has not said that it has ended as it should", .0.display())]
+    Gone(PathBuf),
+    /// What it says is no answer.
     #[error("{}: {what}", path.display())]
-    NoCounters {
+    NoAnswer {
         /// Of the control socket.
         path: PathBuf,
         /// What is wrong with it.
         what: String,
     },
+}
+
+/// Connects to the control socket at `path`. `Ok(None)` when nobody listens there.
+///
+/// # Errors
+/// When somebody does, but does not let us in.
+pub fn connect(path: &Path) -> Result<Option<UnixStream>, Error> {
+    match endpoint::connect(path) {
+        Ok(link) => Ok(Some(std::os::fd::OwnedFd::from(link).into())),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
+        Err(source) => Err(Error::Connect { path: path.to_owned(), source }),
+    }
 }
 
 /// Asks the daemon with the hand-off socket `socket` for its counters. `Ok(None)` when there is no
@@ -122,30 +315,85 @@ pub enum Error {
 /// When there is one but it does not let us in or does not answer.
 pub fn query(socket: &Path) -> Result<Option<Snapshot>, Error> {
     let path = path(socket);
-    let mut link: UnixStream = match endpoint::connect(&path) {
-        Ok(link) => std::os::fd::OwnedFd::from(link).into(),
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
-        Err(source) => return Err(Error::Connect { path, source }),
-    };
-    let text = match read_answer(&mut link) {
-        Ok(text) => text,
-        Err(e) => return Err(Error::Silent(path, e)),
-    };
-    text.parse().map(Some).map_err(|what| Error::NoCounters { path, what })
+    let Some(mut link) = connect(&path)? else { return Ok(None) };
+    let text = ask(&mut link, Order::Counters, |_| false).map_err(|e| Error::Silent(path.clone(), e))?;
+    if text.is_empty() {
+        return Err(Error::HungUp(path));
+    }
+    text.parse().map(Some).map_err(|what| Error::NoAnswer { path, what })
 }
 
-/// Reads to the end, within [`PATIENCE`] in all: whoever may be at the other end of a socket in the
-/// daemon's directory must not be able to hold root up.
-fn read_answer(link: &mut UnixStream) -> io::Result<String> {
+/// A daemon that has been told to stop.
+pub struct Stopping {
+    link: UnixStream,
+    path: PathBuf,
+    /// What it has said so far.
+    said: String,
+}
+
+/// Tells the daemon with the control socket at `path` to stop. `Ok(None)` when there is none. Who listens
+/// there has to be root or `owner`.
+///
+/// # Errors
+/// When there is one but it does not let us in or does not answer.
+pub fn stop(path: &Path, owner: u32) -> Result<Option<Stopping>, Error> {
+    let Some(mut link) = connect(path)? else { return Ok(None) };
+    match peer::peer(&link) {
+        Ok(peer) if peer.uid != 0 && peer.uid != owner && owner != 0 => {
+            return Err(Error::Stranger { path: path.to_owned(), uid: peer.uid });
+        }
+        _ => {} // where the system does not tell, the directory has to do
+    }
+    let said = ask(&mut link, Order::Stop, |text| text.ends_with(b"\n"))
+        .map_err(|e| Error::Silent(path.to_owned(), e))?;
+    match said.split_inclusive('\n').next() {
+        Some(line) if line == Word::Stopping.text() => {
+            Ok(Some(Stopping { link, path: path.to_owned(), said }))
+        }
+        None => Err(Error::HungUp(path.to_owned())),
+        Some(other) => {
+            let what = format!("'{}' is no answer to -k", other.trim_end());
+            Err(Error::NoAnswer { path: path.to_owned(), what })
+        }
+    }
+}
+
+impl Stopping {
+    /// Waits until it has ended, and says how.
+    ///
+    /// # Errors
+    /// When it has not said so.
+    pub fn wait(mut self) -> Result<Word, Error> {
+        let rest = read(&mut self.link, None, |_| false).map_err(|e| Error::Silent(self.path.clone(), e))?;
+        let said = self.said + &rest;
+        let last = [Word::Ended, Word::Succeeded].into_iter().find(|word| said.ends_with(word.text()));
+        last.ok_or(Error::Gone(self.path))
+    }
+}
+
+/// Says what is wanted and reads the answer, which is empty if the other end hangs up.
+fn ask(link: &mut UnixStream, order: Order, is_all: impl Fn(&[u8]) -> bool) -> io::Result<String> {
+    let gone = |e: &io::Error| matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset);
+    let answer = link.write_all(&[order.byte()]).and_then(|()| read(link, Some(PATIENCE), is_all));
+    if answer.as_ref().is_err_and(gone) { Ok(String::new()) } else { answer }
+}
+
+/// Reads until what was read `is_all` or there is an end, within `patience` in all: whoever may be at
+/// the other end of a socket in the daemon's directory must not be able to hold root up.
+fn read(
+    link: &mut UnixStream,
+    patience: Option<Duration>,
+    is_all: impl Fn(&[u8]) -> bool,
+) -> io::Result<String> {
     let mut answer = Vec::new();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = patience.map(|patience| Instant::now() + patience);
     link.set_nonblocking(false)?;
-    while answer.len() < ANSWER_BYTES {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+    while answer.len() < ANSWER_BYTES && !is_all(&answer) {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
             return Err(ErrorKind::TimedOut.into());
         }
-        link.set_read_timeout(Some(left))?;
+        link.set_read_timeout(left)?;
         let mut piece = [0; 4096];
         match link.read(&mut piece)? {
             0 => break,

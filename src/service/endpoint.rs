@@ -5,11 +5,13 @@
 
 use lingerd_platform::fdpass::Door;
 use lingerd_platform::{peer, process};
+use log::warn;
 use socket2::{Domain, SockAddr, Socket, Type};
-use std::fs;
+use std::cell::OnceCell;
+use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, lchown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -28,8 +30,10 @@ pub struct Access {
 pub struct Endpoint {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode: what tells our file from one that another daemon made since.
-    identity: (u64, u64),
+    /// Device and inode: what tells our file from one that another daemon made since. None while it is
+    /// still a predecessor's.
+    identity: OnceCell<(u64, u64)>,
+    mode: u32,
 }
 
 /// Why there can be no endpoint at a path.
@@ -84,7 +88,8 @@ impl Endpoint {
         process::umask(before);
         let listener = bound.map_err(|e| Error::Listen(at(), e))?;
         let made = fs::symlink_metadata(path).map_err(|e| Error::Look(at(), e))?;
-        let endpoint = Endpoint { listener, path: at(), identity: (made.dev(), made.ino()) };
+        let endpoint =
+            Endpoint { listener, path: at(), identity: (made.dev(), made.ino()).into(), mode: access.mode };
         if access.uid.is_some() || access.gid.is_some() {
             lchown(path, access.uid, access.gid).map_err(|e| Error::Owner(at(), e))?;
         }
@@ -92,10 +97,26 @@ impl Endpoint {
         Ok(endpoint)
     }
 
+    /// What a predecessor has listened on at `path`, which stays its own until [`Door::claim`]; but its
+    /// owner and group are those of `access` at once, as long as that is possible.
+    ///
+    /// # Errors
+    /// They cannot be changed.
+    pub fn inherit(listener: UnixListener, path: &Path, access: Access) -> Result<Self, Error> {
+        let at = || path.to_owned();
+        let there = fs::symlink_metadata(path).map_err(|e| Error::Look(at(), e))?;
+        let differs = |wanted: Option<u32>, is: u32| wanted.is_some_and(|wanted| wanted != is);
+        if differs(access.uid, there.uid()) || differs(access.gid, there.gid()) {
+            lchown(path, access.uid, access.gid).map_err(|e| Error::Owner(at(), e))?;
+        }
+        Ok(Endpoint { listener, path: at(), identity: OnceCell::new(), mode: access.mode })
+    }
+
     /// Removes the name, if it is still ours. A failure (the directory is root's, and we no longer
     /// are) is no error: the next daemon removes what is stale.
     fn unlink(&self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.identity) {
+        let now = fs::symlink_metadata(&self.path).map(|now| (now.dev(), now.ino()));
+        if now.is_ok_and(|now| self.identity.get() == Some(&now)) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -135,6 +156,19 @@ impl Door for Endpoint {
     fn shut(&self) {
         self.unlink();
         self.listener.shut();
+    }
+
+    /// The file's mode is the one asked for from here on: earlier it would have been changed as root, and
+    /// chmod(2) follows whatever the owner of the directory may have put there.
+    fn claim(&self) {
+        self.listener.claim();
+        let Ok(now) = fs::symlink_metadata(&self.path) else { return };
+        if now.mode() & 0o777 != self.mode {
+            if let Err(e) = fs::set_permissions(&self.path, Permissions::from_mode(self.mode)) {
+                warn!("{}: its mode stays {:04o}: {e}", self.path.display(), now.mode() & 0o777);
+            }
+        }
+        self.identity.get_or_init(|| (now.dev(), now.ino()));
     }
 }
 

@@ -26,12 +26,21 @@ const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
 pub enum Command {
     /// Be the daemon.
     Serve(Box<Serve>),
-    /// -k: stop the daemon that holds this pid file, and with -w wait until it has ended.
-    Stop(PathBuf, Wait),
+    /// -k: stop that daemon, and with -w wait until it has ended.
+    Stop(Which, Wait),
     /// -S: print the counters of the daemon with this hand-off socket.
     Counters(PathBuf, Format),
     /// -h, -V: print this.
     Print(String),
+}
+
+/// Which daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// -p: the one that holds this pid file.
+    PidFile(PathBuf),
+    /// -s: the one with this hand-off socket.
+    Socket(PathBuf),
 }
 
 /// Whether to wait.
@@ -70,6 +79,8 @@ pub struct Serve {
     pub drain: Span,
     /// -l
     pub facility: Facility,
+    /// -r, or else it takes over from one only that was told to stop.
+    pub take_over: bool,
 }
 
 fn options() -> getopts::Options {
@@ -90,6 +101,7 @@ fn options() -> getopts::Options {
         .optopt("D", "", &format!("seconds in all ({})", DEFAULT_LIMIT.as_secs()), "limit")
         .optopt("W", "", &format!("seconds to stop in ({})", DEFAULT_DRAIN.as_secs()), "drain")
         .optopt("l", "", "syslog facility (daemon)", "facility")
+        .optflag("r", "", "take over from the running daemon, with all that lingers, if there is one")
         .optflag(
             "k",
             "",
@@ -104,9 +116,9 @@ fn options() -> getopts::Options {
 }
 
 const USAGE: &str = "\
-usage: lingerd [-fdqVh] [-s socket] [-p pidfile] [-u user[:group]] [-g group] [-m mode]
+usage: lingerd [-fdqrVh] [-s socket] [-p pidfile] [-u user[:group]] [-g group] [-m mode]
                [-n max] [-t idle] [-T max] [-D limit] [-W drain] [-l facility]
-       lingerd -k [-w] [-p pidfile]
+       lingerd -k [-w] [-p pidfile | -s socket]
        lingerd -S [-s socket] [-o text|json|prometheus]
 ";
 
@@ -142,9 +154,14 @@ pub fn parse(arguments: &[String]) -> Result<Command, Error> {
         std::path::absolute(Path::new(&path)).map_err(|e| format!("-{option} '{path}': {e}"))
     };
     if given.opt_present("k") {
-        only(&given, "-k", &["k", "w", "p"])?;
+        only(&given, "-k", &["k", "w", "p", "s"])?;
         let wait = if given.opt_present("w") { Wait::ForItsEnd } else { Wait::No };
-        return Ok(Command::Stop(path("p", DEFAULT_PIDFILE)?, wait));
+        let which = match (given.opt_present("s"), given.opt_present("p")) {
+            (true, true) => return Err(Error("-p and -s exclude each other with -k".to_owned())),
+            (true, false) => Which::Socket(path("s", DEFAULT_SOCKET)?),
+            (false, _) => Which::PidFile(path("p", DEFAULT_PIDFILE)?),
+        };
+        return Ok(Command::Stop(which, wait));
     }
     if given.opt_present("S") {
         only(&given, "-S", &["S", "s", "o"])?;
@@ -189,12 +206,15 @@ pub fn parse(arguments: &[String]) -> Result<Command, Error> {
         },
         drain: Span::at_least(value(&given, "W", seconds)?.unwrap_or(DEFAULT_DRAIN)),
         facility: value(&given, "l", facility)?.unwrap_or(Facility::LOG_DAEMON),
+        take_over: given.opt_present("r"),
     })))
 }
 
 /// Refuses every option given but those in `allowed`.
 fn only(given: &Matches, command: &str, allowed: &[&str]) -> Result<(), String> {
-    for option in ["f", "d", "q", "s", "p", "u", "g", "m", "n", "t", "T", "D", "W", "l", "k", "w", "S", "o"] {
+    for option in
+        ["f", "d", "q", "s", "p", "u", "g", "m", "n", "t", "T", "D", "W", "l", "r", "k", "w", "S", "o"]
+    {
         if given.opt_present(option) && !allowed.contains(&option) {
             return Err(format!("-{option} does not go with {command}"));
         }
@@ -310,7 +330,9 @@ mod tests {
             ("-W 0", "-W '0'"),
             ("-S -o xml", "xml"),
             ("-S -n 5", "-n"),
-            ("-k -s x", "-s"),
+            ("-k -s x -p y", "-s"),
+            ("-k -r", "-r"),
+            ("-S -r", "-r"),
             ("-k -S", "-S"),
             ("-dq", "-q"),
             ("-t", "t"),
@@ -325,7 +347,7 @@ mod tests {
     #[test]
     fn help_shows_every_option_of_the_usage() {
         let Ok(Command::Print(help)) = read("-h") else { panic!("no help") };
-        for option in "fdqVhspugmntTDWlkwSo".chars() {
+        for option in "fdqVhspugmntTDWlrkwSo".chars() {
             assert!(help.contains(&format!("\n    -{option} ")), "-{option} in:\n{help}");
         }
     }

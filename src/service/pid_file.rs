@@ -1,20 +1,26 @@
 //! The pid file: locked for as long as the daemon lives, so that what it says is true.
 //!
-//! The lock decides, never the file's being there: a stale file is no obstacle, and a number in it
-//! is trusted only while somebody holds the lock.
+//! Its first line is the process id, for other programs; its second line is where the control socket
+//! lies, for `lingerd -k`. The lock decides, never the file's being there: a stale file is no obstacle,
+//! and what is in it is trusted only while somebody holds the lock.
 
 use lingerd_platform::process;
+use std::cell::Cell;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 /// A `lingerd -k` holds the lock for an instant while it looks whether somebody has it, and a daemon
-/// for one before it has written its process id, or after it has wiped it out.
+/// for one before it has written what it says, or after it has wiped it out.
 const RETRIES: u32 = 5;
 const RETRY_AFTER: Duration = Duration::from_millis(20);
+
+/// No path of a socket is nearly as long.
+const MOST_BYTES: u64 = 4096;
 
 /// What is wrong with a pid file.
 #[derive(Debug, thiserror::Error)]
@@ -31,12 +37,14 @@ pub enum Error {
         path: PathBuf,
         /// Its process id, if it is in the file already.
         pid: Option<i32>,
+        /// Where its control socket lies, if that is in the file already.
+        control: Option<PathBuf>,
     },
     /// It is no file of ours.
     #[error("{}: not a plain file with one name, so no pid file of lingerd's; it was left alone", .0.display())]
     NotPlain(PathBuf),
     /// Somebody holds it and has not written who.
-    #[error("{}: locked, but without a process id in it", .0.display())]
+    #[error("{}: locked, but it does not say where the daemon's control socket lies", .0.display())]
     Nameless(PathBuf),
     /// The system refuses.
     #[error("{}: cannot {doing}", path.display())]
@@ -56,19 +64,22 @@ impl Error {
     }
 }
 
-/// A pid file of this process, locked. Dropping it removes the file.
+/// A pid file, locked. Dropping it removes the file, if it is this process's own.
 pub struct PidFile {
     file: File,
     path: PathBuf,
+    /// Whether it is still a predecessor's.
+    inherited: Cell<bool>,
 }
 
 impl PidFile {
-    /// Makes or takes over the file at `path`, locks it, writes this process's id into it, and gives
-    /// it to `uid`, as whom the daemon will run: `lingerd -k` believes a file no more than its owner.
+    /// Makes the file at `path`, or takes over a stale one, locks it, and writes into it this process's id
+    /// and that its control socket lies at `control`. It is the file of who makes it: root's, whatever
+    /// user the daemon runs as later, as others believe a pid file of root's only.
     ///
     /// # Errors
     /// A live daemon that holds it, and whatever the system says.
-    pub fn create(path: &Path, uid: Option<u32>) -> Result<Self, Error> {
+    pub fn create(path: &Path, control: &Path) -> Result<Self, Error> {
         let mut retries = 0;
         loop {
             // The directory may be the daemon's user's: who has that must not choose what root
@@ -88,19 +99,71 @@ impl PidFile {
                     thread::sleep(RETRY_AFTER);
                     continue;
                 }
-                return Err(Error::Live { path: path.to_owned(), pid: read(&mut file) });
+                let (pid, control) = read(&mut file).unzip();
+                return Err(Error::Live { path: path.to_owned(), pid, control });
             }
             // The one who had it may have removed it between our open and our lock.
             let ours = plain(&file, path)?;
             if !is_at(&ours, path) {
                 continue;
             }
-            file.set_len(0)
-                .and_then(|()| writeln!(file, "{}", std::process::id()))
-                .and_then(|()| fchown(&file, Some(uid.unwrap_or_else(process::effective_uid)), None))
-                .map_err(Error::system(path, "write the pid file"))?;
-            return Ok(PidFile { file, path: path.to_owned() });
+            if ours.uid() != process::effective_uid() {
+                // Its owner may have it open, and could write into it what he likes.
+                fs::remove_file(path).map_err(Error::system(path, "remove a stale one of another user's"))?;
+                continue;
+            }
+            let pid_file = PidFile { file, path: path.to_owned(), inherited: Cell::new(false) };
+            pid_file.write(control)?;
+            return Ok(pid_file);
         }
+    }
+
+    /// The file that a predecessor has had at `path`, which stays its own until [`claim`](Self::claim).
+    pub fn inherit(file: File, path: PathBuf) -> Self {
+        PidFile { file, path, inherited: Cell::new(true) }
+    }
+
+    /// Removes one that was inherited and is not wanted.
+    pub fn remove(self) {
+        self.inherited.set(false);
+    }
+
+    /// Whether it is the file at `path`.
+    pub fn is_at(&self, path: &Path) -> bool {
+        self.file.metadata().is_ok_and(|ours| is_at(&ours, path))
+    }
+
+    /// Makes one that was inherited this process's own.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn claim(&self, control: &Path) -> Result<(), Error> {
+        self.inherited.set(false);
+        // It is locked by the one who gave it away, and so by this process, but for Solaris, where the lock
+        // is a process's own: that one ends just now.
+        for _ in 0..RETRIES {
+            if process::try_lock(&self.file).is_ok_and(|locked| locked) {
+                break;
+            }
+            thread::sleep(RETRY_AFTER);
+        }
+        self.write(control)
+    }
+
+    /// In one write, so that nobody reads a half of it; what was there may be longer.
+    fn write(&self, control: &Path) -> Result<(), Error> {
+        let text = format!("{}\n{}\n", std::process::id(), control.display());
+        let mut file = &self.file;
+        file.rewind()
+            .and_then(|()| file.write_all(text.as_bytes()))
+            .and_then(|()| file.set_len(text.len() as u64))
+            .map_err(Error::system(&self.path, "write the pid file"))
+    }
+}
+
+impl AsFd for PidFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 
@@ -118,6 +181,9 @@ fn plain(file: &File, path: &Path) -> Result<Metadata, Error> {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
+        if self.inherited.get() {
+            return;
+        }
         // Emptied first: where the directory is root's and we no longer are, it cannot be removed.
         let _ = self.file.set_len(0);
         if self.file.metadata().is_ok_and(|ours| is_at(&ours, &self.path)) {
@@ -132,10 +198,12 @@ fn is_at(ours: &Metadata, path: &Path) -> bool {
 }
 
 /// A daemon that is running.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Running {
-    /// Its process id, as its pid file says.
+    /// Its process id, as its pid file says, for people: in another namespace it is another process's.
     pub pid: i32,
+    /// Where its control socket lies.
+    pub control: PathBuf,
     /// Who owns the pid file, and so answers for what it says.
     pub owner: u32,
 }
@@ -143,7 +211,7 @@ pub struct Running {
 /// The daemon that holds the pid file at `path`, or `None` if none does.
 ///
 /// # Errors
-/// What the system says, and a file that is held but has no process id in it.
+/// What the system says, and a file that is held but has nothing in it.
 pub fn running(path: &Path) -> Result<Option<Running>, Error> {
     // As in create(): what the directory's owner may have put there is neither followed nor
     // waited for. Open for writing because a lock may take that, fcntl(2).
@@ -157,8 +225,8 @@ pub fn running(path: &Path) -> Result<Option<Running>, Error> {
         if process::try_lock(&file).map_err(Error::system(path, "lock it"))? {
             return Ok(None);
         }
-        if let Some(pid) = read(&mut file) {
-            return Ok(Some(Running { pid, owner: there.uid() }));
+        if let Some((pid, control)) = read(&mut file) {
+            return Ok(Some(Running { pid, control, owner: there.uid() }));
         }
         // It is just starting, or just ending.
         thread::sleep(RETRY_AFTER);
@@ -166,25 +234,12 @@ pub fn running(path: &Path) -> Result<Option<Running>, Error> {
     Err(Error::Nameless(path.to_owned()))
 }
 
-/// Waits until `daemon` no longer holds the pid file at `path`, be it that another one does.
-///
-/// # Errors
-/// What the system says.
-pub fn until_it_ends(path: &Path, daemon: Running) -> Result<(), Error> {
-    loop {
-        match running(path) {
-            // It wipes its name out just before it ends.
-            Err(Error::Nameless(_)) => {}
-            Ok(Some(there)) if there.pid == daemon.pid => {}
-            other => return other.map(|_| ()),
-        }
-        thread::sleep(RETRY_AFTER);
-    }
-}
-
-fn read(file: &mut File) -> Option<i32> {
+/// The process id, and where the control socket lies.
+fn read(file: &mut File) -> Option<(i32, PathBuf)> {
     let mut text = String::new();
     file.rewind().ok()?;
-    file.take(32).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok().filter(|&pid| pid > 0)
+    file.take(MOST_BYTES).read_to_string(&mut text).ok()?;
+    let (pid, rest) = text.split_once('\n')?;
+    let pid = pid.parse().ok().filter(|&pid| pid > 0)?;
+    Some((pid, rest.strip_suffix('\n').filter(|path| !path.is_empty())?.into()))
 }

@@ -116,7 +116,7 @@ fn another_user_is_refused() {
     ask_as_nobody(&daemon.site).assert_failed(1, "only the daemon's user and root may ask");
     // Where the file's mode does not keep them out, the daemon itself does.
     fs::set_permissions(daemon.site.control(), Permissions::from_mode(0o666)).unwrap();
-    ask_as_nobody(&daemon.site).assert_failed(1, "no counters in the answer");
+    ask_as_nobody(&daemon.site).assert_failed(1, "hung up");
     daemon.finish("");
 }
 

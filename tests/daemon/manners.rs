@@ -157,7 +157,7 @@ fn what_a_killed_daemon_left_is_no_obstacle() {
     assert!(site.socket().exists() && site.control().exists() && site.pidfile().exists());
     site.stop().assert_failed(3, "no lingerd is running");
     let daemon = site.start(&options);
-    assert_eq!(fs::read_to_string(&pidfile).unwrap(), format!("{}\n", daemon.pid));
+    assert_says(&pidfile, &daemon);
     daemon.finish("");
 }
 
@@ -218,7 +218,7 @@ fn a_second_daemon_with_the_same_pid_file_is_refused_and_told_the_pid() {
         run(&mut command).assert_failed(1, &pid);
     }
     assert!(!other.exists());
-    assert_eq!(fs::read_to_string(&pidfile).unwrap(), format!("{}\n", daemon.pid));
+    assert_says(&pidfile, &daemon);
     assert_still_serves(daemon);
 }
 
@@ -506,6 +506,12 @@ fn id(pid: i32, what: &str) -> u32 {
 
 fn group(name: &str) -> u32 {
     process::group(name).unwrap().unwrap_or_else(|| panic!("there is no group {name}"))
+}
+
+/// That the pid file says who `daemon` is, and where its control socket lies.
+fn assert_says(pid_file: &Path, daemon: &Daemon) {
+    let expected = format!("{}\n{}\n", daemon.pid, daemon.site.control().display());
+    assert_eq!(fs::read_to_string(pid_file).unwrap(), expected);
 }
 
 /// User and group of a file.

@@ -113,6 +113,7 @@ impl Crowd {
     pub fn asks(&self, kernel: &Kernel) {
         let who = if self.one_in(10) { STRANGER } else { ROOT };
         let Ok(caller) = kernel.connect(self.control, who) else { return };
+        let _ = caller.send(b"S", &[]); // who is not entitled to it may be hung up on already
         match self.number(0..=9) {
             0 => {} // it goes at once
             1 => {

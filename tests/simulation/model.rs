@@ -96,7 +96,8 @@ impl Model {
         assert!(get("peak") >= get("lingering"), "{now}");
         assert!(get("cut_short") <= ended - get("closed") - get("reset"), "{now}");
         let open = stage.process.open_descriptors() as u64;
-        let least = get("senders") + get("lingering") + self.own as u64;
+        let clients = stage.daemon.clients() as u64;
+        let least = get("senders") + get("lingering") + clients + self.own as u64;
         let closing = stage.process.closing() as u64;
         let doors = if stage.daemon.is_stopping() { 1 } else { 0 }; // the hand-off socket is closed then
         assert_eq!(open, least + closing - doors, "{now}; open: {:?}", stage.process.descriptors());

@@ -154,6 +154,7 @@ impl Stage {
             signals,
             door,
             control,
+            pid_file: None,
         };
         let [idle, max, limit] = plan.rules.map(Span::at_least);
         let room = Room::share(plan.limit as u64, process.open_descriptors(), plan.wanted).expect("room");

@@ -87,6 +87,7 @@ impl Scene {
             signals,
             door,
             control,
+            pid_file: None,
         };
         let [idle, max, limit] = rules.map(Span::at_least);
         let room = Room::share(DESCRIPTORS as u64, process.open_descriptors(), most).expect("room");
@@ -150,6 +151,7 @@ impl Scene {
         let told = answered.clone();
         self.kernel.at(time, move |kernel| {
             let caller = kernel.connect(control, ROOT).expect("room at the control socket");
+            caller.send(b"S", &[]).expect("room for a byte");
             let asking = caller.clone();
             caller.at_hang_up(move |kernel| {
                 let answer = String::from_utf8(asking.read()).expect("an answer in UTF-8");

@@ -183,7 +183,8 @@ impl Site {
             if process::try_lock(&file).ok()? {
                 return None;
             }
-            if let Ok(pid) = fs::read_to_string(self.pidfile()).ok()?.trim().parse() {
+            let text = fs::read_to_string(self.pidfile()).ok()?;
+            if let Some(pid) = text.lines().next().and_then(|pid| pid.parse().ok()) {
                 return Some(pid);
             }
             // A daemon that ends has wiped it out, and is about to let go.
@@ -272,7 +273,11 @@ impl Daemon {
 
     /// The same, with another standard error.
     pub fn spawn_with_log(site: &Arc<Site>, command: &mut Command, log: Stdio) -> Self {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        Self::adopt(site, command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+
+    /// Takes `child`, a daemon in the foreground that was started elsewhere, and waits until it serves.
+    pub fn adopt(site: &Arc<Site>, child: Child) -> Self {
         let mut daemon = Daemon { site: Arc::clone(site), pid: child.id() as i32, child: Some(child) };
         // A daemon that does not even start is told from one that is slow.
         wait_until("the daemon serves", || site.ask("json").code == Some(0) || daemon.has_ended());

@@ -1,0 +1,174 @@
+//! What one daemon tells the next: frames of JSON, and the descriptors that go with each.
+//!
+//! A frame begins with its length in bytes and the number of its descriptors, each four bytes, the
+//! most significant first. The descriptors are sent with its first byte. A field that is not known is
+//! left out, one that is missing has a value that does no harm, and a frame that is not known is
+//! skipped, with its descriptors.
+//!
+//! Must not know of sockets, or of who says it.
+
+use crate::rules::linger::{Linger, Stage};
+use crate::rules::time::{Span, Time};
+use crate::stats::Snapshot;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// What a successor says when everything is its own from now on.
+pub const HAVE_IT: u8 = b'R';
+
+/// What the one before it says last if it was told to stop in the meantime.
+pub const STOP: u8 = b'K';
+
+/// Bytes before a frame's JSON.
+pub const HEAD: usize = 8;
+
+/// No frame is longer: at most as many connections as go in one message.
+pub const MOST_BYTES: usize = 1 << 20;
+
+/// What a successor says first.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Request {
+    /// Its version, for the log.
+    pub version: String,
+    /// Whether it wants to take over from one only that was told to stop.
+    pub only_if_stopping: bool,
+}
+
+/// What it is told.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "frame", rename_all = "snake_case")]
+pub enum Frame {
+    /// That there is nothing to take over: the daemon serves, and was not told to stop.
+    Serving,
+    /// What there is one of. Its descriptors are the `roles`, in this order.
+    Household(Household),
+    /// Senders' connections, the one that has been silent for the longest first.
+    Senders,
+    /// Connections that linger, the one that was handed over first being the first of all.
+    Connections {
+        /// What is known of each.
+        #[serde(default)]
+        facts: Vec<Facts>,
+    },
+    /// That is all.
+    End,
+    /// Something that a later version says.
+    #[serde(other)]
+    Unknown,
+}
+
+/// See [`Frame::Household`].
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Household {
+    /// What the descriptors are.
+    pub roles: Vec<Role>,
+    /// Where the pid file lies.
+    pub pid_file: Option<String>,
+    /// How long the daemon and those before it have served, in seconds.
+    pub uptime: u64,
+    /// The counters, as `lingerd -S` has them.
+    pub counters: String,
+}
+
+/// What a descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Where senders come in.
+    Door,
+    /// Where `lingerd -S`, `-k` and `-r` come in.
+    Control,
+    /// The pid file, with its lock.
+    PidFile,
+    /// Who has come in there and said nothing yet.
+    Client,
+    /// Something that a later version has.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What is known of a connection; the times are ages in milliseconds.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Facts {
+    handed_over: u64,
+    asked: u64,
+    heard: u64,
+    /// What the answer was.
+    stage: Known,
+}
+
+/// As [`Stage`].
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Known {
+    New,
+    Asked,
+    UnderWay,
+    HasItAll,
+    /// One that a later version has: it is asked again.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+impl Facts {
+    /// What is known of `linger` at `now`.
+    pub fn of(linger: &Linger, now: Time) -> Facts {
+        let age = |time: Time| Duration::from(now.since(time)).as_millis() as u64; // 776 days at most
+        Facts {
+            handed_over: age(linger.handed_over),
+            asked: age(linger.asked),
+            heard: age(linger.heard),
+            stage: match linger.stage {
+                Stage::New => Known::New,
+                Stage::Asked => Known::Asked,
+                Stage::UnderWay => Known::UnderWay,
+                Stage::HasItAll => Known::HasItAll,
+            },
+        }
+    }
+
+    /// The same, for one whose time it is `now`.
+    pub fn at(&self, now: Time) -> Linger {
+        // What was cut off at a millisecond is much less than half a tick.
+        let ago = |age: u64| now - Span::nearest(Duration::from_millis(age));
+        Linger {
+            handed_over: ago(self.handed_over),
+            asked: ago(self.asked),
+            heard: ago(self.heard),
+            stage: match self.stage {
+                Known::New => Stage::New,
+                Known::Asked | Known::Unknown => Stage::Asked,
+                Known::UnderWay => Stage::UnderWay,
+                Known::HasItAll => Stage::HasItAll,
+            },
+        }
+    }
+}
+
+impl Household {
+    /// The counters, as far as they are known.
+    pub fn counters(&self) -> Snapshot {
+        self.counters.parse().unwrap_or_default()
+    }
+}
+
+/// `what` as a frame that is sent with so many descriptors.
+pub fn frame(what: &impl Serialize, descriptors: usize) -> Vec<u8> {
+    let mut bytes = vec![0; HEAD];
+    // Neither a map with keys that are no text nor a value that refuses: it cannot fail.
+    serde_json::to_writer(&mut bytes, what).unwrap_or_default();
+    let length = (bytes.len() - HEAD) as u32; // MOST_BYTES at most
+    bytes[..4].copy_from_slice(&length.to_be_bytes());
+    bytes[4..HEAD].copy_from_slice(&(descriptors as u32).to_be_bytes());
+    bytes
+}
+
+/// What a head says: the length of what follows, and how many descriptors come with it.
+pub fn head(head: [u8; HEAD]) -> (usize, usize) {
+    let [a, b, c, d, e, f, g, h] = head;
+    (u32::from_be_bytes([a, b, c, d]) as usize, u32::from_be_bytes([e, f, g, h]) as usize)
+}

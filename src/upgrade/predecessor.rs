@@ -1,0 +1,166 @@
+//! The daemon that is there already, as its successor sees it: asks it for everything, and says when it
+//! has that.
+//!
+//! Must not know what becomes of it.
+
+use super::heir::{Estate, Heir, Nonsense, Progress};
+use super::image::{self, Request};
+use super::testator;
+use crate::service::control::{self, Order};
+use lingerd_platform::backend::Interest;
+use lingerd_platform::fdpass::Link;
+use lingerd_platform::peer;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long to wait for all of it: longer than a daemon that is busy takes to look up, and than one that
+/// gives takes to give up.
+const PATIENCE: Duration = Duration::from_secs(15 + testator::PATIENCE.as_secs());
+
+/// How long to wait for its end once it has nothing any more.
+const END: Duration = Duration::from_secs(1);
+
+/// Read at once.
+const PIECE: usize = 64 * 1024;
+
+/// Why nothing is taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It serves, and nobody said that it is to be taken over from.
+    #[error(
+        "{}: another lingerd{} serves there; take over from it with -r, stop it with 'lingerd -k', or choose \
+         another path with -s",
+        path.display(),
+        pid.map_or(String::new(), |pid| format!(" (pid {pid})"))
+    )]
+    Serves {
+        /// Its control socket.
+        path: PathBuf,
+        /// Its process, where the system tells.
+        pid: Option<i32>,
+    },
+    /// It hangs.
+    #[error(
+        "{}: a lingerd{} is there, but it does not answer, or not in time",
+        path.display(),
+        pid.map_or(String::new(), |pid| format!(" (pid {pid})"))
+    )]
+    TooSlow {
+        /// Its control socket.
+        path: PathBuf,
+        /// Its process, where the system tells.
+        pid: Option<i32>,
+    },
+    /// It has gone before it had told everything.
+    #[error("{}: the lingerd there was gone before it had handed everything over", .0.display())]
+    Gone(PathBuf),
+    /// This process may not have as many descriptors open as that one.
+    #[error(
+        "{}: the limit of open descriptors is too low for all that the lingerd there has; raise it (ulimit -n)",
+        .0.display()
+    )]
+    NoRoom(PathBuf),
+    /// It is no lingerd, or one that cannot do that.
+    #[error("{}: cannot take over from who listens there", .0.display())]
+    Nonsense(PathBuf, #[source] Nonsense),
+    /// It does not let us in, or the connection fails.
+    #[error("{}: cannot take over from who listens there", .0.display())]
+    System(PathBuf, #[source] io::Error),
+}
+
+/// See the module's head. Dropping it tells it that it stays in charge.
+pub struct Predecessor {
+    link: UnixStream,
+    path: PathBuf,
+}
+
+/// Asks the daemon with the control socket at `path` for everything; with `only_if_stopping` it gives
+/// nothing away unless it was told to stop. `Ok(None)` when nobody is there, or nobody that lets us in.
+///
+/// # Errors
+/// [`Error`]
+pub fn find(path: &Path, only_if_stopping: bool) -> Result<Option<(Predecessor, Estate<OwnedFd>)>, Error> {
+    // Who does not let us in is who comes to listen there's business.
+    let Ok(Some(link)) = control::connect(path) else { return Ok(None) };
+    let mut predecessor = Predecessor { link, path: path.to_owned() };
+    let request = Request { version: env!("CARGO_PKG_VERSION").to_owned(), only_if_stopping };
+    let mut said = vec![Order::TakeOver.byte()];
+    said.extend(image::frame(&request, 0));
+    predecessor.link.write_all(&said).map_err(|e| predecessor.system(e))?;
+    let mut heir = Heir::default();
+    let deadline = Instant::now() + PATIENCE;
+    let mut piece = vec![0; PIECE];
+    loop {
+        let mut descriptors = Vec::new();
+        let progress = match predecessor.link.hear(&mut piece, &mut descriptors) {
+            Ok(0) => return Err(Error::Gone(predecessor.path)),
+            Ok(count) => heir
+                .feed(&piece[..count], descriptors)
+                .map_err(|e| Error::Nonsense(predecessor.path.clone(), e))?,
+            Err(e) => match e.kind() {
+                ErrorKind::WouldBlock | ErrorKind::OutOfMemory => {
+                    predecessor.wait_until(deadline)?;
+                    Progress::Pending
+                }
+                ErrorKind::Interrupted => Progress::Pending,
+                _ => return Err(predecessor.system(e)),
+            },
+        };
+        match progress {
+            Progress::Pending => {}
+            Progress::Serving => {
+                let pid = predecessor.pid();
+                return Err(Error::Serves { path: predecessor.path, pid });
+            }
+            Progress::Complete(estate) => return Ok(Some((predecessor, estate))),
+        }
+    }
+}
+
+impl Predecessor {
+    /// Says that everything is this process's from now on. Returns whether the predecessor was told to
+    /// stop in the meantime, and so this one was.
+    ///
+    /// # Errors
+    /// When it does not wait for that any more: it serves on.
+    pub fn succeed(mut self) -> Result<bool, Error> {
+        self.link.write_all(&[image::HAVE_IT]).map_err(|e| self.system(e))?;
+        let deadline = Instant::now() + END;
+        let mut word = [0];
+        loop {
+            match self.link.hear(&mut word, &mut Vec::new()) {
+                Ok(1) => return Ok(word[0] == image::STOP),
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                    if self.wait_until(deadline).is_err() {
+                        return Ok(false); // it has said its last word, whenever it ends
+                    }
+                }
+                _ => return Ok(false),
+            }
+        }
+    }
+
+    fn wait_until(&self, deadline: Instant) -> Result<(), Error> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Error::TooSlow { path: self.path.clone(), pid: self.pid() });
+        }
+        self.link.wait(Interest::Read, left).map(drop).map_err(|e| self.system(e))
+    }
+
+    fn pid(&self) -> Option<i32> {
+        peer::peer(&self.link).ok().and_then(|peer| peer.pid)
+    }
+
+    fn system(&self, error: io::Error) -> Error {
+        let path = self.path.clone();
+        match error.kind() {
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Error::Gone(path),
+            ErrorKind::QuotaExceeded => Error::NoRoom(path),
+            _ => Error::System(path, error),
+        }
+    }
+}

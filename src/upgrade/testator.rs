@@ -1,0 +1,150 @@
+//! The one that gives everything away.
+//!
+//! It sends copies and waits for the word of its successor. Until that has come nothing is given
+//! away: whatever fails, the successor too, it goes on as before.
+
+use super::image::{self, Frame, HEAD, MOST_BYTES, Request};
+use lingerd_platform::backend::{Descriptor, Interest};
+use lingerd_platform::clock::Clock;
+use lingerd_platform::fdpass::Link;
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+/// How long all of it may take. As long as that nobody is served: a hand-off waits in the kernel's queue,
+/// and is declined once that is full.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to wait for those in flight to arrive, when there are too many of them.
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// Why there is no successor.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It takes too long.
+    #[error("it takes too long")]
+    TooSlow,
+    /// It has ended.
+    #[error("it has ended")]
+    Gone,
+    /// It says what nobody understands.
+    #[error("it says what is no request")]
+    Nonsense,
+    /// The connection to it fails.
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
+/// A conversation with a successor.
+pub struct Testator<'a, L, C> {
+    link: &'a L,
+    clock: &'a C,
+    until: Duration,
+}
+
+impl<'a, L: Link, C: Clock> Testator<'a, L, C> {
+    /// One over `link`, at which it has introduced itself.
+    pub fn new(link: &'a L, clock: &'a C) -> Self {
+        Testator { link, clock, until: clock.now() + PATIENCE }
+    }
+
+    /// What it wants.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn request(&self) -> Result<Request, Error> {
+        let mut head = [0; HEAD];
+        self.read(&mut head)?;
+        let (length, _) = image::head(head);
+        if length > MOST_BYTES {
+            return Err(Error::Nonsense);
+        }
+        let mut text = vec![0; length];
+        self.read(&mut text)?;
+        serde_json::from_slice(&text).map_err(|_| Error::Nonsense)
+    }
+
+    /// Tells it that there is nothing to take over.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn refuse(&self) -> Result<(), Error> {
+        self.send(&Frame::Serving, &[])
+    }
+
+    /// Sends `what`, and copies of `descriptors` with it.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn send(&self, what: &Frame, descriptors: &[&dyn Descriptor]) -> Result<(), Error> {
+        let bytes = image::frame(what, descriptors.len());
+        let (mut rest, mut descriptors) = (&bytes[..], descriptors);
+        while !rest.is_empty() {
+            match self.link.pass(rest, descriptors) {
+                Ok(sent) => (rest, descriptors) = (&rest[sent.min(rest.len())..], &[]),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => self.wait(Interest::Write)?,
+                Err(e) if matches!(e.kind(), ErrorKind::ResourceBusy | ErrorKind::OutOfMemory) => {
+                    self.left()?;
+                    self.link.wait(Interest::Read, MOMENT)?; // it has nothing to say now
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::BrokenPipe => return Err(Error::Gone),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until it says that it has everything. If it has not within the time there is, it cannot say
+    /// so later either, where the system can see to that.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn wait_until_it_has_it(&self) -> Result<(), Error> {
+        let mut word = [0];
+        let said = match self.read(&mut word) {
+            Err(Error::TooSlow) => {
+                self.link.silence();
+                // It may have said so in this very moment.
+                match self.link.hear(&mut word, &mut Vec::new()) {
+                    Ok(1) => Ok(()),
+                    _ => Err(Error::TooSlow),
+                }
+            }
+            said => said,
+        };
+        said.and_then(|()| if word[0] == image::HAVE_IT { Ok(()) } else { Err(Error::Nonsense) })
+    }
+
+    /// Tells one that has everything that it is to stop: that was said to this one.
+    pub fn tell_to_stop(&self) {
+        let _ = self.link.pass(&[image::STOP], &[]); // it may not be there any more
+    }
+
+    /// Fills `buffer`.
+    fn read(&self, mut buffer: &mut [u8]) -> Result<(), Error> {
+        while !buffer.is_empty() {
+            match self.link.hear(buffer, &mut Vec::new()) {
+                Ok(0) => return Err(Error::Gone),
+                Ok(count) => buffer = &mut buffer[count..],
+                Err(e) if e.kind() == ErrorKind::WouldBlock => self.wait(Interest::Read)?,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::ConnectionReset => return Err(Error::Gone),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&self, interest: Interest) -> Result<(), Error> {
+        self.link.wait(interest, self.left()?)?;
+        Ok(())
+    }
+
+    /// What is left of the time there is.
+    fn left(&self) -> Result<Duration, Error> {
+        match self.until.saturating_sub(self.clock.now()) {
+            Duration::ZERO => Err(Error::TooSlow),
+            left => Ok(left),
+        }
+    }
+}

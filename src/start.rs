@@ -202,7 +202,8 @@ impl Plan {
         let control = control::path(&self.options.socket);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let error = match predecessor::find(&control, !self.options.take_over) {
+            let user = uid.unwrap_or_else(process::effective_uid);
+            let error = match predecessor::find(&control, user, !self.options.take_over) {
                 Ok(Some((predecessor, estate))) => return self.inherit(predecessor, estate, uid),
                 Ok(None) => match self.make(uid) {
                     Err(e) if is_passing(&e, &control) => e,
@@ -239,16 +240,16 @@ impl Plan {
     ) -> Result<Basis, Error> {
         let path = control::path(&self.options.socket);
         let control = match estate.take(Role::Control) {
-            Some(control) => Endpoint::inherit(control.into(), &path, own(uid))?,
+            Some(control) => Endpoint::inherit(control.into(), &path, own(uid)),
             None => Endpoint::bind(&path, own(uid))?,
         };
         let socket = &self.options.socket;
         let door = match estate.take(Role::Door) {
-            Some(door) => Endpoint::inherit(door.into(), socket, self.access(uid))?,
+            Some(door) => Endpoint::inherit(door.into(), socket, self.access(uid)),
             None => Endpoint::bind(socket, self.access(uid))?,
         };
         let theirs = estate.take(Role::PidFile).zip(estate.household.pid_file.take());
-        let theirs = theirs.map(|(file, path)| PidFile::inherit(file.into(), path.into()));
+        let theirs = theirs.and_then(|(file, there)| PidFile::inherit(file.into(), there.into(), &path));
         let (pid_file, left_over) = match (&self.options.pid_file, theirs) {
             (Some(wanted), Some(theirs)) if theirs.is_at(wanted) => (Some(theirs), None),
             (wanted, theirs) => {

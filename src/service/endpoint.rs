@@ -33,7 +33,7 @@ pub struct Endpoint {
     /// Device and inode: what tells our file from one that another daemon made since. None while it is
     /// still a predecessor's.
     identity: OnceCell<(u64, u64)>,
-    mode: u32,
+    access: Access,
 }
 
 /// Why there can be no endpoint at a path.
@@ -88,8 +88,7 @@ impl Endpoint {
         process::umask(before);
         let listener = bound.map_err(|e| Error::Listen(at(), e))?;
         let made = fs::symlink_metadata(path).map_err(|e| Error::Look(at(), e))?;
-        let endpoint =
-            Endpoint { listener, path: at(), identity: (made.dev(), made.ino()).into(), mode: access.mode };
+        let endpoint = Endpoint { listener, path: at(), identity: (made.dev(), made.ino()).into(), access };
         if access.uid.is_some() || access.gid.is_some() {
             lchown(path, access.uid, access.gid).map_err(|e| Error::Owner(at(), e))?;
         }
@@ -97,19 +96,9 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// What a predecessor has listened on at `path`, which stays its own until [`Door::claim`]; but its
-    /// owner and group are those of `access` at once, as long as that is possible.
-    ///
-    /// # Errors
-    /// They cannot be changed.
-    pub fn inherit(listener: UnixListener, path: &Path, access: Access) -> Result<Self, Error> {
-        let at = || path.to_owned();
-        let there = fs::symlink_metadata(path).map_err(|e| Error::Look(at(), e))?;
-        let differs = |wanted: Option<u32>, is: u32| wanted.is_some_and(|wanted| wanted != is);
-        if differs(access.uid, there.uid()) || differs(access.gid, there.gid()) {
-            lchown(path, access.uid, access.gid).map_err(|e| Error::Owner(at(), e))?;
-        }
-        Ok(Endpoint { listener, path: at(), identity: OnceCell::new(), mode: access.mode })
+    /// What a predecessor has listened on at `path`, which stays its own until [`Door::claim`].
+    pub fn inherit(listener: UnixListener, path: &Path, access: Access) -> Self {
+        Endpoint { listener, path: path.to_owned(), identity: OnceCell::new(), access }
     }
 
     /// Removes the name, if it is still ours. A failure (the directory is root's, and we no longer
@@ -158,17 +147,20 @@ impl Door for Endpoint {
         self.listener.shut();
     }
 
-    /// The file's mode is the one asked for from here on: earlier it would have been changed as root, and
-    /// chmod(2) follows whatever the owner of the directory may have put there.
+    /// The file's group and mode are those asked for from here on, as far as this user may change them: as
+    /// root it would change whatever the owner of the directory has put there.
     fn claim(&self) {
         self.listener.claim();
-        let Ok(now) = fs::symlink_metadata(&self.path) else { return };
-        if now.mode() & 0o777 != self.mode {
-            if let Err(e) = fs::set_permissions(&self.path, Permissions::from_mode(self.mode)) {
-                warn!("{}: its mode stays {:04o}: {e}", self.path.display(), now.mode() & 0o777);
-            }
+        let Access { uid, gid, mode } = self.access;
+        let Ok(there) = fs::symlink_metadata(&self.path) else { return };
+        self.identity.get_or_init(|| (there.dev(), there.ino()));
+        let owned = gid.is_none_or(|gid| gid == there.gid()) || lchown(&self.path, None, gid).is_ok();
+        let moded = there.mode() & 0o777 == mode
+            || fs::set_permissions(&self.path, Permissions::from_mode(mode)).is_ok();
+        if !(owned && moded) || uid.is_some_and(|uid| uid != there.uid()) {
+            let path = self.path.display();
+            warn!("{path}: its owner, group or mode cannot be changed by this user; stop and start for that");
         }
-        self.identity.get_or_init(|| (now.dev(), now.ino()));
     }
 }
 

@@ -42,6 +42,18 @@ pub enum Error {
         /// Its process, where the system tells.
         pid: Option<i32>,
     },
+    /// It may not be believed.
+    #[error(
+        "{}: user {uid} listens there, and this lingerd is to run as another one; give -u, or stop that one with \
+         'lingerd -k -s'",
+        path.display()
+    )]
+    Stranger {
+        /// Its control socket.
+        path: PathBuf,
+        /// Who it is.
+        uid: u32,
+    },
     /// It hangs.
     #[error(
         "{}: a lingerd{} is there, but it does not answer, or not in time",
@@ -78,13 +90,24 @@ pub struct Predecessor {
 }
 
 /// Asks the daemon with the control socket at `path` for everything; with `only_if_stopping` it gives
-/// nothing away unless it was told to stop. `Ok(None)` when nobody is there, or nobody that lets us in.
+/// nothing away unless it was told to stop. Believed is root, and `user`, as whom this process will run.
+/// `Ok(None)` when nobody is there, or nobody that lets us in.
 ///
 /// # Errors
 /// [`Error`]
-pub fn find(path: &Path, only_if_stopping: bool) -> Result<Option<(Predecessor, Estate<OwnedFd>)>, Error> {
-    // Who does not let us in is who comes to listen there's business.
+pub fn find(
+    path: &Path,
+    user: u32,
+    only_if_stopping: bool,
+) -> Result<Option<(Predecessor, Estate<OwnedFd>)>, Error> {
+    // Why it does not let us in finds out who comes to listen there.
     let Ok(Some(link)) = control::connect(path) else { return Ok(None) };
+    match peer::peer(&link) {
+        Ok(peer) if peer.uid != 0 && peer.uid != user => {
+            return Err(Error::Stranger { path: path.to_owned(), uid: peer.uid });
+        }
+        _ => {} // where the system does not tell, the directory has to do
+    }
     let mut predecessor = Predecessor { link, path: path.to_owned() };
     let request = Request { version: env!("CARGO_PKG_VERSION").to_owned(), only_if_stopping };
     let mut said = vec![Order::TakeOver.byte()];

@@ -43,6 +43,15 @@ cfg_if::cfg_if! {
 
         const NAME: &str = "lingerd";
 
+        /// Where syslogd listens: first where it does on this system (_PATH_LOG), then where it does on others.
+        const PATHS: [&str; 3] = if cfg!(target_os = "macos") {
+            ["/var/run/syslog", "/var/run/log", "/dev/log"]
+        } else if cfg!(any(target_os = "freebsd", target_os = "netbsd", target_os = "dragonfly")) {
+            ["/var/run/log", "/dev/log", "/var/run/syslog"]
+        } else {
+            ["/dev/log", "/var/run/log", "/var/run/syslog"]
+        };
+
         /// A connection to syslogd.
         pub struct Syslog(Logger<LoggerBackend, Format>);
 
@@ -66,9 +75,23 @@ cfg_if::cfg_if! {
 
         impl Syslog {
             /// # Errors
-            /// When no syslog daemon listens.
+            /// When no syslog daemon listens: it says so of the path at which one does on this system.
             pub fn connect(facility: Facility) -> io::Result<Self> {
-                let logger = syslog::unix(Format(facility)).map_err(plain)?;
+                Self::connect_to_one_of(&PATHS, facility)
+            }
+
+            fn connect_to_one_of(paths: &[&str], facility: Facility) -> io::Result<Self> {
+                let mut first = None;
+                for path in paths {
+                    match syslog::unix_custom(Format(facility), path).map_err(plain) {
+                        Ok(logger) => return Self::of(logger),
+                        Err(e) => _ = first.get_or_insert(io::Error::new(e.kind(), format!("{path}: {e}"))),
+                    }
+                }
+                Err(first.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
+            }
+
+            fn of(logger: Logger<LoggerBackend, Format>) -> io::Result<Self> {
                 match &logger.backend {
                     LoggerBackend::Unix(socket) => socket.set_nonblocking(true)?,
                     LoggerBackend::UnixStream(stream) => stream.get_ref().set_nonblocking(true)?,
@@ -94,7 +117,37 @@ cfg_if::cfg_if! {
         fn plain(error: Error) -> io::Error {
             match error {
                 Error::Write(e) | Error::Io(e) => e,
-                other => io::Error::other(other.to_string()),
+                Error::Initialization(inner) => match inner.downcast::<Error>() {
+                    Ok(inner) => plain(*inner),
+                    Err(other) => io::Error::other(other.to_string()),
+                },
+            }
+        }
+
+        #[cfg(test)]
+        mod tests {
+            use super::*;
+            use std::os::unix::net::UnixDatagram;
+
+            #[test]
+            fn the_error_names_the_path_that_counts_and_any_other_will_do() {
+                let place = std::env::temp_dir().join(format!("lingerd-syslog-{}", std::process::id()));
+                std::fs::create_dir(&place).unwrap();
+                let path = |name: &str| place.join(name).to_str().unwrap().to_owned();
+                let [missing, stale, live] = ["missing", "stale", "live"].map(path);
+                drop(UnixDatagram::bind(&stale).unwrap());
+                for paths in [[&missing[..], &stale], [&stale, &missing]] {
+                    let error = Syslog::connect_to_one_of(&paths, Facility::LOG_DAEMON).err().unwrap();
+                    assert!(error.to_string().starts_with(paths[0]), "{error}");
+                }
+                let syslogd = UnixDatagram::bind(&live).unwrap();
+                let paths = [&missing[..], &stale, &live];
+                let mut syslog = Syslog::connect_to_one_of(&paths, Facility::LOG_DAEMON).unwrap();
+                syslog.send(Severity::LOG_INFO, format_args!("hello")).unwrap();
+                let mut said = [0; 100];
+                let count = syslogd.recv(&mut said).unwrap();
+                assert!(said[..count].ends_with(b": hello"));
+                std::fs::remove_dir_all(place).unwrap();
             }
         }
     }

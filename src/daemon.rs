@@ -59,6 +59,8 @@ pub struct Parts<W: World> {
     pub control: W::Door,
     /// The pid file and where it lies: it goes along to a successor, and is dropped at the end.
     pub pid_file: Option<(String, Box<dyn Descriptor>)>,
+    /// A number that nobody outside can guess.
+    pub chance: u64,
 }
 
 /// How a daemon's life ends.
@@ -117,7 +119,7 @@ impl<W: World> Daemon<W> {
     /// # Errors
     /// [`Error::Register`].
     pub fn new(parts: Parts<W>, rules: Rules, drain: Span, room: Room) -> Result<Self, Error> {
-        let Parts { mut backend, clock, slow_close, signals, door, control, pid_file } = parts;
+        let Parts { mut backend, clock, slow_close, signals, door, control, pid_file, chance } = parts;
         let clock = TurnClock::new(clock);
         let mut senders = Senders::new(door);
         let mut control = Control::new(control);
@@ -142,7 +144,7 @@ impl<W: World> Daemon<W> {
             );
         }
         Ok(Daemon {
-            connections: Connections::new(rules, room, slow_close, clock.now()),
+            connections: Connections::new(rules, room, slow_close, chance, clock.now()),
             backend,
             clock,
             signals,
@@ -497,7 +499,7 @@ impl<W: World> Daemon<W> {
                             break;
                         }
                     }
-                    self.connections.make_room(0, self.senders.len(), &mut self.backend, now);
+                    self.connections.make_room(self.senders.len(), &mut self.backend, now);
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(e) => {

@@ -19,6 +19,7 @@ use lingerd_platform::process::{self, User};
 use lingerd_platform::signals::{Handler, Signals};
 use lingerd_platform::world::World;
 use socket2::SockAddr;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
@@ -178,6 +179,7 @@ impl Plan {
             door,
             control,
             pid_file: path.zip(pid_file.as_ref().map(shared)),
+            chance: RandomState::new().hash_one(0),
         };
         let mut daemon = Daemon::new(parts, options.rules, options.drain, room)?;
         if let Some((predecessor, estate)) = inherited {

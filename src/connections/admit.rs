@@ -3,8 +3,9 @@
 //! Must not know who sent it, or with what.
 
 use super::Connections;
+use super::census::Origin;
 use super::step::{look, outcome};
-use crate::rules::event::{Action, Event};
+use crate::rules::event::{Action, Event, Reason};
 use crate::rules::linger::Linger;
 use crate::rules::time::Time;
 use crate::source::Source;
@@ -14,6 +15,7 @@ use lingerd_platform::tcp::Tcp;
 use lingerd_platform::world::World;
 use log::debug;
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 
 impl<W: World> Connections<W> {
     /// Takes one descriptor over, while there are so many `senders`. Returns whether it was a
@@ -32,7 +34,7 @@ impl<W: World> Connections<W> {
                 return false;
             }
         };
-        let Some((event, discarded)) = first_read(&socket) else {
+        let Some((event, discarded, peer)) = first_read(&socket) else {
             // It has nothing to wait for, and may be in use elsewhere: its options stay.
             self.refused("not connected");
             return false;
@@ -52,8 +54,12 @@ impl<W: World> Connections<W> {
         match verdict {
             Err(reason) => self.end(socket, linger, reason, now),
             Ok(due) => {
-                self.make_room(1, senders, backend, now);
-                self.keep(socket, linger, due, backend, now);
+                let origin = self.table.census().origin(peer.or_else(|| socket.peer().ok()));
+                if self.make_room_for(1, Some(origin), senders, backend, now) {
+                    self.keep(socket, origin, linger, due, backend, now);
+                } else {
+                    self.end(socket, linger, Reason::Evicted, now);
+                }
             }
         }
         true
@@ -71,9 +77,10 @@ impl<W: World> Connections<W> {
     ) {
         match W::Socket::of(received) {
             Ok(socket) => {
-                self.make_room(1, senders, backend, now);
+                let origin = self.table.census().origin(socket.peer().ok());
+                self.make_room_for(1, None, senders, backend, now);
                 let due = linger.due(now, self.table.rules());
-                self.keep(socket, linger, due, backend, now);
+                self.keep(socket, origin, linger, due, backend, now);
             }
             Err(received) => self.refuse_other(received, "no TCP socket"),
         }
@@ -104,8 +111,16 @@ impl<W: World> Connections<W> {
     }
 
     /// Lets a connection linger.
-    fn keep(&mut self, socket: W::Socket, linger: Linger, due: Time, backend: &mut W::Backend, now: Time) {
-        let entry = self.table.insert(socket, linger, due);
+    fn keep(
+        &mut self,
+        socket: W::Socket,
+        origin: Origin,
+        linger: Linger,
+        due: Time,
+        backend: &mut W::Backend,
+        now: Time,
+    ) {
+        let entry = self.table.insert(socket, origin, linger, due);
         self.ends.lingering(self.table.len());
         let Some((socket, _)) = self.table.get(entry) else { return }; // inserted just now
         if let Err(e) = backend.add(socket, Source::Connection(entry).token(), Interest::Read) {
@@ -114,26 +129,31 @@ impl<W: World> Connections<W> {
     }
 }
 
-/// Reads for the first time: what that means, and how many bytes it was; `None` for what is not
-/// connected.
+/// Reads for the first time: what that means, how many bytes it was, and whose they were, if that was
+/// asked; `None` for what is not connected.
 ///
 /// The client's end of stream is often there already: then nothing else need be done, as close(2)
 /// sends our FIN. A listener, or a socket that was never connected, shows here too, before anything
 /// is done to what its sender may still use.
-fn first_read<S: Tcp>(socket: &S) -> Option<(Event, u64)> {
+fn first_read<S: Tcp>(socket: &S) -> Option<(Event, u64, Option<SocketAddr>)> {
     let mut read = socket.discard();
+    let mut peer = None;
     if read.as_ref().is_err_and(is_not_connected) {
         return None;
     }
     // Quiet, and nobody at the other end: the client has gone this very moment, which the next read
     // says, or it is a connect(2) that is still in progress.
-    if outcome(&read) == Event::Quiet && socket.peer().as_ref().is_err_and(is_not_connected) {
-        read = socket.discard();
-        if outcome(&read) == Event::Quiet {
-            return None;
+    if outcome(&read) == Event::Quiet {
+        let asked = socket.peer();
+        if asked.as_ref().is_err_and(is_not_connected) {
+            read = socket.discard();
+            if outcome(&read) == Event::Quiet {
+                return None;
+            }
         }
+        peer = asked.ok();
     }
-    Some((outcome(&read), read.map_or(0, |bytes| bytes as u64)))
+    Some((outcome(&read), read.map_or(0, |bytes| bytes as u64), peer))
 }
 
 fn is_not_connected(error: &io::Error) -> bool {

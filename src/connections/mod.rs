@@ -5,12 +5,14 @@
 
 mod admit;
 pub mod capacity;
+mod census;
 mod chain;
 mod deadlines;
 mod step;
 mod table;
 
 use self::capacity::Room;
+use self::census::Origin;
 use self::table::Table;
 use crate::retry::Warning;
 use crate::rules::event::{Event, Reason};
@@ -29,6 +31,9 @@ use std::time::Duration;
 /// age, and others want to be served too.
 const EXPIRE_BUDGET: usize = 1024;
 
+/// What part of a full table one address may have, if others want to be in it: a fourth.
+const SHARE: usize = 4;
+
 /// See the module's head.
 pub struct Connections<W: World> {
     table: Table<W::Socket>,
@@ -40,10 +45,10 @@ pub struct Connections<W: World> {
 }
 
 impl<W: World> Connections<W> {
-    /// None yet, from `now` on.
-    pub fn new(rules: Rules, room: Room, slow_close: W::SlowClose, now: Time) -> Self {
+    /// None yet, from `now` on; `chance` is what nobody outside can guess.
+    pub fn new(rules: Rules, room: Room, slow_close: W::SlowClose, chance: u64, now: Time) -> Self {
         let (ends, unwatched) = (Ends::default(), Warning::default());
-        Connections { table: Table::new(rules, now), room, ends, slow_close, unwatched }
+        Connections { table: Table::new(rules, now, chance), room, ends, slow_close, unwatched }
     }
 
     /// How the process's descriptors are shared out.
@@ -107,13 +112,33 @@ impl<W: World> Connections<W> {
         EXPIRE_BUDGET
     }
 
-    /// Evicts connections until so many `more` have room, while there are so many `senders`.
-    pub fn make_room(&mut self, more: usize, senders: usize, backend: &mut W::Backend, now: Time) {
+    /// Evicts connections until no more linger than have room beside so many `senders`.
+    pub fn make_room(&mut self, senders: usize, backend: &mut W::Backend, now: Time) {
+        self.make_room_for(0, None, senders, backend, now);
+    }
+
+    /// Evicts connections until so many `more`, from `newcomer` if that is known, have room beside so many
+    /// `senders`. Returns whether they have: from where a full table's share has come already there may
+    /// be none.
+    fn make_room_for(
+        &mut self,
+        more: usize,
+        newcomer: Option<Origin>,
+        senders: usize,
+        backend: &mut W::Backend,
+        now: Time,
+    ) -> bool {
         let most = self.room.connections(senders + self.closing());
         while self.table.len() + more > most {
-            let Some(entry) = self.table.oldest(now) else { return };
-            self.close(entry, Reason::Evicted, backend, now);
+            if self.table.is_empty() {
+                return true; // there is nothing to be had from it
+            }
+            match self.table.evictable(newcomer, most.div_ceil(SHARE), now) {
+                Some(entry) => self.close(entry, Reason::Evicted, backend, now),
+                None => return false,
+            }
         }
+        true
     }
 
     /// Ends all of them, those first that lose least by it: who wants an end may not wait for the last.
@@ -185,7 +210,7 @@ mod tests {
             let process = kernel.process(1_024);
             let backend = process.backend();
             let room = Room::share(1_024, process.open_descriptors(), wanted).unwrap();
-            let connections = Connections::new(rules(), room, process.slow_close(), START);
+            let connections = Connections::new(rules(), room, process.slow_close(), 1, START);
             Scene { kernel, process, backend, connections }
         }
 
@@ -228,9 +253,9 @@ mod tests {
             scene.admit(&Setup::default());
         }
         assert_eq!(scene.figure("evicted"), 0);
-        scene.connections.make_room(0, 2, &mut scene.backend, START);
+        scene.connections.make_room(2, &mut scene.backend, START);
         assert_eq!(scene.figure("evicted"), 2);
-        scene.connections.make_room(5, 2, &mut scene.backend, START);
+        scene.connections.make_room_for(5, None, 2, &mut scene.backend, START);
         assert_eq!(scene.figure("evicted"), 7);
     }
 

@@ -4,6 +4,7 @@
 //! connections. The slab grows by whole pieces and never moves a row. Must not know of backends,
 //! counters or where a connection came from.
 
+use super::census::{Census, Origin};
 use super::chain::{Chains, Linked, Links};
 use super::deadlines::Wheel;
 use crate::rules::linger::{Linger, Rules, Stage};
@@ -17,6 +18,7 @@ struct Row<S> {
     socket: Option<S>,
     /// How many connections were in this place before.
     generation: u16,
+    origin: Origin,
     stage: Stage,
     handed_over: Time,
     asked: Time,
@@ -27,8 +29,8 @@ struct Row<S> {
     by_age: Links,
 }
 
-// A million of them are 36 MB.
-const _: () = assert!(size_of::<Row<TcpStream>>() <= 36);
+// A million of them are 40 MB.
+const _: () = assert!(size_of::<Row<TcpStream>>() <= 40);
 
 impl<S> Row<S> {
     fn linger(&self) -> Linger {
@@ -68,6 +70,7 @@ impl<S> Slab<S> {
         let empty = || Row {
             socket: None,
             generation: 0,
+            origin: Origin::NOWHERE,
             stage: Stage::New,
             handed_over: Time::from_ticks(0),
             asked: Time::from_ticks(0),
@@ -98,6 +101,9 @@ impl<S> Linked for ByDue<'_, S> {
     }
 }
 
+/// How many connections are looked at for one from where too many come.
+const LOOKED_AT: usize = 64;
+
 /// The one chain there is in [`Table::ages`].
 const ALL: u32 = 0;
 
@@ -109,6 +115,7 @@ pub struct Table<S> {
     free: Option<u32>,
     /// The connections in the order of their hand-offs.
     ages: Chains,
+    census: Census,
     /// Those that have everything, by when they end.
     ending: Wheel,
     /// The others, by when they are asked again.
@@ -119,13 +126,15 @@ pub struct Table<S> {
 }
 
 impl<S> Table<S> {
-    /// An empty table, for connections that come at `now` or later.
-    pub fn new(rules: Rules, now: Time) -> Self {
+    /// An empty table, for connections that come at `now` or later; `chance` is what nobody outside can
+    /// guess.
+    pub fn new(rules: Rules, now: Time, chance: u64) -> Self {
         Table {
             rules,
             slab: Slab(Vec::new()),
             free: None,
             ages: Chains::new(1),
+            census: Census::new(chance),
             ending: Wheel::new(now),
             in_flight: Wheel::new(now),
             len: 0,
@@ -148,11 +157,18 @@ impl<S> Table<S> {
         self.len == 0
     }
 
-    /// Adds a connection that is `due` then, and names it.
-    pub fn insert(&mut self, socket: S, linger: Linger, due: Time) -> Entry {
+    /// Who comes from where.
+    pub fn census(&self) -> &Census {
+        &self.census
+    }
+
+    /// Adds a connection from `origin` that is `due` then, and names it.
+    pub fn insert(&mut self, socket: S, origin: Origin, linger: Linger, due: Time) -> Entry {
         let place = self.free_place();
         let row = self.slab.row_mut(place);
         row.socket = Some(socket);
+        row.origin = origin;
+        self.census.add(origin);
         row.note(linger);
         let entry = Entry { place, generation: row.generation };
         self.ages.push(ALL, place, &mut ByAge(&mut self.slab));
@@ -192,6 +208,7 @@ impl<S> Table<S> {
         let row = self.slab.row_mut(entry.place);
         let socket = row.socket.take()?;
         row.generation = row.generation.wrapping_add(1);
+        self.census.remove(row.origin);
         row.by_due = Links::to(self.free.replace(entry.place));
         self.len -= 1;
         Some((socket, linger))
@@ -225,6 +242,26 @@ impl<S> Table<S> {
             _ => first,
         };
         Some(self.entry(place))
+    }
+
+    /// The connection that is to go at `now` for one from `newcomer`, where no origin is to have more than
+    /// `share`: [`oldest`](Self::oldest), unless there is one from an origin that has more. `None` if that is
+    /// the newcomer itself.
+    pub fn evictable(&mut self, newcomer: Option<Origin>, share: usize, now: Time) -> Option<Entry> {
+        let oldest = self.oldest(now)?;
+        if !self.census.any_exceeds(share) {
+            return Some(oldest);
+        }
+        // Among so many there is one of theirs if they came as the others did.
+        let by_age = std::iter::successors(self.ages.first(ALL), |&place| self.slab.row(place).by_age.next());
+        let exceeds = |&place: &u32| self.census.exceeds(self.slab.row(place).origin, share);
+        let greedy = std::iter::once(oldest.place).chain(by_age.take(LOOKED_AT)).find(exceeds);
+        let has_its_share = |origin| self.census.exceeds(origin, share.saturating_sub(1));
+        match greedy {
+            Some(place) => Some(self.entry(place)),
+            None if newcomer.is_some_and(has_its_share) => None,
+            None => Some(oldest),
+        }
     }
 
     /// The connection that loses least by being ended now: one whose client has everything, if there
@@ -285,14 +322,14 @@ mod tests {
     }
 
     fn table() -> Table<u32> {
-        Table::new(RULES, at(0))
+        Table::new(RULES, at(0), 1)
     }
 
     /// Adds a connection as the daemon does, which asks at once.
     fn add(table: &mut Table<u32>, socket: u32, now: u32, acknowledged: bool) -> Entry {
         let mut linger = Linger::new(at(now));
         linger.on(Event::Acknowledged(Some(acknowledged)), at(now), &RULES);
-        table.insert(socket, linger, linger.due(at(now), &RULES))
+        table.insert(socket, Origin::NOWHERE, linger, linger.due(at(now), &RULES))
     }
 
     fn on(table: &mut Table<u32>, entry: Entry, event: Event, now: u32) -> Action {
@@ -372,6 +409,40 @@ mod tests {
         assert_eq!(table.oldest(at(130)), Some(silent), "half of them are not most");
     }
 
+    /// Adds one that is `from` there and has everything.
+    fn add_from(table: &mut Table<u32>, from: u8, now: u32) -> Entry {
+        let origin = table.census().origin(Some(([192, 0, 2, from], 80).into()));
+        let mut linger = Linger::new(at(now));
+        linger.on(Event::Acknowledged(Some(true)), at(now), &RULES);
+        table.insert(now, origin, linger, linger.due(at(now), &RULES))
+    }
+
+    #[test]
+    fn who_has_more_than_a_share_makes_room_first() {
+        let mut table = table();
+        let from = |table: &Table<u32>, n| Some(table.census().origin(Some(([192, 0, 2, n], 1).into())));
+        let first = add_from(&mut table, 1, 0);
+        let greedy: Vec<_> = (1..=5).map(|now| add_from(&mut table, 2, now)).collect();
+        let newcomer = from(&table, 3);
+        assert_eq!(table.evictable(newcomer, 5, at(9)), Some(first), "nobody has more");
+        assert_eq!(table.evictable(newcomer, 4, at(9)), Some(greedy[0]));
+        table.remove(greedy[0]).unwrap();
+        assert_eq!(table.evictable(newcomer, 4, at(9)), Some(first));
+    }
+
+    #[test]
+    fn where_those_who_have_more_are_not_found_soon_they_get_no_more() {
+        let mut table = table();
+        let old: Vec<_> = (0..LOOKED_AT as u32).map(|n| add_from(&mut table, n as u8, n)).collect();
+        (0..10).for_each(|n| _ = add_from(&mut table, 200, 100 + n));
+        let [greedy, other] =
+            [200, 201].map(|n| Some(table.census().origin(Some(([192, 0, 2, n], 1).into()))));
+        assert_eq!(table.evictable(greedy, 9, at(200)), None, "it goes itself");
+        assert_eq!(table.evictable(other, 9, at(200)), Some(old[0]));
+        assert_eq!(table.evictable(None, 9, at(200)), Some(old[0]), "for a sender");
+        assert_eq!(table.evictable(greedy, 10, at(200)), Some(old[0]), "it has no more than its share");
+    }
+
     #[test]
     fn a_name_outlives_its_entry_and_never_means_another() {
         let mut table = table();
@@ -407,7 +478,7 @@ mod tests {
         support::fuzz::any(100, |random| {
             let start = random.u32(..);
             let time = |now: u32| at(start.wrapping_add(now));
-            let mut table = Table::new(RULES, time(0));
+            let mut table = Table::new(RULES, time(0), 1);
             // What each is, in the order of the hand-offs.
             let mut all = BTreeMap::<u32, (Entry, Linger)>::new();
             let mut now = 0;
@@ -417,7 +488,7 @@ mod tests {
                     0 if all.len() < 50 => {
                         let linger = Linger::new(time(now));
                         let due = linger.due(time(now), &RULES);
-                        all.insert(n, (table.insert(n, linger, due), linger));
+                        all.insert(n, (table.insert(n, Origin::NOWHERE, linger, due), linger));
                     }
                     1 if !all.is_empty() => {
                         let n = *all.keys().nth(random.usize(..all.len())).unwrap();

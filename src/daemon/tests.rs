@@ -123,6 +123,7 @@ fn daemon<B: Backend>(name: &str, backend: B) -> (Daemon<With<B>>, HandClock, Pa
         door: Endpoint::bind(&path, access).unwrap(),
         control: Endpoint::bind(&control::path(&path), access).unwrap(),
         pid_file: None,
+        chance: 1,
     };
     let [idle, max, limit] = [5, 30, 300].map(Span::from_secs);
     let room = Room::share(1024, 64, None).unwrap();

@@ -32,6 +32,32 @@ fn a_full_table_evicts_one_for_each_that_comes() {
 }
 
 #[test]
+fn who_has_more_than_a_share_of_a_full_table_makes_room_for_the_others() {
+    let daemon = Daemon::start(&["-n", "40"]);
+    let sender = daemon.sender();
+    let hand_over = |address: [u8; 4]| {
+        let (client, server) = tcp::connection_from(address.into())?;
+        sender.hand_over(server);
+        Some(client)
+    };
+    let Some(first) = hand_over([127, 0, 0, 2]) else {
+        return; // a system with one loopback address only
+    };
+    let mut modest: Vec<_> = std::iter::once(first).collect();
+    modest.extend((1..10).filter_map(|_| hand_over([127, 0, 0, 2])));
+    let greedy: Vec<_> = (0..30).filter_map(|_| hand_over([127, 0, 0, 1])).collect();
+    daemon.wait_for("lingering=40 evicted=0");
+    // The modest ones were there first, and are the nearest to their end.
+    let more: Vec<_> = (0..30).filter_map(|_| hand_over([127, 0, 0, 1])).collect();
+    let others: Vec<_> = (3..23).filter_map(|n| hand_over([127, 0, 0, n])).collect();
+    daemon.wait_for("lingering=40 evicted=50");
+    drop((modest, others));
+    daemon.wait_for("lingering=10 closed=30");
+    drop((greedy, more));
+    daemon.finish("closed=40 evicted=50");
+}
+
+#[test]
 fn a_full_table_evicts_nobody_for_one_that_is_at_its_end() {
     let daemon = Daemon::start(&["-n", "1"]);
     let sender = daemon.sender();

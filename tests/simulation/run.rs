@@ -155,6 +155,7 @@ impl Stage {
             door,
             control,
             pid_file: None,
+            chance: 1,
         };
         let [idle, max, limit] = plan.rules.map(Span::at_least);
         let room = Room::share(plan.limit as u64, process.open_descriptors(), plan.wanted).expect("room");

@@ -88,6 +88,7 @@ impl Scene {
             door,
             control,
             pid_file: None,
+            chance: 1,
         };
         let [idle, max, limit] = rules.map(Span::at_least);
         let room = Room::share(DESCRIPTORS as u64, process.open_descriptors(), most).expect("room");

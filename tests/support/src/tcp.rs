@@ -62,6 +62,21 @@ pub fn listener() -> TcpListener {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
 }
 
+/// Both ends of a connection from that loopback address, or `None` where the system does not have it.
+pub fn connection_from(address: Ipv4Addr) -> Option<(TcpStream, TcpStream)> {
+    let socket = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let bound = socket.bind(&SocketAddr::from((address, 0)).into());
+        bound.ok().map(|()| socket)
+    };
+    drop(socket()?);
+    Some(connect(&listener(), |to| {
+        let socket = socket().ok_or(ErrorKind::AddrNotAvailable)?;
+        socket.connect(&to.into())?;
+        Ok(socket.into())
+    }))
+}
+
 fn connect(
     listener: &TcpListener,
     how: impl Fn(SocketAddr) -> std::io::Result<TcpStream>,

@@ -305,78 +305,86 @@ mod tests {
         }
     }
 
-    /// A control message as the kernel writes it, padded.
-    fn control(level: libc::c_int, kind: libc::c_int, descriptors: &[RawFd]) -> Vec<u8> {
-        let size = mem::size_of_val(descriptors) as libc::c_uint;
-        let mut buffer = Control::EMPTY;
-        let header = (&raw mut buffer.bytes).cast::<libc::cmsghdr>();
-        // SAFETY: the buffer is aligned and large enough for all that the tests put into it.
-        unsafe {
-            (*header).cmsg_level = level;
-            (*header).cmsg_type = kind;
-            (*header).cmsg_len = libc::CMSG_LEN(size) as _;
-            descriptors.as_ptr().cast::<u8>().copy_to_nonoverlapping(libc::CMSG_DATA(header), size as usize);
-            buffer.bytes[..libc::CMSG_SPACE(size) as usize].to_vec()
-        }
-    }
-
-    fn passed(descriptors: &[RawFd]) -> Vec<u8> {
-        control(libc::SOL_SOCKET, libc::SCM_RIGHTS, descriptors)
-    }
-
-    fn all(control: &[u8]) -> Vec<RawFd> {
-        rights(control).collect()
-    }
-
-    #[test]
-    fn a_header_that_is_cut_off_is_none() {
-        let whole = passed(&[3, 4]);
-        // SAFETY: CMSG_LEN is arithmetic only.
-        let head = unsafe { libc::CMSG_LEN(0) } as usize;
-        let one = mem::size_of::<RawFd>();
-        for length in 0..=whole.len() {
-            let there = length.saturating_sub(head) / one;
-            assert_eq!(all(&whole[..length]), [3, 4][..there.min(2)], "{length} bytes");
-        }
-    }
-
-    #[test]
-    fn a_length_beyond_the_end_is_worth_what_is_there_and_one_below_the_header_nothing() {
-        let with_length = |length: usize| {
-            let mut control = passed(&[3, 4, 5, 6]);
-            let header = control.as_mut_ptr().cast::<libc::cmsghdr>();
-            // SAFETY: `control` begins with a whole header, which may be unaligned.
-            unsafe { (&raw mut (*header).cmsg_len).write_unaligned(length as _) };
-            all(&control)
-        };
-        // SAFETY: CMSG_LEN is arithmetic only.
-        let head = unsafe { libc::CMSG_LEN(0) } as usize;
-        for length in 0..=head {
-            assert_eq!(with_length(length), [], "{length}");
-        }
-        assert_eq!(with_length(head + 9), [3, 4]);
-        for length in [head + 17, 1 << 20, i32::MAX as usize, usize::MAX - 7, usize::MAX] {
-            assert_eq!(with_length(length), [3, 4, 5, 6], "{length}");
-        }
-    }
-
-    #[test]
-    fn of_several_messages_every_descriptor_is_taken_and_nothing_else() {
-        let mut control = passed(&[3]);
-        control.extend(self::control(libc::SOL_SOCKET, libc::SCM_RIGHTS + 1, &[8, 9, 10]));
-        control.extend(self::control(libc::IPPROTO_IP, libc::SCM_RIGHTS, &[11]));
-        control.extend(passed(&[]));
-        control.extend(passed(&[4, 5, 6]));
-        assert_eq!(all(&control), [3, 4, 5, 6]);
-        control.extend(&passed(&[7])[..8]);
-        assert_eq!(all(&control), [3, 4, 5, 6]);
-    }
-
     #[test]
     fn one_more_than_a_message_holds_is_refused() {
         let (a, _b) = UnixStream::pair().unwrap();
         let file = File::open("/dev/null").unwrap();
         let refused = send(&a, b"L", &[file.as_fd(); MAX_DESCRIPTORS + 1]).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    /// What needs no kernel, so that Miri can run it.
+    mod walk {
+        use super::*;
+
+        /// A control message as the kernel writes it, padded.
+        fn control(level: libc::c_int, kind: libc::c_int, descriptors: &[RawFd]) -> Vec<u8> {
+            let size = mem::size_of_val(descriptors) as libc::c_uint;
+            let mut buffer = Control::EMPTY;
+            let header = (&raw mut buffer.bytes).cast::<libc::cmsghdr>();
+            // SAFETY: the buffer is aligned and large enough for all that the tests put into it.
+            unsafe {
+                (*header).cmsg_level = level;
+                (*header).cmsg_type = kind;
+                (*header).cmsg_len = libc::CMSG_LEN(size) as _;
+                descriptors
+                    .as_ptr()
+                    .cast::<u8>()
+                    .copy_to_nonoverlapping(libc::CMSG_DATA(header), size as usize);
+                buffer.bytes[..libc::CMSG_SPACE(size) as usize].to_vec()
+            }
+        }
+
+        fn passed(descriptors: &[RawFd]) -> Vec<u8> {
+            control(libc::SOL_SOCKET, libc::SCM_RIGHTS, descriptors)
+        }
+
+        fn all(control: &[u8]) -> Vec<RawFd> {
+            rights(control).collect()
+        }
+
+        #[test]
+        fn a_header_that_is_cut_off_is_none() {
+            let whole = passed(&[3, 4]);
+            // SAFETY: CMSG_LEN is arithmetic only.
+            let head = unsafe { libc::CMSG_LEN(0) } as usize;
+            let one = mem::size_of::<RawFd>();
+            for length in 0..=whole.len() {
+                let there = length.saturating_sub(head) / one;
+                assert_eq!(all(&whole[..length]), [3, 4][..there.min(2)], "{length} bytes");
+            }
+        }
+
+        #[test]
+        fn a_length_beyond_the_end_is_worth_what_is_there_and_one_below_the_header_nothing() {
+            let with_length = |length: usize| {
+                let mut control = passed(&[3, 4, 5, 6]);
+                let header = control.as_mut_ptr().cast::<libc::cmsghdr>();
+                // SAFETY: `control` begins with a whole header, which may be unaligned.
+                unsafe { (&raw mut (*header).cmsg_len).write_unaligned(length as _) };
+                all(&control)
+            };
+            // SAFETY: CMSG_LEN is arithmetic only.
+            let head = unsafe { libc::CMSG_LEN(0) } as usize;
+            for length in 0..=head {
+                assert_eq!(with_length(length), [], "{length}");
+            }
+            assert_eq!(with_length(head + 9), [3, 4]);
+            for length in [head + 17, 1 << 20, i32::MAX as usize, usize::MAX - 7, usize::MAX] {
+                assert_eq!(with_length(length), [3, 4, 5, 6], "{length}");
+            }
+        }
+
+        #[test]
+        fn of_several_messages_every_descriptor_is_taken_and_nothing_else() {
+            let mut control = passed(&[3]);
+            control.extend(self::control(libc::SOL_SOCKET, libc::SCM_RIGHTS + 1, &[8, 9, 10]));
+            control.extend(self::control(libc::IPPROTO_IP, libc::SCM_RIGHTS, &[11]));
+            control.extend(passed(&[]));
+            control.extend(passed(&[4, 5, 6]));
+            assert_eq!(all(&control), [3, 4, 5, 6]);
+            control.extend(&passed(&[7])[..8]);
+            assert_eq!(all(&control), [3, 4, 5, 6]);
+        }
     }
 }

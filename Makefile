@@ -25,6 +25,14 @@ check:
 	@sh ci/packages
 	@sh ci/test
 
+# What reads bytes from outside, fed by cargo-fuzz: each target for a minute.
+fuzz:
+	@sh ci/fuzz
+
+# What needs no kernel, in Miri, which sees undefined behaviour.
+miri:
+	@sh ci/miri
+
 # What speed lingerd makes, as ratios measured side by side.
 bench:
 	@sh ci/packages
@@ -68,4 +76,4 @@ clean:
 	cd apache-2.4 && rm -rf .libs mod_lingerd.o mod_lingerd.lo mod_lingerd.slo mod_lingerd.la
 	cd apache-1.3 && rm -rf .libs ap_lingerd.o ap_lingerd.lo ap_lingerd.slo
 
-.PHONY: all demo check bench torture install uninstall clean
+.PHONY: all demo check fuzz miri bench torture install uninstall clean

@@ -197,7 +197,7 @@ impl Snapshot {
 }
 
 /// Reads [`Format::Text`] back. A key that is not known is left out (a newer daemon), one that is
-/// missing is 0 (an older one).
+/// missing is 0 (an older one). What is wrong is shown escaped: it may have come from anybody.
 impl FromStr for Snapshot {
     type Err = String;
 
@@ -206,10 +206,10 @@ impl FromStr for Snapshot {
         let mut known = 0;
         for line in text.lines() {
             let Some((key, value)) = line.split_once(' ') else {
-                return Err(format!("no counter: '{line}'"));
+                return Err(format!("no counter: '{}'", line.escape_debug()));
             };
             if let Some(n) = FIGURES.iter().position(|figure| figure.0 == key) {
-                snapshot.0[n] = value.parse().map_err(|_| format!("no number: '{line}'"))?;
+                snapshot.0[n] = value.parse().map_err(|_| format!("no number: '{}'", line.escape_debug()))?;
                 known += 1;
             }
         }
@@ -291,6 +291,13 @@ mod tests {
         assert_eq!(newer.parse(), Ok(snapshot));
         assert!("".parse::<Snapshot>().is_err());
         assert!("lingering many\n".parse::<Snapshot>().is_err());
+    }
+
+    #[test]
+    fn what_is_no_counter_is_shown_without_its_control_characters() {
+        let why = |text: &str| text.parse::<Snapshot>().unwrap_err();
+        assert_eq!(why("\u{1b}]0;title\u{7}\n"), "no counter: '\\u{1b}]0;title\\u{7}'");
+        assert_eq!(why("peak 1\u{9b}2J\n"), "no number: 'peak 1\\u{9b}2J'");
     }
 
     #[test]

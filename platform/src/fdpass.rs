@@ -6,11 +6,11 @@ use crate::backend::{Descriptor, Interest};
 use crate::peer::{self, Peer};
 use crate::{SEND_FLAGS, check, process};
 use std::io::{self, ErrorKind, Write};
-use std::mem::{self, MaybeUninit};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
+use std::{iter, mem, ptr};
 
 /// The most descriptors in one message: Linux's SCM_MAX_FD. OpenBSD sends no more than 127.
 pub const MAX_DESCRIPTORS: usize = 253;
@@ -24,9 +24,13 @@ const CONTROL_BYTES: usize = mem::size_of::<libc::cmsghdr>() + MAX_DESCRIPTORS *
 
 /// A buffer for control messages, aligned as cmsg(3) wants it.
 #[repr(C)]
-union Control {
-    _align: libc::cmsghdr,
-    bytes: [MaybeUninit<u8>; CONTROL_BYTES],
+struct Control {
+    _align: [libc::cmsghdr; 0],
+    bytes: [u8; CONTROL_BYTES],
+}
+
+impl Control {
+    const EMPTY: Control = Control { _align: [], bytes: [0; CONTROL_BYTES] };
 }
 
 /// What one [`Link::receive`] found.
@@ -257,7 +261,7 @@ fn read(link: &impl AsFd, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> 
     // Reserved before the kernel is asked: from there on nothing may fail.
     descriptors.reserve(MAX_DESCRIPTORS);
     let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    let mut control = Control { bytes: [MaybeUninit::uninit(); CONTROL_BYTES] };
+    let mut control = Control::EMPTY; // the kernel leaves gaps between its messages
     // SAFETY: msghdr is plain data, for which all zeroes (null pointers, no lengths) is a value.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = &raw mut iov;
@@ -278,35 +282,44 @@ fn read(link: &impl AsFd, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> 
         };
     }
 
-    // SAFETY: recvmsg(2) has set msg_control and msg_controllen to what it wrote, which is what
-    // CMSG_FIRSTHDR wants, cmsg(3).
-    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
-    while !header.is_null() {
-        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return null or a whole header inside the buffer.
-        let cmsg = unsafe { header.read_unaligned() };
-        if cmsg.cmsg_level == libc::SOL_SOCKET && cmsg.cmsg_type == libc::SCM_RIGHTS {
-            // SAFETY: CMSG_LEN is arithmetic only.
-            let head = unsafe { libc::CMSG_LEN(0) } as usize;
-            // SAFETY: CMSG_DATA adds the header's padded size, inside the buffer, cmsg(3).
-            let data = unsafe { libc::CMSG_DATA(header) }.cast::<RawFd>();
-            let count = (cmsg.cmsg_len as usize).saturating_sub(head) / mem::size_of::<RawFd>();
-            // Every one is taken, however many the length admits: one that is overlooked leaks.
-            for n in 0..count {
-                // SAFETY: cmsg_len covers `count` descriptors at CMSG_DATA, which cmsg(3) says may
-                // be unaligned.
-                let fd = unsafe { data.add(n).read_unaligned() };
-                // SAFETY: unix(7): each is a new descriptor of this process, and nobody else
-                // knows of it.
-                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-                set_cloexec(&fd);
-                descriptors.push(fd);
-            }
-        }
-        // SAFETY: `header` is a header of `message`, which is what CMSG_NXTHDR wants, cmsg(3).
-        header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
+    let written = (message.msg_controllen as usize).min(CONTROL_BYTES);
+    for fd in rights(&control.bytes[..written]) {
+        // SAFETY: unix(7): each is a new descriptor of this process, and nobody else knows of it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        set_cloexec(&fd);
+        descriptors.push(fd);
     }
     // Not negative, as it is no error.
     Ok(Read::Bytes { count: got as usize, truncated: message.msg_flags & libc::MSG_CTRUNC != 0 })
+}
+
+/// The descriptors in `control`, which is what recvmsg(2) has written to msg_control: of every
+/// SCM_RIGHTS all that are there whole, however many, as one that is overlooked leaks. A header may say
+/// that it has more than was written: some systems leave it as it was when they cut the message off.
+///
+/// By bytes and not with CMSG_NXTHDR, which believes what cmsg_len says.
+pub fn rights(control: &[u8]) -> impl Iterator<Item = RawFd> {
+    // SAFETY: CMSG_LEN is arithmetic only.
+    let head = unsafe { libc::CMSG_LEN(0) } as usize; // the header and its padding
+    let mut rest = control;
+    let messages = iter::from_fn(move || {
+        let (padded, after) = rest.split_at_checked(head)?;
+        // SAFETY: `padded` has a whole cmsghdr, of integers only, cmsg(3), and it may be unaligned.
+        let header: libc::cmsghdr = unsafe { ptr::read_unaligned(padded.as_ptr().cast()) };
+        // With less than its own header it would be its own successor.
+        let said = (header.cmsg_len as usize).checked_sub(head)?;
+        let data = &after[..said.min(after.len())];
+        // SAFETY: CMSG_SPACE is arithmetic only.
+        let space = unsafe { libc::CMSG_SPACE(data.len() as libc::c_uint) } as usize;
+        rest = rest.get(space..).unwrap_or_default();
+        let ours = header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS;
+        Some(if ours { data } else { &[] })
+    });
+    messages.flat_map(|data| data.chunks_exact(mem::size_of::<RawFd>())).map(|fd| {
+        let mut bytes = [0; mem::size_of::<RawFd>()];
+        bytes.copy_from_slice(fd);
+        RawFd::from_ne_bytes(bytes)
+    })
 }
 
 /// Sends `bytes` over `link` with `descriptors` (at most [`MAX_DESCRIPTORS`]) in one control
@@ -323,7 +336,7 @@ pub fn send(link: &impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> i
         ));
     }
     let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    let mut control = Control { bytes: [const { MaybeUninit::zeroed() }; CONTROL_BYTES] };
+    let mut control = Control::EMPTY;
     // SAFETY: msghdr is plain data, for which all zeroes (null pointers, no lengths) is a value.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = &raw mut iov;
@@ -398,5 +411,80 @@ mod tests {
         let file = File::open("/dev/null").unwrap();
         let refused = send(&a, b"L", &[file.as_fd(); MAX_DESCRIPTORS + 1]).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    /// What needs no kernel, so that Miri can run it.
+    mod walk {
+        use super::*;
+
+        /// A control message as the kernel writes it, padded.
+        fn control(level: libc::c_int, kind: libc::c_int, descriptors: &[RawFd]) -> Vec<u8> {
+            let size = mem::size_of_val(descriptors) as libc::c_uint;
+            let mut buffer = Control::EMPTY;
+            let header = (&raw mut buffer.bytes).cast::<libc::cmsghdr>();
+            // SAFETY: the buffer is aligned and large enough for all that the tests put into it.
+            unsafe {
+                (*header).cmsg_level = level;
+                (*header).cmsg_type = kind;
+                (*header).cmsg_len = libc::CMSG_LEN(size) as _;
+                descriptors
+                    .as_ptr()
+                    .cast::<u8>()
+                    .copy_to_nonoverlapping(libc::CMSG_DATA(header), size as usize);
+                buffer.bytes[..libc::CMSG_SPACE(size) as usize].to_vec()
+            }
+        }
+
+        fn passed(descriptors: &[RawFd]) -> Vec<u8> {
+            control(libc::SOL_SOCKET, libc::SCM_RIGHTS, descriptors)
+        }
+
+        fn all(control: &[u8]) -> Vec<RawFd> {
+            rights(control).collect()
+        }
+
+        #[test]
+        fn a_header_that_is_cut_off_is_none() {
+            let whole = passed(&[3, 4]);
+            // SAFETY: CMSG_LEN is arithmetic only.
+            let head = unsafe { libc::CMSG_LEN(0) } as usize;
+            let one = mem::size_of::<RawFd>();
+            for length in 0..=whole.len() {
+                let there = length.saturating_sub(head) / one;
+                assert_eq!(all(&whole[..length]), [3, 4][..there.min(2)], "{length} bytes");
+            }
+        }
+
+        #[test]
+        fn a_length_beyond_the_end_is_worth_what_is_there_and_one_below_the_header_nothing() {
+            let with_length = |length: usize| {
+                let mut control = passed(&[3, 4, 5, 6]);
+                let header = control.as_mut_ptr().cast::<libc::cmsghdr>();
+                // SAFETY: `control` begins with a whole header, which may be unaligned.
+                unsafe { (&raw mut (*header).cmsg_len).write_unaligned(length as _) };
+                all(&control)
+            };
+            // SAFETY: CMSG_LEN is arithmetic only.
+            let head = unsafe { libc::CMSG_LEN(0) } as usize;
+            for length in 0..=head {
+                assert_eq!(with_length(length), [], "{length}");
+            }
+            assert_eq!(with_length(head + 9), [3, 4]);
+            for length in [head + 17, 1 << 20, i32::MAX as usize, usize::MAX - 7, usize::MAX] {
+                assert_eq!(with_length(length), [3, 4, 5, 6], "{length}");
+            }
+        }
+
+        #[test]
+        fn of_several_messages_every_descriptor_is_taken_and_nothing_else() {
+            let mut control = passed(&[3]);
+            control.extend(self::control(libc::SOL_SOCKET, libc::SCM_RIGHTS + 1, &[8, 9, 10]));
+            control.extend(self::control(libc::IPPROTO_IP, libc::SCM_RIGHTS, &[11]));
+            control.extend(passed(&[]));
+            control.extend(passed(&[4, 5, 6]));
+            assert_eq!(all(&control), [3, 4, 5, 6]);
+            control.extend(&passed(&[7])[..8]);
+            assert_eq!(all(&control), [3, 4, 5, 6]);
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use lingerd::rules::time::Span;
-use lingerd::service::options::{self, Command, Serve, Wait};
+use lingerd::service::options::{self, Command, Serve, Wait, Which};
 use std::time::Duration;
 
 fuzz_target!(|input: &str| {
@@ -17,8 +17,8 @@ fuzz_target!(|input: &str| {
         Ok(Command::Print(text)) => {
             assert!(text.ends_with('\n') && (may_have('h') || may_have('V')));
         }
-        Ok(Command::Stop(pid_file, wait)) => {
-            assert!(pid_file.is_absolute() && may_have('k'));
+        Ok(Command::Stop(Which::PidFile(path) | Which::Socket(path), wait)) => {
+            assert!(path.is_absolute() && may_have('k'));
             assert!(wait == Wait::No || may_have('w'));
         }
         Ok(Command::Counters(socket, _)) => assert!(socket.is_absolute() && may_have('S')),
@@ -45,6 +45,7 @@ fn check(serve: &Serve, may_have: impl Fn(char) -> bool) {
         ('u', serve.user.is_some()),
         ('g', serve.group.is_some()),
         ('n', serve.capacity.is_some()),
+        ('r', serve.take_over),
     ] {
         assert!(!given || may_have(option), "-{option}");
     }

@@ -23,7 +23,7 @@ use lingerd_platform::backend::{Backend, Descriptor, Interest, Token};
 use lingerd_platform::fdpass::{self, Door, Link, PORTABLE_DESCRIPTORS};
 use lingerd_platform::signals::{Signal, Signals};
 use lingerd_platform::world::World;
-use log::{info, warn};
+use log::{debug, info, warn};
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
@@ -93,8 +93,8 @@ pub struct Daemon<W: World> {
     pid_file: Option<(String, Box<dyn Descriptor>)>,
     /// Who wants to take over, once this turn is over.
     successor: Option<W::Link>,
-    /// Whether one has.
-    is_succeeded: bool,
+    /// Who has, to be told what this one is told in its last moments.
+    heir: Option<W::Link>,
     /// Without a door once it was told to stop.
     senders: Senders<W>,
     connections: Connections<W>,
@@ -151,7 +151,7 @@ impl<W: World> Daemon<W> {
             control,
             pid_file,
             successor: None,
-            is_succeeded: false,
+            heir: None,
             senders,
             retry: Retry::default(),
             drain,
@@ -171,7 +171,7 @@ impl<W: World> Daemon<W> {
             door.claim();
         }
         let counters = estate.household.counters();
-        self.clock.count_on(Duration::from_secs(estate.household.uptime));
+        self.clock.count_on(Duration::from_millis(estate.household.uptime));
         self.connections.count_on(&counters);
         self.senders.count_on(counters.get("protocol_errors").unwrap_or(0));
         for link in estate.senders {
@@ -205,9 +205,10 @@ impl<W: World> Daemon<W> {
         while !self.is_done() {
             self.turn()?;
         }
-        if self.is_succeeded {
+        if self.is_succeeded() {
             self.control.tell_the_end(Word::Succeeded, &mut self.backend);
             self.summary("succeeded");
+            self.pass_stop_on();
             return Ok(End::Succeeded);
         }
         self.summary("stopped");
@@ -224,12 +225,12 @@ impl<W: World> Daemon<W> {
     /// Whether it was, and has nothing to do any more, or another one does it.
     pub fn is_done(&self) -> bool {
         let nothing_left = self.is_stopping() && self.senders.is_empty() && self.connections.is_empty();
-        self.is_succeeded || nothing_left && self.successor.is_none()
+        self.is_succeeded() || nothing_left && self.successor.is_none()
     }
 
     /// Whether another one has taken over.
     pub fn is_succeeded(&self) -> bool {
-        self.is_succeeded
+        self.heir.is_some()
     }
 
     /// Waits once, and does what there is to do.
@@ -262,7 +263,7 @@ impl<W: World> Daemon<W> {
         }
         // Last: what was ready in this turn may be another one's then.
         if let Some(link) = self.successor.take() {
-            self.give_away(&link);
+            self.give_away(link);
         }
         Ok(())
     }
@@ -413,30 +414,44 @@ impl<W: World> Daemon<W> {
     }
 
     /// Gives everything to the successor at the other end of `link`. If it does not take it all is as it was.
-    fn give_away(&mut self, link: &W::Link) {
+    fn give_away(&mut self, link: W::Link) {
         // What was said before it came counts as said.
         self.answer(Source::Stop);
         let start = self.clock.uptime();
-        match self.give(link) {
+        match self.give(&link) {
             Ok(true) => {
                 let took = self.clock.uptime().saturating_sub(start).as_secs_f64() * 1e3;
                 let connections = self.connections.len();
                 info!(
                     "a successor has taken over {connections} connections; nobody was served for {took:.1} ms"
                 );
-                self.is_succeeded = true;
+                self.heir = Some(link);
+                self.pass_stop_on();
             }
-            Ok(false) => info!(
-                "another lingerd wanted to take over from a daemon that was told to stop; this one serves"
-            ),
+            Ok(false) => debug!("another lingerd was started, without -r"),
             Err(e) => warn!("a successor wanted to take over, but {e}; this daemon serves on"),
+        }
+    }
+
+    /// Tells the successor that it is to stop, if this one was told so since it has let go.
+    fn pass_stop_on(&mut self) {
+        if let Some(heir) = self.heir.as_ref().filter(|_| self.signals.stop.take() > 0) {
+            let _ = heir.pass(&[Order::Stop.byte()], &[]); // it may have ended already
         }
     }
 
     /// Tells the successor everything, and waits for its word. Returns whether there was anything to
     /// take over for it.
-    fn give(&mut self, link: &W::Link) -> Result<bool, testator::Error> {
-        let testator = Testator::new(link, self.clock.clock());
+    fn give(&self, link: &W::Link) -> Result<bool, testator::Error> {
+        let mut testator = Testator::new(link, self.clock.clock());
+        let given = self.give_to(&mut testator);
+        if given.is_err() {
+            testator.keep();
+        }
+        given
+    }
+
+    fn give_to(&self, testator: &mut Testator<'_, W::Link, W::Clock>) -> Result<bool, testator::Error> {
         let request = testator.request()?;
         if request.only_if_stopping && !self.is_stopping() {
             return testator.refuse().map(|()| false);
@@ -459,7 +474,7 @@ impl<W: World> Daemon<W> {
         let household = Household {
             roles,
             pid_file: self.pid_file.as_ref().map(|(path, _)| path.clone()),
-            uptime: self.clock.uptime().as_secs(),
+            uptime: self.clock.uptime().as_millis() as u64, // of years
             counters: self.snapshot().render(Format::Text),
         };
         testator.send(&Frame::Household(household), &things)?;
@@ -477,9 +492,6 @@ impl<W: World> Daemon<W> {
         }
         testator.send(&Frame::End, &[])?;
         testator.wait_until_it_has_it()?;
-        if self.signals.stop.take() > 0 {
-            testator.tell_to_stop();
-        }
         Ok(true)
     }
 

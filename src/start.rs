@@ -182,18 +182,17 @@ impl Plan {
             chance: RandomState::new().hash_one(0),
         };
         let mut daemon = Daemon::new(parts, options.rules, options.drain, room)?;
-        if let Some((predecessor, estate)) = inherited {
-            let is_to_stop = predecessor.succeed()?;
+        if let Some((predecessor, mut estate)) = inherited {
+            let link = predecessor.succeed()?;
             // It is this one that serves from here on, whatever fails.
             if let Some(pid_file) = left_over {
                 pid_file.remove();
             }
             let claimed = pid_file.map_or(Ok(()), |file| file.claim(&control::path(&options.socket)));
             claimed.unwrap_or_else(|e| log::error!("{:#}", anyhow::Error::new(e)));
+            // What that one is told still it passes on, as any client of the control socket would say it.
+            estate.things.push((Role::Client, link));
             daemon.take_over(estate);
-            if is_to_stop {
-                daemon.stop();
-            }
         }
         Ok(Started { daemon, warning })
     }
@@ -204,8 +203,7 @@ impl Plan {
         let control = control::path(&self.options.socket);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let user = uid.unwrap_or_else(process::effective_uid);
-            let error = match predecessor::find(&control, user, !self.options.take_over) {
+            let error = match predecessor::find(&control, runs_as(uid), !self.options.take_over) {
                 Ok(Some((predecessor, estate))) => return self.inherit(predecessor, estate, uid),
                 Ok(None) => match self.make(uid) {
                     Err(e) if is_passing(&e, &control) => e,
@@ -246,12 +244,14 @@ impl Plan {
             None => Endpoint::bind(&path, own(uid))?,
         };
         let socket = &self.options.socket;
-        let door = match estate.take(Role::Door) {
+        // Somebody may have removed its name.
+        let door = match estate.take(Role::Door).filter(|_| socket.exists()) {
             Some(door) => Endpoint::inherit(door.into(), socket, self.access(uid)),
             None => Endpoint::bind(socket, self.access(uid))?,
         };
         let theirs = estate.take(Role::PidFile).zip(estate.household.pid_file.take());
-        let theirs = theirs.and_then(|(file, there)| PidFile::inherit(file.into(), there.into(), &path));
+        let theirs =
+            theirs.and_then(|(file, there)| PidFile::inherit(file.into(), there.into(), &path, runs_as(uid)));
         let (pid_file, left_over) = match (&self.options.pid_file, theirs) {
             (Some(wanted), Some(theirs)) if theirs.is_at(wanted) => (Some(theirs), None),
             (wanted, theirs) => {
@@ -284,6 +284,11 @@ struct Basis {
     /// A predecessor's pid file that lies elsewhere.
     left_over: Option<PidFile>,
     inherited: Option<(Predecessor, Estate<OwnedFd>)>,
+}
+
+/// As whom this process will run, if it is told to be `uid`.
+fn runs_as(uid: Option<u32>) -> u32 {
+    uid.unwrap_or_else(process::effective_uid)
 }
 
 /// Who may use the control socket.

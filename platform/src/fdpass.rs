@@ -196,7 +196,9 @@ impl Link for UnixStream {
     }
 
     fn of(received: OwnedFd) -> Self {
-        received.into()
+        let stream = UnixStream::from(received);
+        let _ = stream.set_nonblocking(true); // it was, and what is no socket is of no use anyway
+        stream
     }
 }
 

@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 /// What is appended to the hand-off socket's path.
 const SUFFIX: &str = ".ctl";
 
-/// How long `lingerd -S` and `-k` wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long `lingerd -S` and `-k` wait for an answer: longer than a daemon waits for its successor.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// More than any answer has.
 const ANSWER_BYTES: usize = 64 * 1024;

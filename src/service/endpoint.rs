@@ -8,12 +8,14 @@ use lingerd_platform::{peer, process};
 use log::warn;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::cell::OnceCell;
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 /// Who may use an endpoint.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +82,7 @@ impl Endpoint {
     /// way.
     pub fn bind(path: &Path, access: Access) -> Result<Self, Error> {
         let at = || path.to_owned();
+        let _turn = wait_for_turn(path);
         clear(path)?;
         // The mode is there from the first moment, and without chmod(2), which would follow whatever
         // the owner of the directory might put in the socket's place meanwhile.
@@ -98,6 +101,7 @@ impl Endpoint {
 
     /// What a predecessor has listened on at `path`, which stays its own until [`Door::claim`].
     pub fn inherit(listener: UnixListener, path: &Path, access: Access) -> Self {
+        let _ = listener.set_nonblocking(true); // it was; nothing waits here whatever it is
         Endpoint { listener, path: path.to_owned(), identity: OnceCell::new(), access }
     }
 
@@ -109,6 +113,24 @@ impl Endpoint {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// How often, and each time how long, to wait for one that listens in the same directory just now.
+const TURNS: u32 = 100;
+const TURN: Duration = Duration::from_millis(10);
+
+/// Waits until no other process is between looking at a stale socket there and listening in its place: it
+/// would remove ours. The lock, on the directory, is held as long as what is returned. It only helps: where
+/// there can be none (Solaris), or somebody keeps it, it goes on without.
+fn wait_for_turn(path: &Path) -> Option<File> {
+    let directory = File::open(path.parent()?).ok()?;
+    for _ in 0..TURNS {
+        if process::try_lock(&directory).ok()? {
+            break;
+        }
+        thread::sleep(TURN);
+    }
+    Some(directory)
 }
 
 /// Removes what a dead process left at `path`.
@@ -153,6 +175,9 @@ impl Door for Endpoint {
         self.listener.claim();
         let Access { uid, gid, mode } = self.access;
         let Ok(there) = fs::symlink_metadata(&self.path) else { return };
+        if !there.file_type().is_socket() {
+            return; // somebody has put something else there
+        }
         self.identity.get_or_init(|| (there.dev(), there.ino()));
         let owned = gid.is_none_or(|gid| gid == there.gid()) || lchown(&self.path, None, gid).is_ok();
         let moded = there.mode() & 0o777 == mode

@@ -119,12 +119,12 @@ impl PidFile {
     }
 
     /// The file that a predecessor with that control socket says it has had at `path`; it stays its own
-    /// until [`claim`](Self::claim). `None` for what is no such file, as nobody else's is to be written or
-    /// removed because somebody says so.
-    pub fn inherit(mut file: File, path: PathBuf, control: &Path) -> Option<Self> {
+    /// until [`claim`](Self::claim). `None` for what is no such file of root's or of
+    /// `user`, as whom this one will run: nothing else is to be written or removed because somebody says so.
+    pub fn inherit(mut file: File, path: PathBuf, control: &Path, user: u32) -> Option<Self> {
         let there = plain(&file, &path).ok()?;
         let says = read(&mut file)?.1 == control;
-        let is_ours = there.uid() == 0 || there.uid() == process::effective_uid();
+        let is_ours = [0, user, process::effective_uid()].contains(&there.uid());
         let is_it = says && is_ours && is_at(&there, &path);
         is_it.then_some(PidFile { file, path, inherited: Cell::new(true) })
     }

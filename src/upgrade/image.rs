@@ -16,8 +16,11 @@ use std::time::Duration;
 /// What a successor says when everything is its own from now on.
 pub const HAVE_IT: u8 = b'R';
 
-/// What the one before it says last if it was told to stop in the meantime.
-pub const STOP: u8 = b'K';
+/// What the one before it answers: that it is.
+pub const GIVEN: u8 = b'G';
+
+/// What that one says, at any time before, if it stays in charge.
+pub const KEPT: u8 = b'N';
 
 /// Bytes before a frame's JSON.
 pub const HEAD: usize = 8;
@@ -66,7 +69,7 @@ pub struct Household {
     pub roles: Vec<Role>,
     /// Where the pid file lies.
     pub pid_file: Option<String>,
-    /// How long the daemon and those before it have served, in seconds.
+    /// How long the daemon and those before it have served, in milliseconds.
     pub uptime: u64,
     /// The counters, as `lingerd -S` has them.
     pub counters: String,

@@ -20,8 +20,11 @@ use std::time::{Duration, Instant};
 /// gives takes to give up.
 const PATIENCE: Duration = Duration::from_secs(15 + testator::PATIENCE.as_secs());
 
-/// How long to wait for its end once it has nothing any more.
-const END: Duration = Duration::from_secs(1);
+/// How long to wait for its answer when this one has everything: it does nothing else.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// It does not give up before so much has passed since it was asked.
+const PATIENT: Duration = Duration::from_secs(testator::PATIENCE.as_secs() - 1);
 
 /// Read at once.
 const PIECE: usize = 64 * 1024;
@@ -56,7 +59,8 @@ pub enum Error {
     },
     /// It hangs.
     #[error(
-        "{}: a lingerd{} is there, but it does not answer, or not in time",
+        "{}: a lingerd{} is there, but it does not answer in time, or another one that was to take over from it \
+         hangs",
         path.display(),
         pid.map_or(String::new(), |pid| format!(" (pid {pid})"))
     )]
@@ -69,6 +73,9 @@ pub enum Error {
     /// It has gone before it had told everything.
     #[error("{}: the lingerd there was gone before it had handed everything over", .0.display())]
     Gone(PathBuf),
+    /// It has given up.
+    #[error("{}: the lingerd there did not wait for this one any longer, and serves on", .0.display())]
+    Kept(PathBuf),
     /// This process may not have as many descriptors open as that one.
     #[error(
         "{}: the limit of open descriptors is too low for all that the lingerd there has; raise it (ulimit -n)",
@@ -87,6 +94,7 @@ pub enum Error {
 pub struct Predecessor {
     link: UnixStream,
     path: PathBuf,
+    asked: Instant,
 }
 
 /// Asks the daemon with the control socket at `path` for everything; with `only_if_stopping` it gives
@@ -108,7 +116,7 @@ pub fn find(
         }
         _ => {} // where the system does not tell, the directory has to do
     }
-    let mut predecessor = Predecessor { link, path: path.to_owned() };
+    let mut predecessor = Predecessor { link, path: path.to_owned(), asked: Instant::now() };
     let request = Request { version: env!("CARGO_PKG_VERSION").to_owned(), only_if_stopping };
     let mut said = vec![Order::TakeOver.byte()];
     said.extend(image::frame(&request, 0));
@@ -118,6 +126,9 @@ pub fn find(
     let mut piece = vec![0; PIECE];
     loop {
         let mut descriptors = Vec::new();
+        if Instant::now() >= deadline {
+            return Err(Error::TooSlow { path: path.to_owned(), pid: predecessor.pid() });
+        }
         let progress = match predecessor.link.hear(&mut piece, &mut descriptors) {
             Ok(0) => return Err(Error::Gone(predecessor.path)),
             Ok(count) => heir
@@ -144,25 +155,33 @@ pub fn find(
 }
 
 impl Predecessor {
-    /// Says that everything is this process's from now on. Returns whether the predecessor was told to
-    /// stop in the meantime, and so this one was.
+    /// Says that everything is this process's from now on. Returns the connection: over it the predecessor
+    /// passes on what it is told in its last moments.
     ///
     /// # Errors
-    /// When it does not wait for that any more: it serves on.
-    pub fn succeed(mut self) -> Result<bool, Error> {
-        self.link.write_all(&[image::HAVE_IT]).map_err(|e| self.system(e))?;
-        let deadline = Instant::now() + END;
+    /// [`Error::Kept`] when it does not wait for that any more.
+    pub fn succeed(mut self) -> Result<OwnedFd, Error> {
+        let told = self.link.write_all(&[image::HAVE_IT]);
+        let deadline = Instant::now() + ANSWER;
         let mut word = [0];
-        loop {
+        let answer = loop {
             match self.link.hear(&mut word, &mut Vec::new()) {
-                Ok(1) => return Ok(word[0] == image::STOP),
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                Ok(1) => break Some(word[0]),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                // It has heard it, and answers before it does anything else.
+                Err(e) if e.kind() == ErrorKind::WouldBlock && told.is_ok() => {
                     if self.wait_until(deadline).is_err() {
-                        return Ok(false); // it has said its last word, whenever it ends
+                        break None;
                     }
                 }
-                _ => return Ok(false),
+                _ => break None,
             }
+        };
+        match answer {
+            Some(image::GIVEN) => Ok(self.link.into()),
+            // It has died: what it had is here.
+            None if told.is_ok() || self.asked.elapsed() < PATIENT => Ok(self.link.into()),
+            _ => Err(Error::Kept(self.path)),
         }
     }
 

@@ -14,6 +14,9 @@ use std::time::Duration;
 /// and is declined once that is full.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long to wait for it to say what it wants: it does so at once.
+const REQUEST: Duration = Duration::from_secs(1);
+
 /// How long to wait for those in flight to arrive, when there are too many of them.
 const MOMENT: Duration = Duration::from_millis(1);
 
@@ -44,14 +47,20 @@ pub struct Testator<'a, L, C> {
 impl<'a, L: Link, C: Clock> Testator<'a, L, C> {
     /// One over `link`, at which it has introduced itself.
     pub fn new(link: &'a L, clock: &'a C) -> Self {
-        Testator { link, clock, until: clock.now() + PATIENCE }
+        Testator { link, clock, until: clock.now() + REQUEST }
     }
 
     /// What it wants.
     ///
     /// # Errors
     /// [`Error`]
-    pub fn request(&self) -> Result<Request, Error> {
+    pub fn request(&mut self) -> Result<Request, Error> {
+        let request = self.read_request();
+        self.until = self.clock.now() + PATIENCE;
+        request
+    }
+
+    fn read_request(&self) -> Result<Request, Error> {
         let mut head = [0; HEAD];
         self.read(&mut head)?;
         let (length, _) = image::head(head);
@@ -94,30 +103,31 @@ impl<'a, L: Link, C: Clock> Testator<'a, L, C> {
         Ok(())
     }
 
-    /// Waits until it says that it has everything. If it has not within the time there is, it cannot say
-    /// so later either, where the system can see to that.
+    /// Waits until it says that it has everything, and answers. If it has not within the time there is, it
+    /// cannot say so later either, where the system can see to that.
     ///
     /// # Errors
     /// [`Error`]
     pub fn wait_until_it_has_it(&self) -> Result<(), Error> {
         let mut word = [0];
-        let said = match self.read(&mut word) {
-            Err(Error::TooSlow) => {
-                self.link.silence();
-                // It may have said so in this very moment.
-                match self.link.hear(&mut word, &mut Vec::new()) {
-                    Ok(1) => Ok(()),
-                    _ => Err(Error::TooSlow),
-                }
-            }
-            said => said,
-        };
-        said.and_then(|()| if word[0] == image::HAVE_IT { Ok(()) } else { Err(Error::Nonsense) })
+        let said = self.read(&mut word).or_else(|error| {
+            self.link.silence();
+            // It may have said so in this very moment.
+            self.link.hear(&mut word, &mut Vec::new()).ok().filter(|&count| count == 1).map(drop).ok_or(error)
+        });
+        said.and_then(|()| if word[0] == image::HAVE_IT { Ok(()) } else { Err(Error::Nonsense) })?;
+        self.say(image::GIVEN);
+        Ok(())
     }
 
-    /// Tells one that has everything that it is to stop: that was said to this one.
-    pub fn tell_to_stop(&self) {
-        let _ = self.link.pass(&[image::STOP], &[]); // it may not be there any more
+    /// Tells it that this one stays in charge. It knows by the time that has passed where it does not hear it.
+    pub fn keep(&self) {
+        self.link.silence();
+        self.say(image::KEPT);
+    }
+
+    fn say(&self, word: u8) {
+        while self.link.pass(&[word], &[]).is_err_and(|e| e.kind() == ErrorKind::Interrupted) {}
     }
 
     /// Fills `buffer`.
@@ -127,6 +137,10 @@ impl<'a, L: Link, C: Clock> Testator<'a, L, C> {
                 Ok(0) => return Err(Error::Gone),
                 Ok(count) => buffer = &mut buffer[count..],
                 Err(e) if e.kind() == ErrorKind::WouldBlock => self.wait(Interest::Read)?,
+                Err(e) if e.kind() == ErrorKind::OutOfMemory => {
+                    self.left()?;
+                    self.link.wait(Interest::Write, MOMENT)?;
+                }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::ConnectionReset => return Err(Error::Gone),
                 Err(e) => return Err(e.into()),

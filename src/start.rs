@@ -5,6 +5,7 @@
 
 use crate::connections::capacity::{Room, TooLow};
 use crate::daemon::{self, Daemon, Parts};
+use crate::service::accounts::{self, Account};
 use crate::service::endpoint::{self, Access, Endpoint};
 use crate::service::options::Serve;
 use crate::service::pid_file::{self, PidFile};
@@ -12,7 +13,7 @@ use crate::service::{control, logger};
 use lingerd_platform::backend::{Backend, System};
 use lingerd_platform::clock::Monotonic;
 use lingerd_platform::closing::Thread;
-use lingerd_platform::process::{self, User};
+use lingerd_platform::process;
 use lingerd_platform::signals::{Handler, Signals};
 use lingerd_platform::world::World;
 use socket2::SockAddr;
@@ -40,26 +41,9 @@ impl World for Kernel {
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An option names a user or a group that there is not.
-    #[error("{option} '{name}': there is no such {kind}")]
-    Nobody {
-        /// Which option.
-        option: &'static str,
-        /// The name.
-        name: String,
-        /// "user" or "group".
-        kind: &'static str,
-    },
-    /// The system does not tell who that is.
-    #[error("{option} '{name}'")]
-    LookUp {
-        /// Which option.
-        option: &'static str,
-        /// The name.
-        name: String,
-        /// What it says.
-        source: io::Error,
-    },
+    /// A user or a group.
+    #[error(transparent)]
+    Account(#[from] accounts::Error),
     /// The path fits into no socket address.
     #[error("-s '{}': with '.ctl' appended it is too long for a Unix socket", .0.display())]
     LongPath(PathBuf, #[source] io::Error),
@@ -95,9 +79,8 @@ impl Error {
 /// What is asked for, checked as far as that can be done before anything is done.
 pub struct Plan {
     options: Serve,
-    user: Option<User>,
-    /// The group to run with: that of -u, or else the user's own.
-    run_group: u32,
+    /// Whom to run as.
+    user: Option<Account>,
     /// The group of the hand-off socket.
     socket_group: Option<u32>,
 }
@@ -118,18 +101,15 @@ impl Plan {
     /// # Errors
     /// What is wrong with the options.
     pub fn new(options: Serve) -> Result<Plan, Error> {
-        let user = options.user.as_ref().map(|name| found("-u", name, "user", process::user(name)));
-        let user = user.transpose()?;
-        let group = |option, name: &String| found(option, name, "group", process::group(name));
-        let user_group = options.user_group.as_ref().map(|name| group("-u", name)).transpose()?;
-        let socket_group = options.group.as_ref().map(|name| group("-g", name)).transpose()?;
-        let run_group = user_group.or(user.as_ref().map(|user| user.gid)).unwrap_or(0);
+        let account = |user: &String| accounts::account("-u", user, options.user_group.as_deref());
+        let user = options.user.as_ref().map(account).transpose()?;
+        let group = options.group.as_ref().map(|name| accounts::group("-g", name)).transpose()?;
         // A path that fits into no socket address is best refused before anything else is done.
         SockAddr::unix(control::path(&options.socket))
             .map_err(|e| Error::LongPath(options.socket.clone(), e))?;
         // Without -g the socket belongs to the group that the daemon runs with.
-        let socket_group = socket_group.or(user.is_some().then_some(run_group));
-        Ok(Plan { options, user, run_group, socket_group })
+        let socket_group = group.or(user.as_ref().map(|user| user.gid));
+        Ok(Plan { options, user, socket_group })
     }
 
     /// Binds and opens everything that takes privilege, gives the privilege up, and opens the rest.
@@ -153,8 +133,9 @@ impl Plan {
         let access = Access { uid, gid: self.socket_group, mode: options.mode };
         let door = Endpoint::bind(&options.socket, access)?;
         if let Some(user) = &self.user {
-            process::drop_privileges(user, self.run_group)
-                .map_err(Error::system(&format!("cannot become -u '{}'", user.name)))?;
+            process::drop_privileges(user.name.as_deref(), user.uid, user.gid).map_err(Error::system(
+                &format!("cannot become user {} with group {}", user.uid, user.gid),
+            ))?;
         }
         let warning = start_log(&options)?;
         let room = Room::share(limit, process::open_descriptors(), options.capacity)?;
@@ -167,21 +148,6 @@ impl Plan {
         let parts = Parts { backend, clock, slow_close, signals, door, control };
         Ok(Started { daemon: Daemon::new(parts, options.rules, options.drain, room)?, pid_file, warning })
     }
-}
-
-/// What was looked up for `option`, or why it cannot be had.
-fn found<T>(
-    option: &'static str,
-    name: &str,
-    kind: &'static str,
-    found: io::Result<Option<T>>,
-) -> Result<T, Error> {
-    let name = || name.to_owned();
-    found.map_err(|source| Error::LookUp { option, name: name(), source })?.ok_or_else(|| Error::Nobody {
-        option,
-        name: name(),
-        kind,
-    })
 }
 
 /// Starts the log, and returns what the user should know of it.

@@ -81,7 +81,12 @@ fn options() -> getopts::Options {
         .optflag("q", "", "log warnings and errors only (quiet)")
         .optopt("s", "", &format!("hand-off socket ({DEFAULT_SOCKET})"), "socket")
         .optopt("p", "", &format!("pid file ({DEFAULT_PIDFILE}; with -f none)"), "file")
-        .optopt("u", "", "user, and group, to run as once the socket is bound", "user[:group]")
+        .optopt(
+            "u",
+            "",
+            "user, and group, to run as once the socket is bound: names or numbers",
+            "user[:group]",
+        )
         .optopt("g", "", "group of the hand-off socket", "group")
         .optopt("m", "", &format!("mode of the hand-off socket ({DEFAULT_MODE:04o})"), "mode")
         .optopt("n", "", "most connections at once (what the descriptor limit allows)", "max")

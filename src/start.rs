@@ -9,7 +9,7 @@ use crate::service::accounts::{self, Account};
 use crate::service::endpoint::{self, Access, Endpoint};
 use crate::service::options::Serve;
 use crate::service::pid_file::{self, PidFile};
-use crate::service::{control, logger};
+use crate::service::{control, directory, logger};
 use lingerd_platform::backend::{Backend, System};
 use lingerd_platform::clock::Monotonic;
 use lingerd_platform::closing::Thread;
@@ -17,12 +17,11 @@ use lingerd_platform::process;
 use lingerd_platform::signals::{Handler, Signals};
 use lingerd_platform::world::World;
 use socket2::SockAddr;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::chown;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The real world.
 pub struct Kernel;
@@ -47,12 +46,9 @@ pub enum Error {
     /// The path fits into no socket address.
     #[error("-s '{}': with '.ctl' appended it is too long for a Unix socket", .0.display())]
     LongPath(PathBuf, #[source] io::Error),
-    /// The socket's directory is missing.
-    #[error("{}: cannot make the socket's directory", .0.display())]
-    MakeDirectory(PathBuf, #[source] io::Error),
-    /// It was made, and stays root's.
-    #[error("{}: cannot give it to -u", .0.display())]
-    GiveDirectory(PathBuf, #[source] io::Error),
+    /// The directory of one of the files.
+    #[error(transparent)]
+    Directory(#[from] directory::Error),
     /// The pid file.
     #[error(transparent)]
     PidFile(#[from] pid_file::Error),
@@ -121,7 +117,10 @@ impl Plan {
         let uid = self.user.as_ref().map(|user| user.uid);
         // Whatever ours was: senders have to get through the socket's directory.
         process::umask(0o022);
-        make_directory(&options.socket, uid)?;
+        directory::make(&options.socket, uid)?;
+        for file in [&options.socket].into_iter().chain(&options.pid_file) {
+            directory::check(file, uid)?;
+        }
         let pid_file = options.pid_file.as_deref().map(|path| PidFile::create(path, uid)).transpose()?;
         let limit =
             process::raise_descriptor_limit().map_err(Error::system("the limit of open descriptors"))?;
@@ -158,15 +157,4 @@ fn start_log(options: &Serve) -> Result<Option<String>, Error> {
     }
     let trouble = logger::to_syslog(options.level, options.facility);
     Ok(trouble.map(|trouble| format!("syslog cannot be reached, it is tried again later: {trouble}")))
-}
-
-/// Makes the socket's directory where it is missing (/var/run is emptied at boot), and gives it to
-/// the daemon's user, who has to remove the socket there when it stops.
-fn make_directory(socket: &Path, uid: Option<u32>) -> Result<(), Error> {
-    let Some(directory) = socket.parent() else { return Ok(()) };
-    match std::fs::create_dir(directory) {
-        Ok(()) => chown(directory, uid, None).map_err(|e| Error::GiveDirectory(directory.to_owned(), e)),
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(Error::MakeDirectory(directory.to_owned(), e)),
-    }
 }

@@ -125,6 +125,8 @@ impl Site {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         // Where the soft limit is small the tests, many at once in one process, need more.
         process::raise_descriptor_limit().unwrap();
+        // Where everybody has a group of his own it may be 002, and the daemon takes no such directory.
+        process::umask(0o022);
         let directory = loop {
             // Short, as the path of a socket has to be.
             let name = format!("lingerd-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));

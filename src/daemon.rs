@@ -7,6 +7,7 @@
 use crate::clock::TurnClock;
 use crate::connections::Connections;
 use crate::connections::capacity::Room;
+use crate::guard::Allowed;
 use crate::retry::Retry;
 use crate::rules::linger::Rules;
 use crate::rules::time::{Span, Time, first};
@@ -49,6 +50,8 @@ pub struct Parts<W: World> {
     pub signals: Signals<W::Signal>,
     /// Where senders come in.
     pub door: W::Door,
+    /// Whom that is for.
+    pub allowed: Allowed,
     /// Where `lingerd -S` comes in.
     pub control: W::Door,
 }
@@ -94,9 +97,9 @@ impl<W: World> Daemon<W> {
     /// # Errors
     /// [`Error::Register`].
     pub fn new(parts: Parts<W>, rules: Rules, drain: Span, room: Room) -> Result<Self, Error> {
-        let Parts { mut backend, clock, slow_close, signals, door, control } = parts;
+        let Parts { mut backend, clock, slow_close, signals, door, allowed, control } = parts;
         let clock = TurnClock::new(clock);
-        let mut senders = Senders::new(door);
+        let mut senders = Senders::new(door, allowed);
         let mut control = Control::new(control);
         let mut register = || -> io::Result<()> {
             control.watch(&mut backend)?;
@@ -284,7 +287,8 @@ impl<W: World> Daemon<W> {
                 info!("log reopened; there is no configuration to reload");
             }
             Source::Control if !self.retry.waits_for(Source::Control) => {
-                if let Err(e) = self.control.answer(|| self.snapshot()) {
+                let snapshot = self.snapshot();
+                if let Err(e) = self.control.answer(&snapshot, self.clock.now()) {
                     self.control.leave(&mut self.backend);
                     self.retry.door(Source::Control, self.clock.now(), "answer 'lingerd -S'", &e);
                 }
@@ -297,8 +301,13 @@ impl<W: World> Daemon<W> {
     fn accept(&mut self) {
         let now = self.clock.now();
         for _ in 0..ACCEPT_BUDGET {
-            match self.senders.accept() {
-                Ok(sender) => {
+            // Whoever is refused may have sent what is slow to close, and must not fill the table with it.
+            let accepted = match self.connections.closing() > self.connections.room().message() {
+                true => Err(io::Error::other("there are too many files to close first")),
+                false => self.senders.accept(now),
+            };
+            match accepted {
+                Ok(Ok(sender)) => {
                     if let Err(e) = self.senders.watch(sender, &mut self.backend) {
                         self.retry.backend(Source::Sender(sender), now, &e);
                     }
@@ -309,14 +318,15 @@ impl<W: World> Daemon<W> {
                             break;
                         }
                     }
-                    self.connections.make_room(0, self.senders.len(), &mut self.backend, now);
                 }
+                Ok(Err(refused)) => self.connections.close_slowly(refused),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(e) => {
                     self.senders.leave_door(&mut self.backend);
                     return self.retry.door(Source::Door, now, "let a sender in", &e);
                 }
             }
+            self.connections.make_room(0, self.senders.len(), &mut self.backend, now);
         }
     }
 
@@ -424,8 +434,11 @@ impl<W: World> Daemon<W> {
         }
         // One at a time, as there may be more of them than there is room for. Who cannot be let in
         // for want of something is lost: there is no later.
-        while let Ok(sender) = self.senders.accept() {
-            self.part_with(sender);
+        while let Ok(accepted) = self.senders.accept(self.clock.now()) {
+            match accepted {
+                Ok(sender) => drop(self.part_with(sender)),
+                Err(refused) => self.connections.close_slowly(refused),
+            }
         }
         self.senders.close_door(&mut self.backend);
         info!(
@@ -455,6 +468,7 @@ impl<W: World> Daemon<W> {
             lingering: self.connections.len(),
             senders: self.senders.len(),
             protocol_errors: self.senders.protocol_errors(),
+            refused: self.senders.refused() + self.control.refused(),
             uptime: self.clock.uptime().as_secs(),
         }
         .snapshot()

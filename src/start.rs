@@ -5,6 +5,7 @@
 
 use crate::connections::capacity::{Room, TooLow};
 use crate::daemon::{self, Daemon, Parts};
+use crate::guard::Allowed;
 use crate::service::accounts::{self, Account};
 use crate::service::endpoint::{self, Access, Endpoint};
 use crate::service::options::Serve;
@@ -79,6 +80,8 @@ pub struct Plan {
     user: Option<Account>,
     /// The group of the hand-off socket.
     socket_group: Option<u32>,
+    /// The users and the groups of -a.
+    allowed: Option<(Vec<u32>, Vec<u32>)>,
 }
 
 /// A daemon that serves once it is run, and what has to live as long.
@@ -100,12 +103,13 @@ impl Plan {
         let account = |user: &String| accounts::account("-u", user, options.user_group.as_deref());
         let user = options.user.as_ref().map(account).transpose()?;
         let group = options.group.as_ref().map(|name| accounts::group("-g", name)).transpose()?;
+        let allowed = options.allowed.as_ref().map(|names| accounts::list("-a", names)).transpose()?;
         // A path that fits into no socket address is best refused before anything else is done.
         SockAddr::unix(control::path(&options.socket))
             .map_err(|e| Error::LongPath(options.socket.clone(), e))?;
         // Without -g the socket belongs to the group that the daemon runs with.
         let socket_group = group.or(user.as_ref().map(|user| user.gid));
-        Ok(Plan { options, user, socket_group })
+        Ok(Plan { options, user, socket_group, allowed })
     }
 
     /// Binds and opens everything that takes privilege, gives the privilege up, and opens the rest.
@@ -131,6 +135,11 @@ impl Plan {
         let control = Endpoint::bind(&control::path(&options.socket), own)?;
         let access = Access { uid, gid: self.socket_group, mode: options.mode };
         let door = Endpoint::bind(&options.socket, access)?;
+        let owner = uid.unwrap_or_else(process::effective_uid);
+        let allowed = match &self.allowed {
+            Some((users, groups)) => Allowed::listed(owner, users, groups),
+            None => Allowed::by_mode(owner, door.group(), options.mode),
+        };
         if let Some(user) = &self.user {
             process::drop_privileges(user.name.as_deref(), user.uid, user.gid).map_err(Error::system(
                 &format!("cannot become user {} with group {}", user.uid, user.gid),
@@ -144,7 +153,7 @@ impl Plan {
         log::info!("lingerd {} on {}", env!("CARGO_PKG_VERSION"), options.socket.display());
         let backend = System::new().map_err(Error::system(&format!("cannot open {}", System::NAME)))?;
         let (clock, slow_close) = (Monotonic::start(), Thread::default());
-        let parts = Parts { backend, clock, slow_close, signals, door, control };
+        let parts = Parts { backend, clock, slow_close, signals, door, allowed, control };
         Ok(Started { daemon: Daemon::new(parts, options.rules, options.drain, room)?, pid_file, warning })
     }
 }

@@ -51,6 +51,8 @@ pub struct Moment<'a> {
     pub senders: usize,
     /// Messages that are not of the hand-off protocol, and messages cut short by the kernel.
     pub protocol_errors: u64,
+    /// Connections to the daemon's own sockets of those who may not use them.
+    pub refused: u64,
     /// Seconds since the daemon started.
     pub uptime: u64,
 }
@@ -75,6 +77,7 @@ impl Moment<'_> {
             cut_short,
             rejected,
             self.protocol_errors,
+            self.refused,
             self.senders as u64,
             bytes_discarded,
             self.uptime,
@@ -90,7 +93,7 @@ enum Kind {
 }
 
 /// Every figure: its key, its kind, and what it means.
-const FIGURES: [(&str, Kind, &str); 16] = [
+const FIGURES: [(&str, Kind, &str); 17] = [
     ("lingering", Kind::Gauge, "Connections lingering now."),
     ("peak", Kind::Gauge, "Most connections that lingered at once."),
     ("handed_over", Kind::Counter, "Connections taken over."),
@@ -104,6 +107,7 @@ const FIGURES: [(&str, Kind, &str); 16] = [
     ("cut_short", Kind::Counter, "Ended by lingerd with bytes unread or unacknowledged."),
     ("rejected", Kind::Counter, "Descriptors refused: no connected TCP sockets."),
     ("protocol_errors", Kind::Counter, "Malformed or truncated hand-off messages."),
+    ("refused", Kind::Counter, "Hung up on: not among those who may hand over, or ask."),
     ("senders", Kind::Gauge, "Senders connected now."),
     ("bytes_discarded", Kind::Counter, "Bytes received while lingering, thrown away."),
     ("uptime", Kind::Gauge, "Seconds since the daemon started."),
@@ -223,7 +227,7 @@ mod tests {
     use super::*;
 
     fn moment(ends: &Ends) -> Moment<'_> {
-        Moment { ends, lingering: 4, senders: 2, protocol_errors: 0, uptime: 60 }
+        Moment { ends, lingering: 4, senders: 2, protocol_errors: 0, refused: 3, uptime: 60 }
     }
 
     fn some() -> Snapshot {
@@ -273,8 +277,8 @@ mod tests {
         assert_eq!(
             some().render(Format::Json),
             "{\"lingering\":4,\"peak\":9,\"handed_over\":7,\"closed\":2,\"reset\":0,\"idle\":0,\"max\":0,\
-             \"limit\":0,\"evicted\":1,\"stopped\":0,\"cut_short\":1,\"rejected\":0,\"protocol_errors\":0,\"senders\":2,\
-             \"bytes_discarded\":77,\"uptime\":60}\n"
+             \"limit\":0,\"evicted\":1,\"stopped\":0,\"cut_short\":1,\"rejected\":0,\"protocol_errors\":0,\
+             \"refused\":3,\"senders\":2,\"bytes_discarded\":77,\"uptime\":60}\n"
         );
     }
 

@@ -131,6 +131,12 @@ pub fn effective_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// The effective group of this process.
+pub fn effective_gid() -> u32 {
+    // SAFETY: getegid(2) takes nothing and always succeeds.
+    unsafe { libc::getegid() }
+}
+
 /// Becomes the user `uid` with group `gid`, for good: supplementary groups first, which are those that
 /// the database has for `name` and `gid`, or without a name that one alone; then the group, then the
 /// user, each real, effective and saved. Checks that there is no way back.

@@ -64,6 +64,21 @@ pub fn account(option: &'static str, user: &str, group: Option<&str>) -> Result<
     Ok(Account { name: known.map(|known| known.name), uid, gid })
 }
 
+/// The ids of the users and of the groups in a list that `option` names: `user,:group,user`.
+///
+/// # Errors
+/// [`Error`].
+pub fn list(option: &'static str, names: &str) -> Result<(Vec<u32>, Vec<u32>), Error> {
+    let (mut users, mut groups) = (Vec::new(), Vec::new());
+    for name in names.split(',') {
+        match name.strip_prefix(':') {
+            Some(name) => groups.push(group(option, name)?),
+            None => users.push(look_up(option, name)?.0),
+        }
+    }
+    Ok((users, groups))
+}
+
 /// The id of the group that `option` names.
 ///
 /// # Errors
@@ -116,6 +131,16 @@ mod tests {
         let [name, number] = ["root", "0"].map(|user| account("-u", user, None).unwrap());
         assert_eq!((name.uid, name.gid), (number.uid, number.gid));
         assert!(name.name.is_some() && number.name.is_some());
+    }
+
+    #[test]
+    fn a_list_has_users_and_groups() {
+        assert_eq!(list("-a", "root").unwrap(), (vec![0], vec![]));
+        assert_eq!(list("-a", ":4711,0,:7,4712").unwrap(), (vec![0, 4712], vec![4711, 7]));
+        for wrong in ["", ":", "0,", "0, 1", "no-such-name", ":no-such-name", "0:0"] {
+            let error = list("-a", wrong).unwrap_err().to_string();
+            assert!(error.contains("-a '") && error.contains("there is no such"), "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! mode and, where a system ignores that, by the kernel's word on who connects.
 
 use super::endpoint;
+use crate::guard::{Allowed, Guard};
+use crate::rules::time::Time;
 use crate::source::Source;
 use crate::stats::Snapshot;
 use crate::watched::Watched;
@@ -38,12 +40,17 @@ pub fn path(socket: &Path) -> PathBuf {
 }
 
 /// The daemon's side.
-pub struct Control<W: World>(Watched<W::Door>);
+pub struct Control<W: World> {
+    door: Watched<W::Door>,
+    guard: Guard,
+}
 
 impl<W: World> Control<W> {
     /// Behind `door` nobody is heard yet; [`watch`](Self::watch) changes that.
     pub fn new(door: W::Door) -> Self {
-        Control(Watched::new(door, Source::Control))
+        let own = Allowed::by_mode(process::effective_uid(), 0, 0o600);
+        let guard = Guard::new(own, "ask for the counters: root and the daemon's user may");
+        Control { door: Watched::new(door, Source::Control), guard }
     }
 
     /// Has who asks reported (again).
@@ -51,21 +58,26 @@ impl<W: World> Control<W> {
     /// # Errors
     /// As [`Watched::watch`].
     pub fn watch(&mut self, backend: &mut W::Backend) -> io::Result<()> {
-        self.0.watch(backend)
+        self.door.watch(backend)
     }
 
     /// Leaves who asks waiting until [`watch`](Self::watch).
     pub fn leave(&mut self, backend: &mut W::Backend) {
-        self.0.leave(backend);
+        self.door.leave(backend);
+    }
+
+    /// How many were refused an answer.
+    pub fn refused(&self) -> u64 {
+        self.guard.refused()
     }
 
     /// Answers those who wait.
     ///
     /// # Errors
     /// What accept(2) says when it cannot serve anybody for now (EMFILE, ENFILE).
-    pub fn answer(&self, snapshot: impl Fn() -> Snapshot) -> io::Result<()> {
+    pub fn answer(&mut self, snapshot: &Snapshot, now: Time) -> io::Result<()> {
         for _ in 0..BUDGET {
-            let mut client = match self.0.get().accept() {
+            let mut client = match self.door.get().accept() {
                 Ok(client) => client,
                 Err(e) => match e.kind() {
                     ErrorKind::WouldBlock => break,
@@ -73,14 +85,9 @@ impl<W: World> Control<W> {
                     _ => return Err(e),
                 },
             };
-            let uid = match client.peer() {
-                Ok(peer) => peer.uid,
-                Err(e) if e.kind() == ErrorKind::Unsupported => 0, // the file's mode has to do
-                Err(_) => continue,
-            };
-            if uid == 0 || uid == process::effective_uid() {
+            if self.guard.lets_in(&client, now) {
                 // Some hundred bytes: they fit into the socket's buffer at once, or nobody reads.
-                let _ = client.tell(snapshot().render(Default::default()).as_bytes());
+                let _ = client.tell(snapshot.render(Default::default()).as_bytes());
             }
         }
         Ok(())

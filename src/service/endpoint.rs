@@ -28,6 +28,8 @@ pub struct Access {
 pub struct Endpoint {
     listener: UnixListener,
     path: PathBuf,
+    /// The file's group.
+    group: u32,
     /// Device and inode: what tells our file from one that another daemon made since.
     identity: (u64, u64),
 }
@@ -84,12 +86,18 @@ impl Endpoint {
         process::umask(before);
         let listener = bound.map_err(|e| Error::Listen(at(), e))?;
         let made = fs::symlink_metadata(path).map_err(|e| Error::Look(at(), e))?;
-        let endpoint = Endpoint { listener, path: at(), identity: (made.dev(), made.ino()) };
+        let group = access.gid.unwrap_or(made.gid());
+        let endpoint = Endpoint { listener, path: at(), group, identity: (made.dev(), made.ino()) };
         if access.uid.is_some() || access.gid.is_some() {
             lchown(path, access.uid, access.gid).map_err(|e| Error::Owner(at(), e))?;
         }
         endpoint.listener.set_nonblocking(true).map_err(|e| Error::Listen(at(), e))?;
         Ok(endpoint)
+    }
+
+    /// The group of its file: what the system has given it, if it was not asked for one.
+    pub fn group(&self) -> u32 {
+        self.group
     }
 
     /// Removes the name, if it is still ours. A failure (the directory is root's, and we no longer

@@ -1,14 +1,171 @@
-//! In which directories the daemon trusts its own files.
+//! Who may hand over, and in which directories the daemon trusts its own files.
 
+use lingerd_platform::process;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::process::Command;
-use support::daemon::{Site, lingerd, run};
-use support::is_root;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use support::daemon::{Daemon, Site, lingerd, run};
+use support::{is_root, skip, tcp};
 
 /// A user and a group that the system's database does not have, as most likely nobody has them.
 const UID: u32 = 60_901;
 const GID: u32 = 60_902;
+
+/// Whether the system tells of supplementary groups. Where it does not the daemon cannot know that somebody
+/// is not in the group of its socket.
+const TELLS_ALL_GROUPS: bool = !cfg!(any(target_os = "netbsd", target_os = "openbsd"));
+
+/// A program that connects to the hand-off socket, sends nothing, and waits until it is hung up on:
+/// `lingerd -S`, which is told that this were its control socket.
+fn knocking(site: &Site) -> Command {
+    // A copy that everybody can reach, wherever the build directory is.
+    let program = site.path("knocking");
+    if !program.exists() {
+        fs::copy(site.lingerd().get_program(), &program).unwrap();
+        symlink(site.socket(), site.path("alias.ctl")).unwrap();
+    }
+    let mut command = Command::new(program);
+    command.current_dir("/").arg("-S").arg("-s").arg(site.path("alias"));
+    command
+}
+
+fn knocking_as(site: &Site, uid: u32, gid: u32) -> Command {
+    let mut command = knocking(site);
+    command.uid(uid).gid(gid);
+    command
+}
+
+/// That who knocks so is refused, for which the daemon counts and logs `who`.
+fn assert_refused(daemon: &Daemon, knocking: &mut Command, who: &str) {
+    let refused = daemon.counters()["refused"];
+    run(knocking).assert_failed(1, "no counters in the answer");
+    daemon.wait_for(&format!("refused={} senders=0", refused + 1));
+    daemon.wait_for_log(&format!("hung up on {who}"));
+}
+
+/// That who knocks so is let in, and stays until it goes.
+fn assert_let_in(daemon: &Daemon, knocking: &mut Command) {
+    /// Ends it, also when the test fails.
+    struct Gone(Child);
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let refused = daemon.counters()["refused"];
+    let quiet = knocking.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = Gone(quiet.spawn().unwrap());
+    daemon.wait_for(&format!("senders=1 refused={refused}"));
+    drop(child);
+    daemon.wait_for("senders=0");
+}
+
+/// That root may hand over, and that no more were refused than `expected` says.
+fn assert_still_serves(daemon: Daemon, expected: &str) {
+    let (client, server) = tcp::connection();
+    daemon.sender().hand_over(server);
+    drop(client);
+    daemon.finish(&format!("closed=1 {expected}"));
+}
+
+#[test]
+fn who_is_not_named_is_refused_whatever_the_mode_is() {
+    if !is_root() {
+        return;
+    }
+    let nobody = process::user("nobody").unwrap().expect("there is a user nobody");
+    let who = format!("{UID},:{GID}");
+    let daemon = Daemon::start(&["-m", "0666", "-a", &who]);
+    let stranger = format!("user {}, group {}", nobody.uid, nobody.gid);
+    assert_refused(&daemon, &mut knocking_as(&daemon.site, nobody.uid, nobody.gid), &stranger);
+    // A user is no group.
+    run(&mut knocking_as(&daemon.site, GID, UID)).assert_failed(1, "no counters in the answer");
+    assert_still_serves(daemon, "refused=2");
+}
+
+#[test]
+fn who_is_named_is_let_in() {
+    if !is_root() {
+        return;
+    }
+    let nobody = process::user("nobody").unwrap().expect("there is a user nobody");
+    for (list, uid, gid) in [
+        (UID.to_string(), UID, nobody.gid),
+        ("nobody".to_owned(), nobody.uid, GID),
+        (format!("daemon,:{GID}"), UID, GID),
+    ] {
+        let daemon = Daemon::start(&["-m", "0666", "-a", &list]);
+        assert_let_in(&daemon, &mut knocking_as(&daemon.site, uid, gid));
+        assert_still_serves(daemon, "");
+    }
+}
+
+#[test]
+fn the_daemons_own_user_need_not_be_named() {
+    if !is_root() {
+        return;
+    }
+    let daemon = Daemon::start(&["-m", "0666", "-a", "root", "-u", &format!("{UID}:{GID}")]);
+    assert_let_in(&daemon, &mut knocking_as(&daemon.site, UID, 1));
+    // Its group has to.
+    assert_refused(&daemon, &mut knocking_as(&daemon.site, 1, GID), "user 1, ");
+    assert_still_serves(daemon, "refused=1");
+}
+
+#[test]
+fn a_supplementary_group_is_as_good() {
+    if !is_root() || !TELLS_ALL_GROUPS {
+        return;
+    }
+    let daemon = Daemon::start(&["-m", "0666", "-a", &format!(":{GID}")]);
+    // Everywhere but on Solaris it is chroot(8) that takes groups, in one of two ways.
+    let (user, other) = (UID.to_string(), (GID + 1).to_string());
+    let gnu = [format!("--userspec={user}:{other}"), format!("--groups={GID}")];
+    let bsd = ["-u", &user, "-g", &other, "-G", &GID.to_string()].map(str::to_owned);
+    let works =
+        |with: &&[String]| run(Command::new("chroot").args(*with).args(["/", "true"])).code == Some(0);
+    let Some(with) = [&gnu[..], &bsd[..]].into_iter().find(works) else {
+        return skip("there is no chroot(8) that sets supplementary groups");
+    };
+    let knocking = knocking(&daemon.site);
+    let mut command = Command::new("chroot");
+    command.args(with).arg("/").arg(knocking.get_program()).args(knocking.get_args());
+    assert_let_in(&daemon, &mut command);
+    assert_refused(&daemon, &mut knocking_as(&daemon.site, UID, GID + 1), &format!("user {UID}, "));
+    assert_still_serves(daemon, "refused=1");
+}
+
+#[test]
+fn without_a_list_the_mode_that_was_asked_for_says_who_may() {
+    if !is_root() {
+        return;
+    }
+    for (mode, of_group, other) in [("0600", false, false), ("0660", true, false), ("0666", true, true)] {
+        let daemon = Daemon::start(&["-m", mode, "-g", &GID.to_string()]);
+        // As where a system ignores it, or somebody has changed it since.
+        fs::set_permissions(daemon.site.socket(), Permissions::from_mode(0o666)).unwrap();
+        let mut refused = 0;
+        for (gid, lets_in) in [(GID, of_group), (1, other)] {
+            let mut knocking = knocking_as(&daemon.site, UID, gid);
+            if lets_in || mode == "0660" && !TELLS_ALL_GROUPS {
+                assert_let_in(&daemon, &mut knocking);
+            } else {
+                assert_refused(&daemon, &mut knocking, &format!("user {UID}, group "));
+                refused += 1;
+            }
+        }
+        assert_still_serves(daemon, &format!("refused={refused}"));
+    }
+}
+
+#[test]
+fn an_unknown_name_in_a_list_is_an_error() {
+    let site = Site::new();
+    run(site.lingerd().args(["-f", "-a", "root,no-such-name"])).assert_failed(1, "-a 'no-such-name'");
+    run(site.lingerd().args(["-f", "-a", "root,:no-such-name"])).assert_failed(1, "there is no such group");
+}
 
 /// `lingerd -f` with its socket, or else with its pid file, in the directory `run`.
 fn files_in_run(site: &Site) -> [Command; 2] {

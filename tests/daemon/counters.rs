@@ -10,7 +10,7 @@ use support::daemon::{Daemon, Ended, Site, run};
 use support::{is_root, tcp};
 
 /// The documented names, in the documented order.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "lingering",
     "peak",
     "handed_over",
@@ -24,6 +24,7 @@ const NAMES: [&str; 16] = [
     "cut_short",
     "rejected",
     "protocol_errors",
+    "refused",
     "senders",
     "bytes_discarded",
     "uptime",
@@ -117,7 +118,8 @@ fn another_user_is_refused() {
     // Where the file's mode does not keep them out, the daemon itself does.
     fs::set_permissions(daemon.site.control(), Permissions::from_mode(0o666)).unwrap();
     ask_as_nobody(&daemon.site).assert_failed(1, "no counters in the answer");
-    daemon.finish("");
+    daemon.wait_for_log("it may not ask for the counters");
+    daemon.finish("refused=1");
 }
 
 /// `lingerd -S`, run by the user nobody.

@@ -17,7 +17,8 @@ use std::thread;
 const REASONS: [&str; 7] = ["closed", "reset", "idle", "max", "limit", "evicted", "stopped"];
 
 /// What a test has to account for to the last one; see [`Daemon::finish`].
-const ACCOUNTED: [&str; 5] = ["lingering", "cut_short", "rejected", "protocol_errors", "bytes_discarded"];
+const ACCOUNTED: [&str; 6] =
+    ["lingering", "cut_short", "rejected", "protocol_errors", "refused", "bytes_discarded"];
 
 /// The counters by their names.
 #[derive(Clone, Debug, PartialEq, Eq)]

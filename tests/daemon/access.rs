@@ -19,14 +19,12 @@ const TELLS_ALL_GROUPS: bool = !cfg!(any(target_os = "netbsd", target_os = "open
 /// A program that connects to the hand-off socket, sends nothing, and waits until it is hung up on:
 /// `lingerd -S`, which is told that this were its control socket.
 fn knocking(site: &Site) -> Command {
-    // A copy that everybody can reach, wherever the build directory is.
-    let program = site.path("knocking");
-    if !program.exists() {
-        fs::copy(site.lingerd().get_program(), &program).unwrap();
-        symlink(site.socket(), site.path("alias.ctl")).unwrap();
+    let alias = site.path("alias.ctl");
+    if fs::symlink_metadata(&alias).is_err() {
+        symlink(site.socket(), &alias).unwrap();
     }
-    let mut command = Command::new(program);
-    command.current_dir("/").arg("-S").arg("-s").arg(site.path("alias"));
+    let mut command = Command::new(site.program_for_all());
+    command.current_dir("/").arg("-S").arg("-s").arg(alias.with_extension(""));
     command
 }
 

@@ -124,11 +124,8 @@ fn another_user_is_refused() {
 
 /// `lingerd -S`, run by the user nobody.
 fn ask_as_nobody(site: &Site) -> Ended {
-    // A copy that nobody can reach, wherever the build directory is.
-    let program = site.path("lingerd");
     let lingerd = site.lingerd();
-    fs::copy(lingerd.get_program(), &program).unwrap();
     let nobody = process::user("nobody").unwrap().expect("there is a user nobody");
-    let mut command = Command::new(&program);
+    let mut command = Command::new(site.program_for_all());
     run(command.args(lingerd.get_args()).arg("-S").current_dir("/").uid(nobody.uid).gid(nobody.gid))
 }

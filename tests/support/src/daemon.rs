@@ -168,6 +168,18 @@ impl Site {
         command
     }
 
+    /// A copy of the program that every user can run, wherever the build directory is.
+    pub fn program_for_all(&self) -> PathBuf {
+        let copy = self.path("lingerd");
+        if !copy.exists() {
+            // Another process is to write it: what is open for writing cannot be run, and whoever another
+            // test starts in that moment has for an instant open what this process has.
+            let copied = run(Command::new("cp").arg(self.lingerd().get_program()).arg(&copy));
+            assert_eq!(copied.code, Some(0), "{copied:?}");
+        }
+        copy
+    }
+
     /// `lingerd -S -o format`.
     pub fn ask(&self, format: &str) -> Ended {
         run(self.lingerd().args(["-S", "-o", format]))

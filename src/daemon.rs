@@ -7,6 +7,7 @@
 use crate::clock::TurnClock;
 use crate::connections::Connections;
 use crate::connections::capacity::Room;
+use crate::guard::Allowed;
 use crate::retry::Retry;
 use crate::rules::linger::Rules;
 use crate::rules::time::{Span, Time, first};
@@ -55,6 +56,8 @@ pub struct Parts<W: World> {
     pub signals: Signals<W::Signal>,
     /// Where senders come in.
     pub door: W::Door,
+    /// Whom that is for.
+    pub allowed: Allowed,
     /// Where `lingerd -S` and `-k` come in, and a successor.
     pub control: W::Door,
     /// The pid file and where it lies: it goes along to a successor, and is dropped at the end.
@@ -119,9 +122,10 @@ impl<W: World> Daemon<W> {
     /// # Errors
     /// [`Error::Register`].
     pub fn new(parts: Parts<W>, rules: Rules, drain: Span, room: Room) -> Result<Self, Error> {
-        let Parts { mut backend, clock, slow_close, signals, door, control, pid_file, chance } = parts;
+        let Parts { mut backend, clock, slow_close, signals, door, allowed, control, pid_file, chance } =
+            parts;
         let clock = TurnClock::new(clock);
-        let mut senders = Senders::new(door);
+        let mut senders = Senders::new(door, allowed);
         let mut control = Control::new(control);
         let mut register = || -> io::Result<()> {
             control.watch(&mut backend)?;
@@ -173,7 +177,8 @@ impl<W: World> Daemon<W> {
         let counters = estate.household.counters();
         self.clock.count_on(Duration::from_millis(estate.household.uptime));
         self.connections.count_on(&counters);
-        self.senders.count_on(counters.get("protocol_errors").unwrap_or(0));
+        let counted = |name| counters.get(name).unwrap_or(0);
+        self.senders.count_on(counted("protocol_errors"), counted("refused"));
         for link in estate.senders {
             let sender = self.senders.add(W::Link::of(link));
             if let Err(e) = self.senders.watch(sender, &mut self.backend) {
@@ -393,8 +398,9 @@ impl<W: World> Daemon<W> {
     /// Lets in who wants something, and hears what it is.
     fn let_clients_in(&mut self) {
         for _ in 0..CLIENT_BUDGET {
-            match self.control.accept(&mut self.backend) {
-                Ok(Some(client)) => self.hear_client(client),
+            match self.control.accept(&mut self.backend, self.clock.now()) {
+                Ok(Some(Ok(client))) => self.hear_client(client),
+                Ok(Some(Err(refused))) => self.connections.close_slowly(refused),
                 Ok(None) => break,
                 Err(e) => {
                     self.control.leave(&mut self.backend);
@@ -499,8 +505,13 @@ impl<W: World> Daemon<W> {
     fn accept(&mut self) {
         let now = self.clock.now();
         for _ in 0..ACCEPT_BUDGET {
-            match self.senders.accept() {
-                Ok(sender) => {
+            // Whoever is refused may have sent what is slow to close, and must not fill the table with it.
+            let accepted = match self.connections.closing() > self.connections.room().message() {
+                true => Err(io::Error::other("there are too many files to close first")),
+                false => self.senders.accept(now),
+            };
+            match accepted {
+                Ok(Ok(sender)) => {
                     if let Err(e) = self.senders.watch(sender, &mut self.backend) {
                         self.retry.backend(Source::Sender(sender), now, &e);
                     }
@@ -511,14 +522,15 @@ impl<W: World> Daemon<W> {
                             break;
                         }
                     }
-                    self.connections.make_room(self.senders.len(), &mut self.backend, now);
                 }
+                Ok(Err(refused)) => self.connections.close_slowly(refused),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(e) => {
                     self.senders.leave_door(&mut self.backend);
                     return self.retry.door(Source::Door, now, "let a sender in", &e);
                 }
             }
+            self.connections.make_room(self.senders.len(), &mut self.backend, now);
         }
     }
 
@@ -626,8 +638,11 @@ impl<W: World> Daemon<W> {
         }
         // One at a time, as there may be more of them than there is room for. Who cannot be let in
         // for want of something is lost: there is no later.
-        while let Ok(sender) = self.senders.accept() {
-            self.part_with(sender);
+        while let Ok(accepted) = self.senders.accept(self.clock.now()) {
+            match accepted {
+                Ok(sender) => drop(self.part_with(sender)),
+                Err(refused) => self.connections.close_slowly(refused),
+            }
         }
         self.senders.close_door(&mut self.backend);
         info!(
@@ -662,6 +677,7 @@ impl<W: World> Daemon<W> {
             lingering: self.connections.len(),
             senders: self.senders.len(),
             protocol_errors: self.senders.protocol_errors(),
+            refused: self.senders.refused() + self.control.refused(),
             uptime: self.clock.uptime().as_secs(),
         }
         .snapshot()

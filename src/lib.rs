@@ -9,8 +9,8 @@
 //! [`daemon`] is the turn that moves them along and the stop; it makes no system call itself. The two
 //! wings, [`senders`] and [`connections`], never import each other; [`rules`] import nothing but
 //! themselves. [`source`] has the tokens by which a backend names either, [`watched`] whether it does,
-//! [`retry`] what has to be tried again, [`stats`] the counters. [`upgrade`] is what a daemon tells the
-//! next one. [`service`] is what makes it a service
+//! [`retry`] what has to be tried again, [`stats`] the counters, [`guard`] who may come in. [`upgrade`] is
+//! what a daemon tells the next one. [`service`] is what makes it a service
 //! of the system (the command line, the pid file, the control socket, the log), and [`start`] puts it
 //! all together.
 //! Everything that differs by system, and every `unsafe`, is in the crate `lingerd-platform`.
@@ -22,6 +22,7 @@
 mod clock;
 pub mod connections;
 pub mod daemon;
+pub mod guard;
 pub mod retry;
 pub mod rules;
 pub mod senders;

@@ -5,25 +5,26 @@
 
 use crate::connections::capacity::{Room, TooLow};
 use crate::daemon::{self, Daemon, Parts};
+use crate::guard::Allowed;
+use crate::service::accounts::{self, Account};
 use crate::service::endpoint::{self, Access, Endpoint};
 use crate::service::options::Serve;
 use crate::service::pid_file::{self, PidFile};
-use crate::service::{control, logger};
+use crate::service::{control, directory, logger};
 use crate::upgrade::heir::Estate;
 use crate::upgrade::image::Role;
 use crate::upgrade::predecessor::{self, Predecessor};
 use lingerd_platform::backend::{Backend, Descriptor, System};
 use lingerd_platform::clock::Monotonic;
 use lingerd_platform::closing::Thread;
-use lingerd_platform::process::{self, User};
+use lingerd_platform::process;
 use lingerd_platform::signals::{Handler, Signals};
 use lingerd_platform::world::World;
 use socket2::SockAddr;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::chown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -47,38 +48,18 @@ impl World for Kernel {
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An option names a user or a group that there is not.
-    #[error("{option} '{name}': there is no such {kind}")]
-    Nobody {
-        /// Which option.
-        option: &'static str,
-        /// The name.
-        name: String,
-        /// "user" or "group".
-        kind: &'static str,
-    },
-    /// The system does not tell who that is.
-    #[error("{option} '{name}'")]
-    LookUp {
-        /// Which option.
-        option: &'static str,
-        /// The name.
-        name: String,
-        /// What it says.
-        source: io::Error,
-    },
+    /// A user or a group.
+    #[error(transparent)]
+    Account(#[from] accounts::Error),
     /// The path fits into no socket address.
     #[error("-s '{}': with '.ctl' appended it is too long for a Unix socket", .0.display())]
     LongPath(PathBuf, #[source] io::Error),
-    /// The socket's directory is missing.
-    #[error("{}: cannot make the socket's directory", .0.display())]
-    MakeDirectory(PathBuf, #[source] io::Error),
-    /// It was made, and stays root's.
-    #[error("{}: cannot give it to -u", .0.display())]
-    GiveDirectory(PathBuf, #[source] io::Error),
     /// The one that is there serves, or cannot be taken over from.
     #[error(transparent)]
     Predecessor(#[from] predecessor::Error),
+    /// The directory of one of the files.
+    #[error(transparent)]
+    Directory(#[from] directory::Error),
     /// The pid file.
     #[error(transparent)]
     PidFile(#[from] pid_file::Error),
@@ -105,11 +86,12 @@ impl Error {
 /// What is asked for, checked as far as that can be done before anything is done.
 pub struct Plan {
     options: Serve,
-    user: Option<User>,
-    /// The group to run with: that of -u, or else the user's own.
-    run_group: u32,
+    /// Whom to run as.
+    user: Option<Account>,
     /// The group of the hand-off socket.
     socket_group: Option<u32>,
+    /// The users and the groups of -a.
+    allowed: Option<(Vec<u32>, Vec<u32>)>,
 }
 
 /// A daemon that serves once it is run.
@@ -126,18 +108,16 @@ impl Plan {
     /// # Errors
     /// What is wrong with the options.
     pub fn new(options: Serve) -> Result<Plan, Error> {
-        let user = options.user.as_ref().map(|name| found("-u", name, "user", process::user(name)));
-        let user = user.transpose()?;
-        let group = |option, name: &String| found(option, name, "group", process::group(name));
-        let user_group = options.user_group.as_ref().map(|name| group("-u", name)).transpose()?;
-        let socket_group = options.group.as_ref().map(|name| group("-g", name)).transpose()?;
-        let run_group = user_group.or(user.as_ref().map(|user| user.gid)).unwrap_or(0);
+        let account = |user: &String| accounts::account("-u", user, options.user_group.as_deref());
+        let user = options.user.as_ref().map(account).transpose()?;
+        let group = options.group.as_ref().map(|name| accounts::group("-g", name)).transpose()?;
+        let allowed = options.allowed.as_ref().map(|names| accounts::list("-a", names)).transpose()?;
         // A path that fits into no socket address is best refused before anything else is done.
         SockAddr::unix(control::path(&options.socket))
             .map_err(|e| Error::LongPath(options.socket.clone(), e))?;
         // Without -g the socket belongs to the group that the daemon runs with.
-        let socket_group = socket_group.or(user.is_some().then_some(run_group));
-        Ok(Plan { options, user, run_group, socket_group })
+        let socket_group = group.or(user.as_ref().map(|user| user.gid));
+        Ok(Plan { options, user, socket_group, allowed })
     }
 
     /// Binds and opens everything that takes privilege, or takes it over from a daemon that is there; gives
@@ -149,7 +129,10 @@ impl Plan {
         let uid = self.user.as_ref().map(|user| user.uid);
         // Whatever ours was: senders have to get through the socket's directory.
         process::umask(0o022);
-        make_directory(&self.options.socket, uid)?;
+        directory::make(&self.options.socket, uid)?;
+        for file in [&self.options.socket].into_iter().chain(&self.options.pid_file) {
+            directory::check(file, uid)?;
+        }
         let limit =
             process::raise_descriptor_limit().map_err(Error::system("the limit of open descriptors"))?;
         let signals = Signals::install().map_err(Error::system("cannot install the signal handlers"))?;
@@ -157,9 +140,15 @@ impl Plan {
         // Before there may be connections among what is open.
         let room = Room::share(limit, process::open_descriptors() + TO_COME, self.options.capacity)?;
         let basis = self.basis(uid)?;
+        let owner = runs_as(uid);
+        let allowed = match &self.allowed {
+            Some((users, groups)) => Allowed::listed(owner, users, groups),
+            None => Allowed::by_mode(owner, basis.door.group(), self.options.mode),
+        };
         if let Some(user) = &self.user {
-            process::drop_privileges(user, self.run_group)
-                .map_err(Error::system(&format!("cannot become -u '{}'", user.name)))?;
+            process::drop_privileges(user.name.as_deref(), user.uid, user.gid).map_err(Error::system(
+                &format!("cannot become user {} with group {}", user.uid, user.gid),
+            ))?;
         }
         let options = self.options;
         let warning = start_log(&options)?;
@@ -177,6 +166,7 @@ impl Plan {
             slow_close: Thread::default(),
             signals,
             door,
+            allowed,
             control,
             pid_file: path.zip(pid_file.as_ref().map(shared)),
             chance: RandomState::new().hash_one(0),
@@ -307,21 +297,6 @@ fn is_passing(error: &Error, control: &Path) -> bool {
     }
 }
 
-/// What was looked up for `option`, or why it cannot be had.
-fn found<T>(
-    option: &'static str,
-    name: &str,
-    kind: &'static str,
-    found: io::Result<Option<T>>,
-) -> Result<T, Error> {
-    let name = || name.to_owned();
-    found.map_err(|source| Error::LookUp { option, name: name(), source })?.ok_or_else(|| Error::Nobody {
-        option,
-        name: name(),
-        kind,
-    })
-}
-
 /// Starts the log, and returns what the user should know of it.
 fn start_log(options: &Serve) -> Result<Option<String>, Error> {
     if options.foreground {
@@ -330,15 +305,4 @@ fn start_log(options: &Serve) -> Result<Option<String>, Error> {
     }
     let trouble = logger::to_syslog(options.level, options.facility);
     Ok(trouble.map(|trouble| format!("syslog cannot be reached, it is tried again later: {trouble}")))
-}
-
-/// Makes the socket's directory where it is missing (/var/run is emptied at boot), and gives it to
-/// the daemon's user, who has to remove the socket there when it stops.
-fn make_directory(socket: &Path, uid: Option<u32>) -> Result<(), Error> {
-    let Some(directory) = socket.parent() else { return Ok(()) };
-    match std::fs::create_dir(directory) {
-        Ok(()) => chown(directory, uid, None).map_err(|e| Error::GiveDirectory(directory.to_owned(), e)),
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(Error::MakeDirectory(directory.to_owned(), e)),
-    }
 }

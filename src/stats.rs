@@ -63,6 +63,8 @@ pub struct Moment<'a> {
     pub senders: usize,
     /// Messages that are not of the hand-off protocol, and messages cut short by the kernel.
     pub protocol_errors: u64,
+    /// Connections to the daemon's own sockets of those who may not use them.
+    pub refused: u64,
     /// Seconds since the daemon started.
     pub uptime: u64,
 }
@@ -87,6 +89,7 @@ impl Moment<'_> {
             cut_short,
             rejected,
             self.protocol_errors,
+            self.refused,
             self.senders as u64,
             bytes_discarded,
             self.uptime,
@@ -102,7 +105,7 @@ enum Kind {
 }
 
 /// Every figure: its key, its kind, and what it means.
-const FIGURES: [(&str, Kind, &str); 16] = [
+const FIGURES: [(&str, Kind, &str); 17] = [
     ("lingering", Kind::Gauge, "Connections lingering now."),
     ("peak", Kind::Gauge, "Most connections that lingered at once."),
     ("handed_over", Kind::Counter, "Connections taken over."),
@@ -116,6 +119,7 @@ const FIGURES: [(&str, Kind, &str); 16] = [
     ("cut_short", Kind::Counter, "Ended by lingerd with bytes unread or unacknowledged."),
     ("rejected", Kind::Counter, "Descriptors refused: no connected TCP sockets."),
     ("protocol_errors", Kind::Counter, "Malformed or truncated hand-off messages."),
+    ("refused", Kind::Counter, "Hung up on: not among those who may hand over, or ask."),
     ("senders", Kind::Gauge, "Senders connected now."),
     ("bytes_discarded", Kind::Counter, "Bytes received while lingering, thrown away."),
     ("uptime", Kind::Gauge, "Seconds since the daemon started, or the one that it took over from."),
@@ -235,7 +239,7 @@ mod tests {
     use super::*;
 
     fn moment(ends: &Ends) -> Moment<'_> {
-        Moment { ends, lingering: 4, senders: 2, protocol_errors: 0, uptime: 60 }
+        Moment { ends, lingering: 4, senders: 2, protocol_errors: 0, refused: 3, uptime: 60 }
     }
 
     fn some() -> Snapshot {
@@ -305,8 +309,8 @@ mod tests {
         assert_eq!(
             some().render(Format::Json),
             "{\"lingering\":4,\"peak\":9,\"handed_over\":7,\"closed\":2,\"reset\":0,\"idle\":0,\"max\":0,\
-             \"limit\":0,\"evicted\":1,\"stopped\":0,\"cut_short\":1,\"rejected\":0,\"protocol_errors\":0,\"senders\":2,\
-             \"bytes_discarded\":77,\"uptime\":60}\n"
+             \"limit\":0,\"evicted\":1,\"stopped\":0,\"cut_short\":1,\"rejected\":0,\"protocol_errors\":0,\
+             \"refused\":3,\"senders\":2,\"bytes_discarded\":77,\"uptime\":60}\n"
         );
     }
 

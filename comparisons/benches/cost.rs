@@ -25,6 +25,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -169,7 +170,8 @@ impl Daemon {
     /// Starts it with these options, with `tool` before it.
     fn start(tool: &[OsString], options: &[&str]) -> Daemon {
         let directory = env::temp_dir().join(format!("lingerd-cost-{}", std::process::id()));
-        fs::create_dir(&directory).expect("a directory for the sockets");
+        // Whatever the umask is: lingerd takes none to which others may write.
+        fs::DirBuilder::new().mode(0o755).create(&directory).expect("a directory for the sockets");
         let socket = directory.join("s");
         let command = [tool, &[lingerd().into()]].concat();
         let child = Command::new(&command[0])

@@ -71,7 +71,8 @@ pub trait Link: Descriptor + Sized {
     /// whether the system can do that: else it may go on talking, and nothing is changed.
     fn silence(&self) -> bool;
 
-    /// Who is at the other end.
+    /// Who is at the other end, as it was when it connected: what it becomes later, and whom it gives
+    /// its end to, changes nothing.
     ///
     /// # Errors
     /// `Unsupported` where the system does not tell, and what it says of a connection that is gone.

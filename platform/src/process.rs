@@ -3,7 +3,7 @@
 //! Wraps one call each; what to do about an error is the caller's business.
 
 use crate::check;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 /// A user of the system's database.
 #[derive(Clone, Debug)]
 pub struct User {
-    /// The name as it was looked up.
+    /// The name that the database has.
     pub name: String,
     /// Its user id.
     pub uid: u32,
@@ -20,7 +20,7 @@ pub struct User {
     pub gid: u32,
 }
 
-/// Buffers for getpwnam_r(3) and getgrnam_r(3) start here and double on ERANGE.
+/// Buffers for getpwnam_r(3) and its like start here and double on ERANGE.
 const LOOKUP_BYTES: usize = 1024;
 
 /// Calls `lookup` with growing buffers until it no longer answers ERANGE.
@@ -41,31 +41,51 @@ fn with_buffer<R>(mut lookup: impl FnMut(&mut [libc::c_char]) -> Result<R, libc:
 /// What getpwnam_r(3) says; `InvalidInput` for a name with a NUL byte.
 pub fn user(name: &str) -> io::Result<Option<User>> {
     let c_name = CString::new(name)?;
-    with_buffer(|buffer| {
-        let mut entry = MaybeUninit::<libc::passwd>::uninit();
-        let mut found = std::ptr::null_mut();
+    user_entry(|entry, buffer, found| {
         // SAFETY: getpwnam_r(3) reads the NUL-terminated name, writes one passwd, at most `len`
         // bytes of strings and one pointer; all of them outlive the call.
-        let errno = unsafe {
-            libc::getpwnam_r(
-                c_name.as_ptr(),
-                entry.as_mut_ptr(),
-                buffer.as_mut_ptr(),
-                buffer.len(),
-                &raw mut found,
-            )
-        };
-        match (errno, found.is_null()) {
+        unsafe { libc::getpwnam_r(c_name.as_ptr(), entry, buffer.as_mut_ptr(), buffer.len(), found) }
+    })
+}
+
+/// Looks a user up by id; of several the one that the database has first. `Ok(None)` when there is none.
+///
+/// # Errors
+/// What getpwuid_r(3) says; `InvalidData` for a name that is no UTF-8.
+pub fn user_with_id(uid: u32) -> io::Result<Option<User>> {
+    user_entry(|entry, buffer, found| {
+        // SAFETY: getpwuid_r(3) takes a number, writes one passwd, at most `len` bytes of strings and
+        // one pointer; all of them outlive the call.
+        unsafe { libc::getpwuid_r(uid, entry, buffer.as_mut_ptr(), buffer.len(), found) }
+    })
+}
+
+/// What `look_up`, one of the calls of getpwnam_r(3), finds: it fills in the entry, and sets the
+/// pointer if there is one.
+fn user_entry(
+    look_up: impl Fn(*mut libc::passwd, &mut [libc::c_char], *mut *mut libc::passwd) -> libc::c_int,
+) -> io::Result<Option<User>> {
+    let found = with_buffer(|buffer| {
+        let mut entry = MaybeUninit::<libc::passwd>::uninit();
+        let mut found = std::ptr::null_mut();
+        match (look_up(entry.as_mut_ptr(), buffer, &raw mut found), found.is_null()) {
             (0, true) => Ok(None),
             (0, false) => {
                 // SAFETY: getpwnam_r(3): when it returns 0 and sets the pointer, the entry is
                 // filled in.
                 let entry = unsafe { entry.assume_init_ref() };
-                Ok(Some(User { name: name.to_owned(), uid: entry.pw_uid, gid: entry.pw_gid }))
+                // SAFETY: getpwnam_r(3): the name is a NUL-terminated string in `buffer`, which is
+                // still there.
+                let name = unsafe { CStr::from_ptr(entry.pw_name) }.to_owned();
+                Ok(Some((name, entry.pw_uid, entry.pw_gid)))
             }
+            (errno, _) if is_unknown(errno) => Ok(None),
             (errno, _) => Err(errno),
         }
-    })
+    })?;
+    let Some((name, uid, gid)) = found else { return Ok(None) };
+    let name = name.into_string().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+    Ok(Some(User { name, uid, gid }))
 }
 
 /// Looks a group's id up by its name. `Ok(None)` when there is none.
@@ -93,9 +113,16 @@ pub fn group(name: &str) -> io::Result<Option<u32>> {
             // SAFETY: getgrnam_r(3): when it returns 0 and sets the pointer, the entry is filled
             // in.
             (0, false) => Ok(Some(unsafe { entry.assume_init_ref() }.gr_gid)),
+            (errno, _) if is_unknown(errno) => Ok(None),
             (errno, _) => Err(errno),
         }
     })
+}
+
+/// Whether that is what getpwnam_r(3) says where there is no such entry, or no database at all, as in a
+/// container that has hardly a file.
+const fn is_unknown(errno: libc::c_int) -> bool {
+    matches!(errno, libc::ENOENT | libc::ESRCH)
 }
 
 /// The effective user of this process.
@@ -104,21 +131,34 @@ pub fn effective_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-/// Becomes `user` with group `gid`, for good: supplementary groups first, then the group, then the
+/// The effective group of this process.
+pub fn effective_gid() -> u32 {
+    // SAFETY: getegid(2) takes nothing and always succeeds.
+    unsafe { libc::getegid() }
+}
+
+/// Becomes the user `uid` with group `gid`, for good: supplementary groups first, which are those that
+/// the database has for `name` and `gid`, or without a name that one alone; then the group, then the
 /// user, each real, effective and saved. Checks that there is no way back.
 ///
 /// # Errors
-/// What initgroups(3), setgid(2) or setuid(2) say (EPERM without privilege), or `Other` when root
-/// could be had back.
-pub fn drop_privileges(user: &User, gid: u32) -> io::Result<()> {
-    let name = CString::new(user.name.as_str())?;
-    // SAFETY: initgroups(3) reads the NUL-terminated name, which outlives the call.
-    check(unsafe { libc::initgroups(name.as_ptr(), gid as _) })?;
+/// What initgroups(3), setgroups(2), setgid(2) or setuid(2) say (EPERM without privilege), or `Other`
+/// when root could be had back.
+pub fn drop_privileges(name: Option<&str>, uid: u32, gid: u32) -> io::Result<()> {
+    match name {
+        Some(name) => {
+            let name = CString::new(name)?;
+            // SAFETY: initgroups(3) reads the NUL-terminated name, which outlives the call.
+            check(unsafe { libc::initgroups(name.as_ptr(), gid as _) })?;
+        }
+        // SAFETY: setgroups(2) reads one number, which outlives the call.
+        None => drop(check(unsafe { libc::setgroups(1, &raw const gid) })?),
+    }
     // SAFETY: setgid(2) takes a number. As root it sets all three ids.
     check(unsafe { libc::setgid(gid) })?;
-    become_user(user.uid)?;
+    become_user(uid)?;
     // SAFETY: setuid(2) takes a number.
-    if user.uid != 0 && unsafe { libc::setuid(0) } == 0 {
+    if uid != 0 && unsafe { libc::setuid(0) } == 0 {
         return Err(io::Error::other("the kernel gave root back after setuid"));
     }
     Ok(())
@@ -295,6 +335,13 @@ mod tests {
         assert!(user("no-such-user-here").unwrap().is_none());
         assert!(group("no-such-group-here").unwrap().is_none());
         assert!(user("nul\0byte").is_err());
+    }
+
+    #[test]
+    fn a_user_is_known_by_its_id_too() {
+        let root = user_with_id(0).unwrap().unwrap();
+        assert_eq!((user(&root.name).unwrap().unwrap().uid, root.uid), (0, 0));
+        assert!(user_with_id(u32::MAX - 2).unwrap().is_none());
     }
 
     #[test]

@@ -227,7 +227,7 @@ mod tests {
 
         fn figure(&self, name: &str) -> u64 {
             let (ends, lingering) = (self.connections.ends(), self.connections.len());
-            let moment = Moment { ends, lingering, senders: 0, protocol_errors: 0, uptime: 0 };
+            let moment = Moment { ends, lingering, senders: 0, protocol_errors: 0, refused: 0, uptime: 0 };
             moment.snapshot().get(name).unwrap()
         }
     }

@@ -7,6 +7,7 @@ use crate::service::endpoint::{Access, Endpoint};
 use lingerd_platform::backend::{Descriptor, System};
 use lingerd_platform::clock::Clock;
 use lingerd_platform::closing::Thread;
+use lingerd_platform::process;
 use lingerd_platform::signals::Handler;
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -121,6 +122,7 @@ fn daemon<B: Backend>(name: &str, backend: B) -> (Daemon<With<B>>, HandClock, Pa
         slow_close: Thread::default(),
         signals: Signals::install().unwrap(),
         door: Endpoint::bind(&path, access).unwrap(),
+        allowed: Allowed::by_mode(process::effective_uid(), 0, access.mode),
         control: Endpoint::bind(&control::path(&path), access).unwrap(),
         pid_file: None,
         chance: 1,

@@ -3,6 +3,7 @@
 //! Must not know what a message is about.
 
 use super::protocol::{self, Message};
+use crate::guard::{Allowed, Guard};
 use crate::retry::Warning;
 use crate::rules::time::Time;
 use crate::source::{Sender, Source};
@@ -37,6 +38,7 @@ pub enum Said {
 pub struct Senders<W: World> {
     /// `None` once nobody else is let in.
     door: Option<Watched<W::Door>>,
+    guard: Guard,
     senders: SlotMap<Sender, Peer<W::Link>>,
     /// Grows with each message and each sender, to tell who has been silent for the longest.
     messages: u64,
@@ -47,10 +49,12 @@ pub struct Senders<W: World> {
 }
 
 impl<W: World> Senders<W> {
-    /// Nobody yet, and the door is shut; [`watch_door`](Self::watch_door) opens it.
-    pub fn new(door: W::Door) -> Self {
+    /// Nobody yet, and the door is shut; [`watch_door`](Self::watch_door) opens it for those who are
+    /// `allowed`.
+    pub fn new(door: W::Door, allowed: Allowed) -> Self {
         Senders {
             door: Some(Watched::new(door, Source::Door)),
+            guard: Guard::new(allowed, "hand over; -a says who may"),
             senders: SlotMap::with_key(),
             messages: 0,
             protocol_errors: 0,
@@ -75,6 +79,11 @@ impl<W: World> Senders<W> {
         self.protocol_errors
     }
 
+    /// How many were hung up on at the door.
+    pub fn refused(&self) -> u64 {
+        self.guard.refused()
+    }
+
     /// Has who knocks reported (again), unless nobody else is let in.
     ///
     /// # Errors
@@ -91,11 +100,12 @@ impl<W: World> Senders<W> {
         }
     }
 
-    /// Lets one in; [`watch`](Self::watch) has it reported.
+    /// Lets one in, and [`watch`](Self::watch) has it reported; or returns the connection of one that may
+    /// not hand over, which is to be closed: that may take long, as it closes what is queued in it.
     ///
     /// # Errors
     /// `WouldBlock` when nobody waits; else as [`Door::accept`] when nobody can be served.
-    pub fn accept(&mut self) -> io::Result<Sender> {
+    pub fn accept(&mut self, now: Time) -> io::Result<Result<Sender, W::Received>> {
         let Some(door) = &self.door else { return Err(ErrorKind::WouldBlock.into()) };
         let link = loop {
             match door.get().accept() {
@@ -104,7 +114,10 @@ impl<W: World> Senders<W> {
                 accepted => break accepted?,
             }
         };
-        Ok(self.add(link))
+        if !self.guard.lets_in(&link, now) {
+            return Ok(Err(link.into_received()));
+        }
+        Ok(Ok(self.add(link)))
     }
 
     /// Adds one that a predecessor has let in; [`watch`](Self::watch) has it reported. Of those added one
@@ -130,8 +143,9 @@ impl<W: World> Senders<W> {
     }
 
     /// Counts on from where a predecessor has stopped.
-    pub fn count_on(&mut self, protocol_errors: u64) {
+    pub fn count_on(&mut self, protocol_errors: u64, refused: u64) {
         self.protocol_errors = protocol_errors;
+        self.guard.count_on(refused);
     }
 
     /// Has what `sender` says reported (again). One that has gone is none.

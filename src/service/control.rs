@@ -7,6 +7,8 @@
 //! daemon wait.
 
 use super::endpoint;
+use crate::guard::{Allowed, Guard};
+use crate::rules::time::Time;
 use crate::source::Source;
 use crate::stats::Snapshot;
 use crate::watched::Watched;
@@ -98,12 +100,15 @@ pub struct Control<W: World> {
     clients: [Option<Client<W::Link>>; PLACES],
     /// How many have come in so far.
     came: u64,
+    guard: Guard,
 }
 
 impl<W: World> Control<W> {
     /// Behind `door` nobody is heard yet; [`watch`](Self::watch) changes that.
     pub fn new(door: W::Door) -> Self {
-        Control { door: Watched::new(door, Source::Control), clients: Default::default(), came: 0 }
+        let own = Allowed::by_mode(process::effective_uid(), 0, 0o600);
+        let guard = Guard::new(own, "use the control socket: root and the daemon's user may");
+        Control { door: Watched::new(door, Source::Control), clients: Default::default(), came: 0, guard }
     }
 
     /// Has who comes reported (again).
@@ -132,29 +137,35 @@ impl<W: World> Control<W> {
         self.door.get()
     }
 
-    /// Lets one in, if any waits; [`watch_client`](Self::watch_client) has it reported.
+    /// How many were not let in.
+    pub fn refused(&self) -> u64 {
+        self.guard.refused()
+    }
+
+    /// Lets one in, if any waits; [`watch_client`](Self::watch_client) has it reported. The connection of
+    /// one that may not come in is for the caller to close.
     ///
     /// # Errors
     /// What accept(2) says when it cannot serve anybody for now (EMFILE, ENFILE).
-    pub fn accept(&mut self, backend: &mut W::Backend) -> io::Result<Option<u8>> {
-        loop {
-            let link = match self.door.get().accept() {
-                Ok(link) => link,
+    pub fn accept(
+        &mut self,
+        backend: &mut W::Backend,
+        now: Time,
+    ) -> io::Result<Option<Result<u8, W::Received>>> {
+        let link = loop {
+            match self.door.get().accept() {
+                Ok(link) => break link,
                 Err(e) => match e.kind() {
                     ErrorKind::WouldBlock => return Ok(None),
-                    ErrorKind::Interrupted | ErrorKind::ConnectionAborted => continue,
+                    ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
                     _ => return Err(e),
                 },
-            };
-            let uid = match link.peer() {
-                Ok(peer) => peer.uid,
-                Err(e) if e.kind() == ErrorKind::Unsupported => 0, // the file's mode has to do
-                Err(_) => continue,
-            };
-            if uid == 0 || uid == process::effective_uid() {
-                return Ok(Some(self.seat(link, backend)));
             }
+        };
+        if self.guard.lets_in(&link, now) {
+            return Ok(Some(Ok(self.seat(link, backend))));
         }
+        Ok(Some(Err(link.into_received())))
     }
 
     /// Gives `link` a place: a free one, or that of the one who has been there for the longest, if

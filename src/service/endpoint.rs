@@ -32,6 +32,8 @@ pub struct Access {
 pub struct Endpoint {
     listener: UnixListener,
     path: PathBuf,
+    /// The file's group.
+    group: u32,
     /// Device and inode: what tells our file from one that another daemon made since. None while it is
     /// still a predecessor's.
     identity: OnceCell<(u64, u64)>,
@@ -91,7 +93,8 @@ impl Endpoint {
         process::umask(before);
         let listener = bound.map_err(|e| Error::Listen(at(), e))?;
         let made = fs::symlink_metadata(path).map_err(|e| Error::Look(at(), e))?;
-        let endpoint = Endpoint { listener, path: at(), identity: (made.dev(), made.ino()).into(), access };
+        let (group, identity) = (access.gid.unwrap_or(made.gid()), (made.dev(), made.ino()).into());
+        let endpoint = Endpoint { listener, path: at(), group, identity, access };
         if access.uid.is_some() || access.gid.is_some() {
             lchown(path, access.uid, access.gid).map_err(|e| Error::Owner(at(), e))?;
         }
@@ -102,7 +105,14 @@ impl Endpoint {
     /// What a predecessor has listened on at `path`, which stays its own until [`Door::claim`].
     pub fn inherit(listener: UnixListener, path: &Path, access: Access) -> Self {
         let _ = listener.set_nonblocking(true); // it was; nothing waits here whatever it is
-        Endpoint { listener, path: path.to_owned(), identity: OnceCell::new(), access }
+        let group = access.gid.or_else(|| fs::symlink_metadata(path).ok().map(|there| there.gid()));
+        let group = group.unwrap_or(0);
+        Endpoint { listener, path: path.to_owned(), group, identity: OnceCell::new(), access }
+    }
+
+    /// The group of its file: what the system has given it, if it was not asked for one.
+    pub fn group(&self) -> u32 {
+        self.group
     }
 
     /// Removes the name, if it is still ours. A failure (the directory is root's, and we no longer

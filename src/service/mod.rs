@@ -1,9 +1,11 @@
-//! What makes the daemon a service of its system: the command line, the pid file, the sockets' names,
-//! `lingerd -S`, and the log.
+//! What makes the daemon a service of its system: the command line, users and groups, the pid
+//! file, the sockets' names, their directories, `lingerd -S`, and the log.
 //!
 //! Must not know of connections, senders, or rules but for their options.
 
+pub mod accounts;
 pub mod control;
+pub mod directory;
 pub mod endpoint;
 pub mod logger;
 pub mod options;

@@ -71,6 +71,8 @@ pub struct Serve {
     pub group: Option<String>,
     /// -m
     pub mode: u32,
+    /// -a
+    pub allowed: Option<String>,
     /// -n
     pub capacity: Option<usize>,
     /// -t, -T, -D
@@ -92,9 +94,20 @@ fn options() -> getopts::Options {
         .optflag("q", "", "log warnings and errors only (quiet)")
         .optopt("s", "", &format!("hand-off socket ({DEFAULT_SOCKET})"), "socket")
         .optopt("p", "", &format!("pid file ({DEFAULT_PIDFILE}; with -f none)"), "file")
-        .optopt("u", "", "user, and group, to run as once the socket is bound", "user[:group]")
+        .optopt(
+            "u",
+            "",
+            "user, and group, to run as once the socket is bound: names or numbers",
+            "user[:group]",
+        )
         .optopt("g", "", "group of the hand-off socket", "group")
         .optopt("m", "", &format!("mode of the hand-off socket ({DEFAULT_MODE:04o})"), "mode")
+        .optopt(
+            "a",
+            "",
+            "users and :groups that may hand over, in place of what -g and -m say",
+            "who[,who...]",
+        )
         .optopt("n", "", "most connections at once (what the descriptor limit allows)", "max")
         .optopt("t", "", &format!("seconds of silence ({})", DEFAULT_IDLE.as_secs()), "idle")
         .optopt("T", "", "seconds while the client keeps sending (as -D)", "max")
@@ -117,7 +130,8 @@ fn options() -> getopts::Options {
 
 const USAGE: &str = "\
 usage: lingerd [-fdqrVh] [-s socket] [-p pidfile] [-u user[:group]] [-g group] [-m mode]
-               [-n max] [-t idle] [-T max] [-D limit] [-W drain] [-l facility]
+               [-a who[,who...]] [-n max] [-t idle] [-T max] [-D limit] [-W drain]
+               [-l facility]
        lingerd -k [-w] [-p pidfile | -s socket]
        lingerd -S [-s socket] [-o text|json|prometheus]
 ";
@@ -197,6 +211,7 @@ pub fn parse(arguments: &[String]) -> Result<Command, Error> {
         user_group,
         group: given.opt_str("g"),
         mode: value(&given, "m", mode)?.unwrap_or(DEFAULT_MODE),
+        allowed: given.opt_str("a"),
         capacity: value(&given, "n", capacity)?,
         rules: Rules {
             idle: Span::at_least(value(&given, "t", seconds)?.unwrap_or(DEFAULT_IDLE)),
@@ -213,7 +228,7 @@ pub fn parse(arguments: &[String]) -> Result<Command, Error> {
 /// Refuses every option given but those in `allowed`.
 fn only(given: &Matches, command: &str, allowed: &[&str]) -> Result<(), String> {
     for option in
-        ["f", "d", "q", "s", "p", "u", "g", "m", "n", "t", "T", "D", "W", "l", "r", "k", "w", "S", "o"]
+        ["f", "d", "q", "s", "p", "u", "g", "m", "a", "n", "t", "T", "D", "W", "l", "r", "k", "w", "S", "o"]
     {
         if given.opt_present(option) && !allowed.contains(&option) {
             return Err(format!("-{option} does not go with {command}"));
@@ -296,7 +311,8 @@ mod tests {
 
     #[test]
     fn values_and_flags_are_read_as_getopt_reads_them() {
-        let serve = serve("-fd -n5 -t 0.25 -T 2 -D3 -W 1.5 -u www:web -g adm -m 0666 -s rel.sock -l local3");
+        let serve =
+            serve("-fd -n5 -t 0.25 -T 2 -D3 -W 1.5 -u www:web -g adm -m 0666 -a x,:y -s rel.sock -l local3");
         assert!(serve.foreground);
         assert_eq!(serve.level, log::LevelFilter::Debug);
         assert_eq!(serve.pid_file, None, "none in the foreground");
@@ -306,6 +322,7 @@ mod tests {
         assert_eq!(serve.drain, Span::at_least(Duration::from_millis(1_500)));
         assert_eq!((serve.user.as_deref(), serve.user_group.as_deref()), (Some("www"), Some("web")));
         assert_eq!((serve.group.as_deref(), serve.mode), (Some("adm"), 0o666));
+        assert_eq!(serve.allowed.as_deref(), Some("x,:y"));
         assert!(serve.socket.is_absolute() && serve.socket.ends_with("rel.sock"));
         assert!(matches!(serve.facility, Facility::LOG_LOCAL3));
     }
@@ -330,6 +347,7 @@ mod tests {
             ("-W 0", "-W '0'"),
             ("-S -o xml", "xml"),
             ("-S -n 5", "-n"),
+            ("-S -a root", "-a"),
             ("-k -s x -p y", "-s"),
             ("-k -r", "-r"),
             ("-S -r", "-r"),
@@ -347,7 +365,7 @@ mod tests {
     #[test]
     fn help_shows_every_option_of_the_usage() {
         let Ok(Command::Print(help)) = read("-h") else { panic!("no help") };
-        for option in "fdqVhspugmntTDWlrkwSo".chars() {
+        for option in "fdqVhspugmantTDWlrkwSo".chars() {
             assert!(help.contains(&format!("\n    -{option} ")), "-{option} in:\n{help}");
         }
     }

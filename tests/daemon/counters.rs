@@ -10,7 +10,7 @@ use support::daemon::{Daemon, Ended, Site, run};
 use support::{is_root, tcp};
 
 /// The documented names, in the documented order.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "lingering",
     "peak",
     "handed_over",
@@ -24,6 +24,7 @@ const NAMES: [&str; 16] = [
     "cut_short",
     "rejected",
     "protocol_errors",
+    "refused",
     "senders",
     "bytes_discarded",
     "uptime",
@@ -117,16 +118,14 @@ fn another_user_is_refused() {
     // Where the file's mode does not keep them out, the daemon itself does.
     fs::set_permissions(daemon.site.control(), Permissions::from_mode(0o666)).unwrap();
     ask_as_nobody(&daemon.site).assert_failed(1, "hung up");
-    daemon.finish("");
+    daemon.wait_for_log("it may not use the control socket");
+    daemon.finish("refused=1");
 }
 
 /// `lingerd -S`, run by the user nobody.
 fn ask_as_nobody(site: &Site) -> Ended {
-    // A copy that nobody can reach, wherever the build directory is.
-    let program = site.path("lingerd");
     let lingerd = site.lingerd();
-    fs::copy(lingerd.get_program(), &program).unwrap();
     let nobody = process::user("nobody").unwrap().expect("there is a user nobody");
-    let mut command = Command::new(&program);
+    let mut command = Command::new(site.program_for_all());
     run(command.args(lingerd.get_args()).arg("-S").current_dir("/").uid(nobody.uid).gid(nobody.gid))
 }

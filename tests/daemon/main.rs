@@ -1,5 +1,6 @@
 //! The daemon from outside: the real binary, real TCP connections, the real hand-off socket.
 
+mod access;
 mod client;
 mod counters;
 mod descriptors;

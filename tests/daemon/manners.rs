@@ -485,6 +485,66 @@ fn g_is_the_sockets_group_and_not_the_daemons() {
     assert_still_serves(daemon);
 }
 
+/// Ids that nobody has.
+const UNKNOWN: [u32; 2] = [60_901, 60_902];
+
+#[test]
+fn u_takes_numbers_that_nobody_has() {
+    if !is_root() {
+        return;
+    }
+    let [uid, gid] = UNKNOWN;
+    let daemon = Daemon::start(&["-u", &format!("{uid}:{gid}")]);
+    for (what, expected) in [("uid", uid), ("ruid", uid), ("gid", gid), ("rgid", gid)] {
+        assert_eq!(id(daemon.pid, what), expected, "{what}");
+    }
+    // Real, effective, saved, and that of the file system.
+    if let Some(groups) = proc_status(daemon.pid, "Groups") {
+        assert_eq!(groups, [gid], "and no group of who started it");
+        assert_eq!(proc_status(daemon.pid, "Uid").unwrap(), [uid; 4]);
+        assert_eq!(proc_status(daemon.pid, "Gid").unwrap(), [gid; 4]);
+    }
+    assert_eq!(ids(&daemon.site.socket()), (uid, gid));
+    assert_still_serves(daemon);
+}
+
+#[test]
+fn a_number_that_nobody_has_needs_a_group_and_is_told_so() {
+    let site = Site::new();
+    let [uid, _] = UNKNOWN;
+    for way in WAYS {
+        let mut command = site.lingerd();
+        command.arg("-p").arg(site.pidfile()).args(way).args(["-u", &uid.to_string()]);
+        run(&mut command).assert_failed(1, &format!("give its group too: -u {uid}:GROUP"));
+    }
+}
+
+#[test]
+fn a_number_of_a_known_user_is_as_good_as_its_name() {
+    if !is_root() {
+        return;
+    }
+    let nobody = process::user("nobody").unwrap().expect("there is a user nobody");
+    let known = |user: &str| {
+        let daemon = Daemon::start(&["-u", user, "-g", &group("daemon").to_string()]);
+        let groups = proc_status(daemon.pid, "Groups");
+        let all = (id(daemon.pid, "uid"), id(daemon.pid, "gid"), groups, ids(&daemon.site.socket()));
+        assert_still_serves(daemon);
+        all
+    };
+    let by_name = known("nobody");
+    assert_eq!((by_name.0, by_name.1), (nobody.uid, nobody.gid));
+    assert_eq!(by_name.3, (nobody.uid, group("daemon")));
+    assert_eq!(known(&nobody.uid.to_string()), by_name);
+}
+
+/// The numbers that /proc has for a process, on a system with one as Linux has it.
+fn proc_status(pid: i32, what: &str) -> Option<Vec<u32>> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'))?;
+    Some(line.split_whitespace().map(|number| number.parse().unwrap()).collect())
+}
+
 /// Hands a connection over whose client is at its end.
 fn hand_over_one(sender: &Sender) {
     let (client, server) = tcp::connection();

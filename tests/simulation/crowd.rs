@@ -12,8 +12,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-pub const ROOT: Peer = Peer { uid: 0, pid: Some(1) };
-const STRANGER: Peer = Peer { uid: u32::MAX - 1, pid: Some(2) };
+pub const ROOT: Peer = Peer { uid: 0, groups: Vec::new(), all_groups: true, pid: Some(1) };
+const STRANGER: Peer = Peer { uid: u32::MAX - 1, groups: Vec::new(), all_groups: true, pid: Some(2) };
 
 /// Somebody who asks for the counters.
 struct Question {
@@ -35,6 +35,9 @@ pub struct Crowd {
     honest: Cell<bool>,
     /// Senders that have nothing more to say and do not go.
     staying: RefCell<Vec<Caller>>,
+    /// Those who have knocked somewhere and may not come in, and what they have sent, who stay.
+    strangers: Cell<u64>,
+    stranger_sent: RefCell<Vec<(Caller, Client)>>,
     /// Clients that are still to come, and whether anybody comes at all.
     left: Cell<usize>,
     is_over: Cell<bool>,
@@ -51,6 +54,8 @@ impl Crowd {
             asked: RefCell::default(),
             honest: Cell::new(true),
             staying: RefCell::default(),
+            strangers: Cell::new(0),
+            stranger_sent: RefCell::default(),
             left: Cell::new(0),
             is_over: Cell::new(false),
         })
@@ -85,6 +90,12 @@ impl Crowd {
                 asking.asks(kernel);
             });
         }
+        for _ in 0..plan.end.as_secs() / 30 {
+            let coming = crowd.clone();
+            kernel.after(plan.end.mul_f64(crowd.random.borrow_mut().f64()), move |kernel| {
+                stranger_comes(&coming, kernel);
+            });
+        }
         for _ in 0..3 {
             let raising = crowd.clone();
             kernel.after(plan.end.mul_f64(crowd.random.borrow_mut().f64()), move |_| {
@@ -112,8 +123,9 @@ impl Crowd {
     /// to it.
     pub fn asks(&self, kernel: &Kernel) {
         let who = if self.one_in(10) { STRANGER } else { ROOT };
-        let Ok(caller) = kernel.connect(self.control, who) else { return };
+        let Ok(caller) = kernel.connect(self.control, who.clone()) else { return };
         let _ = caller.send(b"S", &[]); // who is not entitled to it may be hung up on already
+        self.count(&who);
         match self.number(0..=9) {
             0 => {} // it goes at once
             1 => {
@@ -129,21 +141,37 @@ impl Crowd {
         let mut answers = Vec::new();
         self.asked.borrow_mut().retain(|Question { caller, who, .. }| {
             if caller.is_hung_up() {
-                answers.push((*who, String::from_utf8(caller.read()).expect("an answer in UTF-8")));
+                answers.push((who.clone(), String::from_utf8(caller.read()).expect("an answer in UTF-8")));
             }
             !caller.is_hung_up()
         });
         answers
     }
 
-    /// When the oldest question was put that has no answer.
+    /// When the oldest question was put that has no answer, of those entitled to one: the others are hung up
+    /// on when it is their turn to be closed.
     pub fn waits_since(&self) -> Option<Duration> {
-        self.asked.borrow().first().map(|question| question.when)
+        let asked = self.asked.borrow();
+        asked.iter().find(|question| question.who.uid == 0).map(|question| question.when)
     }
 
     /// Takes the clients whose connections were sent since it was called last, and when they were.
     pub fn take_sent(&self) -> Vec<(Duration, Client)> {
         self.sent.take()
+    }
+
+    fn count(&self, who: &Peer) {
+        self.strangers.set(self.strangers.get() + u64::from(*who == STRANGER));
+    }
+
+    /// How many have knocked who may not come in.
+    pub fn strangers(&self) -> u64 {
+        self.strangers.get()
+    }
+
+    /// Takes the clients whose connections were sent by one of them.
+    pub fn take_stranger_sent(&self) -> Vec<Client> {
+        self.stranger_sent.take().into_iter().map(|(_, client)| client).collect()
     }
 
     /// Connects as a sender does.
@@ -162,6 +190,18 @@ fn sender_comes(crowd: &Rc<Crowd>, kernel: &Kernel, pause: Duration) {
         Some(sender) => sender_acts(next, kernel, sender, pause),
         None => kernel.after(Duration::from_secs(1), move |kernel| sender_comes(&next, kernel, pause)),
     }
+}
+
+/// Somebody who may not hand over does so.
+fn stranger_comes(crowd: &Rc<Crowd>, kernel: &Kernel) {
+    let Ok(stranger) = kernel.connect(crowd.door, STRANGER) else { return };
+    crowd.count(&STRANGER);
+    let (client, held) = client_comes(crowd, kernel);
+    let _ = stranger.send(b"L", &[&held]); // if there is room
+    if !crowd.honest.get() {
+        mischief(crowd, kernel, &stranger);
+    }
+    crowd.stranger_sent.borrow_mut().push((stranger, client));
 }
 
 fn sender_acts(crowd: Rc<Crowd>, kernel: &Kernel, sender: Caller, pause: Duration) {

@@ -94,6 +94,7 @@ impl Model {
         let ended: u64 = Reason::ALL.iter().map(|reason| get(reason.name())).sum();
         assert_eq!(get("handed_over") + get("rejected"), stage.kernel.delivered(), "{now}");
         assert!(get("peak") >= get("lingering"), "{now}");
+        assert!(get("refused") <= stage.crowd.strangers(), "{now}");
         assert!(get("cut_short") <= ended - get("closed") - get("reset"), "{now}");
         let open = stage.process.open_descriptors() as u64;
         let clients = stage.daemon.clients() as u64;
@@ -262,6 +263,9 @@ impl Model {
         assert_eq!(process.registrations(), 0);
         let violations = kernel.violations();
         assert!(violations.is_empty(), "{violations:#?}");
+        for client in crowd.take_stranger_sent() {
+            assert!(client.facts().received.is_none(), "taken from a stranger: {:?}", client.facts());
+        }
         // Who cannot be read when it is told to stop at once is not waited for.
         let stopped_at_once = Some(plan.cut_off()).filter(|_| plan.faults.memory > 0.0);
         for (_, client) in self.clients.values().chain(&crowd.take_sent()) {

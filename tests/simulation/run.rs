@@ -5,6 +5,7 @@ use crate::model::Model;
 use fastrand::Rng;
 use lingerd::connections::capacity::Room;
 use lingerd::daemon::{Daemon, Parts};
+use lingerd::guard::Allowed;
 use lingerd::rules::linger::Rules;
 use lingerd::rules::time::Span;
 use lingerd_platform::fake::{Fake, Faults, Flavour, Kernel, Process, Reports};
@@ -153,6 +154,7 @@ impl Stage {
             slow_close: process.slow_close(),
             signals,
             door,
+            allowed: Allowed::by_mode(0, 0, 0o660),
             control,
             pid_file: None,
             chance: 1,

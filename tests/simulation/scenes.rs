@@ -6,6 +6,7 @@
 
 use lingerd::connections::capacity::Room;
 use lingerd::daemon::{Daemon, Parts};
+use lingerd::guard::Allowed;
 use lingerd::rules::linger::Rules;
 use lingerd::rules::time::Span;
 use lingerd::stats::Snapshot;
@@ -19,7 +20,10 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-const ROOT: Peer = Peer { uid: 0, pid: Some(1) };
+const ROOT: Peer = Peer { uid: 0, groups: Vec::new(), all_groups: true, pid: Some(1) };
+
+/// One for whom the door is not.
+const STRANGER: Peer = Peer { uid: 1, groups: Vec::new(), all_groups: true, pid: None };
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -86,6 +90,7 @@ impl Scene {
             slow_close: process.slow_close(),
             signals,
             door,
+            allowed: Allowed::by_mode(0, 0, 0o660),
             control,
             pid_file: None,
             chance: 1,
@@ -663,5 +668,62 @@ fn what_is_left_when_its_time_is_over_is_ended_and_first_what_loses_least() {
                 |clients: &[Client]| clients.iter().map(|client| client.facts().parted).collect::<Vec<_>>();
             assert!(ended(&silent).iter().max() < ended(&stalled).iter().min());
         }
+    }
+}
+
+#[test]
+fn a_stranger_is_hung_up_on_and_nobody_waits_for_what_it_has_sent() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(flavour, [HOUR; 3]);
+        let stranger = scene.kernel.connect(scene.door, STRANGER).expect("room at the door");
+        let (theirs, held) = scene.connections(1, &Setup::default());
+        send(&stranger, &[held, vec![scene.kernel.slow("a file", 10 * SECOND)]].concat());
+        let (sender, (ours, held)) = (scene.sender(), scene.connections(1, &Setup::default()));
+        send(&sender, &held);
+        scene.until("the other one's connection lingers", |scene| scene.figure("lingering") == 1);
+        assert!(scene.kernel.now() < SECOND, "it had to wait until {:?}", scene.kernel.now());
+        assert_eq!((scene.figure("refused"), scene.figure("senders")), (1, 1));
+        let answered = scene.asks_at(SECOND);
+        scene.until("it answers", |_| answered.get().is_some());
+        scene.kernel.run_until(60 * SECOND);
+        assert!(stranger.is_hung_up());
+        assert_eq!(theirs[0].facts().received, None);
+        assert!(theirs[0].facts().closed.is_some(), "the copy that was queued is closed");
+        drop(ours);
+        assert_eq!((scene.figure("handed_over"), scene.figure("rejected")), (1, 0));
+    }
+}
+
+#[test]
+fn strangers_with_what_is_slow_to_close_take_no_more_room_than_a_message() {
+    let mut scene = Scene::new(Flavour::linux(), [HOUR; 3]);
+    let most = scene.process.open_descriptors() + MAX_DESCRIPTORS + 2;
+    let mut strangers = Vec::new();
+    while scene.kernel.now() < 20 * SECOND {
+        while let Ok(stranger) = scene.kernel.connect(scene.door, STRANGER) {
+            stranger.send(b"L", &[&scene.kernel.slow("a file", HOUR)]).expect("room in the queue");
+            strangers.push(stranger);
+        }
+        scene.daemon.turn().expect("a backend that can wait");
+        assert!(scene.process.open_descriptors() <= most, "{}", scene.process.open_descriptors());
+    }
+    assert_eq!(scene.figure("refused"), MAX_DESCRIPTORS as u64 + 1);
+    assert!(strangers.len() > MAX_DESCRIPTORS + 1, "others wait");
+}
+
+#[test]
+fn of_those_who_wait_at_a_stop_strangers_are_still_refused() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(flavour, [HOUR; 3]);
+        let (theirs, held) = scene.connections(2, &Setup::default());
+        let stranger = scene.kernel.connect(scene.door, STRANGER).expect("room at the door");
+        send(&stranger, &held[..1]);
+        let sender = scene.sender();
+        send(&sender, &held[1..]);
+        drop(held);
+        scene.raise.stop.raise();
+        scene.until("it has stopped", |scene| scene.daemon.is_stopping());
+        assert_eq!((scene.figure("refused"), scene.figure("handed_over")), (1, 1));
+        assert!(theirs[0].facts().received.is_none() && theirs[1].facts().received.is_some());
     }
 }

@@ -226,7 +226,7 @@ pub fn who_has_gone_cannot_be_told<S: Stage>(stage: &mut S) {
 pub fn the_other_end_is_this_user<S: Stage>(stage: &mut S) {
     let (_caller, link) = linked(stage);
     match link.peer() {
-        Ok(peer) => assert_eq!(peer.uid, stage.uid()),
+        Ok(peer) => assert_eq!((peer.uid, peer.groups.first().copied()), (stage.uid(), Some(stage.gid()))),
         Err(e) => assert_eq!(e.kind(), ErrorKind::Unsupported),
     }
 }

@@ -65,6 +65,8 @@ pub trait Stage {
     fn call(&mut self, address: &Self::Address) -> io::Result<Self::Caller>;
     /// Who that is.
     fn uid(&self) -> u32;
+    /// And with which group.
+    fn gid(&self) -> u32;
     /// The clock.
     fn clock(&mut self) -> <Self::World as World>::Clock;
     /// What closes slowly.

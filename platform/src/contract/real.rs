@@ -80,6 +80,10 @@ impl Stage for Real {
         crate::process::effective_uid()
     }
 
+    fn gid(&self) -> u32 {
+        crate::process::effective_gid()
+    }
+
     fn clock(&mut self) -> Monotonic {
         Monotonic::start()
     }

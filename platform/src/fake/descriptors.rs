@@ -252,10 +252,12 @@ impl State {
     pub fn close_slowly(&mut self, process: usize, number: RawFd) {
         let file = self.file(process, number, Call::SlowClose);
         self.note(Call::SlowClose, number, 0);
-        let time = match self.kind(file) {
-            Kind::Other { closing: Some(time), .. } => time,
-            _ => self.dice.time(Duration::from_millis(10)),
+        let slow = match self.kind(file) {
+            Kind::Other { closing, .. } => closing,
+            Kind::Link(link) => self.slow_in_queue(link),
+            _ => None,
         };
+        let time = slow.unwrap_or_else(|| self.dice.time(Duration::from_millis(10)));
         let table = &mut self.processes[process];
         table.closing += 1;
         table.closing_until = table.closing_until.max(self.now) + time;

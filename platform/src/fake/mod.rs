@@ -19,7 +19,7 @@
 //! let daemon = /* of process.backend(), process.clock(), process.slow_close(), signals and the doors */;
 //! kernel.set_faults(Faults::some());
 //! kernel.at(SECOND, move |kernel| {
-//!     let sender = kernel.connect(address, Peer { uid: 0, pid: None }).unwrap();
+//!     let sender = kernel.connect(address, who).unwrap();
 //!     let (client, held) = kernel.connection(&Setup::default());
 //!     let _ = sender.send(b"L", &[&held]); // and closes its copy, and its link
 //!     client.at_end(move |kernel| kernel.after(SECOND, move |_| client.close()));

@@ -24,7 +24,9 @@ pub(super) fn number(of: &impl Descriptor) -> Number {
     Number(of.number())
 }
 
-const THIS: crate::peer::Peer = crate::peer::Peer { uid: 1000, pid: Some(1) };
+/// Who knocks.
+const UID: u32 = 1000;
+const GID: u32 = 2000;
 
 /// One kernel and one process. Whoever leaves it has done nothing that no contract allows.
 struct Stage {
@@ -155,11 +157,16 @@ impl contract::Stage for Stage {
     }
 
     fn call(&mut self, address: &Address) -> io::Result<Sender> {
-        self.kernel.connect(*address, THIS).map(|caller| Sender(caller, self.kernel.clone()))
+        let this = crate::peer::Peer { uid: UID, groups: vec![GID, 4], all_groups: true, pid: Some(1) };
+        self.kernel.connect(*address, this).map(|caller| Sender(caller, self.kernel.clone()))
     }
 
     fn uid(&self) -> u32 {
-        THIS.uid
+        UID
+    }
+
+    fn gid(&self) -> u32 {
+        GID
     }
 
     fn clock(&mut self) -> Clock {

@@ -10,7 +10,7 @@ use crate::signals::Signal as _;
 use crate::tcp::Tcp as _;
 use std::rc::Rc;
 
-const ROOT: Peer = Peer { uid: 0, pid: None };
+const ROOT: Peer = Peer { uid: 0, groups: Vec::new(), all_groups: true, pid: None };
 const SECOND: Duration = Duration::from_secs(1);
 
 fn linux() -> Kernel {

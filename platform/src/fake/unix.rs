@@ -526,7 +526,7 @@ impl fdpass::Link for Link {
         match state.flavour.credentials {
             Credentials::Never => Err(io::ErrorKind::Unsupported.into()),
             Credentials::WhileThere if !it.caller => Err(gone()),
-            Credentials::Kept | Credentials::WhileThere => Ok(it.who),
+            Credentials::Kept | Credentials::WhileThere => Ok(it.who.clone()),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::signals::Signal as _;
 use crate::tcp::Tcp as _;
 
 const SECOND: Duration = Duration::from_secs(1);
-const ROOT: Peer = Peer { uid: 0, pid: Some(1) };
+const ROOT: Peer = Peer { uid: 0, groups: Vec::new(), all_groups: true, pid: Some(1) };
 
 /// It knows no deadline and asks everybody in each turn; each turn takes a second at most.
 struct Plain {

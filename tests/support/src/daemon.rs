@@ -17,7 +17,8 @@ use std::thread;
 const REASONS: [&str; 7] = ["closed", "reset", "idle", "max", "limit", "evicted", "stopped"];
 
 /// What a test has to account for to the last one; see [`Daemon::finish`].
-const ACCOUNTED: [&str; 5] = ["lingering", "cut_short", "rejected", "protocol_errors", "bytes_discarded"];
+const ACCOUNTED: [&str; 6] =
+    ["lingering", "cut_short", "rejected", "protocol_errors", "refused", "bytes_discarded"];
 
 /// The counters by their names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +126,8 @@ impl Site {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         // Where the soft limit is small the tests, many at once in one process, need more.
         process::raise_descriptor_limit().unwrap();
+        // Where everybody has a group of his own it may be 002, and the daemon takes no such directory.
+        process::umask(0o022);
         let directory = loop {
             // Short, as the path of a socket has to be.
             let name = format!("lingerd-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -163,6 +166,18 @@ impl Site {
         let mut command = lingerd();
         command.current_dir(&self.directory).arg("-s").arg(self.socket());
         command
+    }
+
+    /// A copy of the program that every user can run, wherever the build directory is.
+    pub fn program_for_all(&self) -> PathBuf {
+        let copy = self.path("lingerd");
+        if !copy.exists() {
+            // Another process is to write it: what is open for writing cannot be run, and whoever another
+            // test starts in that moment has for an instant open what this process has.
+            let copied = run(Command::new("cp").arg(self.lingerd().get_program()).arg(&copy));
+            assert_eq!(copied.code, Some(0), "{copied:?}");
+        }
+        copy
     }
 
     /// `lingerd -S -o format`.

@@ -1,5 +1,5 @@
-//! The start: everything that takes privilege, then the privilege is given up, then the rest; and
-//! the kernel as the daemon's world.
+//! The start: everything that takes privilege, then the privilege is given up, then all else that a daemon
+//! which serves has no need of (the sandbox), then the rest; and the kernel as the daemon's world.
 //!
 //! Must not know what is served.
 
@@ -13,6 +13,7 @@ use lingerd_platform::backend::{Backend, System};
 use lingerd_platform::clock::Monotonic;
 use lingerd_platform::closing::Thread;
 use lingerd_platform::process::{self, User};
+use lingerd_platform::sandbox;
 use lingerd_platform::signals::{Handler, Signals};
 use lingerd_platform::world::World;
 use socket2::SockAddr;
@@ -156,12 +157,17 @@ impl Plan {
             process::drop_privileges(user, self.run_group)
                 .map_err(Error::system(&format!("cannot become -u '{}'", user.name)))?;
         }
+        // Before there is a second thread, which the log may have. What is opened from here on a daemon
+        // may have to open while it serves, too.
+        let names = [door.name(), control.name()].into_iter().chain(pid_file.as_ref().map(PidFile::name));
+        let sandbox = sandbox::enter(&names.collect::<Vec<_>>());
         let warning = start_log(&options)?;
         let room = Room::share(limit, process::open_descriptors(), options.capacity)?;
         if process::effective_uid() == 0 {
             log::warn!("running as root, which is not needed: -u names a user to run as");
         }
         log::info!("lingerd {} on {}", env!("CARGO_PKG_VERSION"), options.socket.display());
+        log_sandbox(&sandbox);
         let backend = System::new().map_err(Error::system(&format!("cannot open {}", System::NAME)))?;
         let (clock, slow_close) = (Monotonic::start(), Thread::default());
         let parts = Parts { backend, clock, slow_close, signals, door, control };
@@ -192,6 +198,15 @@ fn start_log(options: &Serve) -> Result<Option<String>, Error> {
     }
     let trouble = logger::to_syslog(options.level, options.facility);
     Ok(trouble.map(|trouble| format!("syslog cannot be reached, it is tried again later: {trouble}")))
+}
+
+/// Says what is in force, and what is not that could be.
+fn log_sandbox(sandbox: &sandbox::Report) {
+    let applied = if sandbox.applied.is_empty() { "none".to_owned() } else { sandbox.applied.join(", ") };
+    log::info!("sandbox: {applied}");
+    for missing in &sandbox.missing {
+        log::warn!("the sandbox lacks {missing}");
+    }
 }
 
 /// Makes the socket's directory where it is missing (/var/run is emptied at boot), and gives it to

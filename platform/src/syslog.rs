@@ -68,7 +68,7 @@ cfg_if::cfg_if! {
             /// # Errors
             /// When no syslog daemon listens.
             pub fn connect(facility: Facility) -> io::Result<Self> {
-                let logger = syslog::unix(Format(facility)).map_err(plain)?;
+                let logger = logger(Format(facility))?;
                 match &logger.backend {
                     LoggerBackend::Unix(socket) => socket.set_nonblocking(true)?,
                     LoggerBackend::UnixStream(stream) => stream.get_ref().set_nonblocking(true)?,
@@ -87,6 +87,56 @@ cfg_if::cfg_if! {
                     _ => self.0.debug(message),
                 };
                 sent.map_err(plain)
+            }
+        }
+
+        cfg_if::cfg_if! {
+            if #[cfg(target_os = "freebsd")] {
+                use std::fs::File;
+                use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+                use std::os::unix::fs::OpenOptionsExt;
+                use std::os::unix::net::UnixDatagram;
+                use std::sync::OnceLock;
+
+                /// Where syslogd(8) has its socket, open: in capability mode no path leads there.
+                static DIRECTORY: OnceLock<File> = OnceLock::new();
+
+                unsafe extern "C" {
+                    /// connectat(2), which the crate libc lacks.
+                    fn connectat(
+                        directory: libc::c_int,
+                        socket: libc::c_int,
+                        name: *const libc::sockaddr,
+                        length: libc::socklen_t,
+                    ) -> libc::c_int;
+                }
+
+                /// Sees to it that syslogd(8) can be found from inside a sandbox, and returns the directory
+                /// that this takes.
+                pub(crate) fn keep_in_reach() -> io::Result<BorrowedFd<'static>> {
+                    let directory = File::options()
+                        .read(true)
+                        .custom_flags(libc::O_DIRECTORY)
+                        .open("/var/run")?;
+                    Ok(DIRECTORY.get_or_init(|| directory).as_fd())
+                }
+
+                fn logger(format: Format) -> io::Result<Logger<LoggerBackend, Format>> {
+                    let Some(directory) = DIRECTORY.get() else {
+                        return syslog::unix(format).map_err(plain);
+                    };
+                    let socket = UnixDatagram::unbound()?;
+                    let name = socket2::SockAddr::unix("log")?;
+                    // SAFETY: connectat(2) reads `length` bytes of the address, which outlives the call.
+                    crate::check(unsafe {
+                        connectat(directory.as_raw_fd(), socket.as_raw_fd(), name.as_ptr().cast(), name.len())
+                    })?;
+                    Ok(Logger { formatter: format, backend: LoggerBackend::Unix(socket) })
+                }
+            } else {
+                fn logger(format: Format) -> io::Result<Logger<LoggerBackend, Format>> {
+                    syslog::unix(format).map_err(plain)
+                }
             }
         }
 

@@ -4,12 +4,13 @@
 //! Must not know what is said over it.
 
 use lingerd_platform::fdpass::Door;
+use lingerd_platform::name::Name;
 use lingerd_platform::{peer, process};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, lchown};
+use std::os::unix::fs::{FileTypeExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ pub struct Access {
 /// See the module's head.
 pub struct Endpoint {
     listener: UnixListener,
-    path: PathBuf,
+    name: Name,
     /// Device and inode: what tells our file from one that another daemon made since.
     identity: (u64, u64),
 }
@@ -83,8 +84,9 @@ impl Endpoint {
         let bound = UnixListener::bind(path);
         process::umask(before);
         let listener = bound.map_err(|e| Error::Listen(at(), e))?;
-        let made = fs::symlink_metadata(path).map_err(|e| Error::Look(at(), e))?;
-        let endpoint = Endpoint { listener, path: at(), identity: (made.dev(), made.ino()) };
+        let name = Name::of(path).map_err(|e| Error::Look(at(), e))?;
+        let identity = name.identity().map_err(|e| Error::Look(at(), e))?;
+        let endpoint = Endpoint { listener, name, identity };
         if access.uid.is_some() || access.gid.is_some() {
             lchown(path, access.uid, access.gid).map_err(|e| Error::Owner(at(), e))?;
         }
@@ -92,12 +94,15 @@ impl Endpoint {
         Ok(endpoint)
     }
 
+    /// Its name, which is removed at the end.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
     /// Removes the name, if it is still ours. A failure (the directory is root's, and we no longer
     /// are) is no error: the next daemon removes what is stale.
     fn unlink(&self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.identity) {
-            let _ = fs::remove_file(&self.path);
-        }
+        let _ = self.name.remove_if(self.identity);
     }
 }
 

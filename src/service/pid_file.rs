@@ -3,6 +3,7 @@
 //! The lock decides, never the file's being there: a stale file is no obstacle, and a number in it
 //! is trusted only while somebody holds the lock.
 
+use lingerd_platform::name::Name;
 use lingerd_platform::process;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
@@ -59,7 +60,7 @@ impl Error {
 /// A pid file of this process, locked. Dropping it removes the file.
 pub struct PidFile {
     file: File,
-    path: PathBuf,
+    name: Name,
 }
 
 impl PidFile {
@@ -99,8 +100,14 @@ impl PidFile {
                 .and_then(|()| writeln!(file, "{}", std::process::id()))
                 .and_then(|()| fchown(&file, Some(uid.unwrap_or_else(process::effective_uid)), None))
                 .map_err(Error::system(path, "write the pid file"))?;
-            return Ok(PidFile { file, path: path.to_owned() });
+            let name = Name::of(path).map_err(Error::system(path, "open its directory"))?;
+            return Ok(PidFile { file, name });
         }
+    }
+
+    /// Its name, which is removed at the end.
+    pub fn name(&self) -> &Name {
+        &self.name
     }
 }
 
@@ -120,8 +127,8 @@ impl Drop for PidFile {
     fn drop(&mut self) {
         // Emptied first: where the directory is root's and we no longer are, it cannot be removed.
         let _ = self.file.set_len(0);
-        if self.file.metadata().is_ok_and(|ours| is_at(&ours, &self.path)) {
-            let _ = fs::remove_file(&self.path);
+        if let Ok(ours) = self.file.metadata() {
+            let _ = self.name.remove_if((ours.dev(), ours.ino()));
         }
     }
 }

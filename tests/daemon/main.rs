@@ -7,3 +7,4 @@ mod handoff;
 mod limits;
 mod manners;
 mod reasons;
+mod sandbox;

@@ -205,7 +205,7 @@ fn log_sandbox(sandbox: &sandbox::Report) {
     let applied = if sandbox.applied.is_empty() { "none".to_owned() } else { sandbox.applied.join(", ") };
     log::info!("sandbox: {applied}");
     for missing in &sandbox.missing {
-        log::warn!("the sandbox lacks {missing}");
+        log::warn!("sandbox: cannot apply {missing}");
     }
 }
 

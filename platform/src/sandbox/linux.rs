@@ -1,4 +1,4 @@
-//! Linux: no_new_privs, Landlock, no capabilities, and a filter of the system calls.
+//! Linux: no_new_privs, Landlock, capabilities, and a filter of the system calls.
 
 use super::{Report, seccomp};
 use crate::check;
@@ -27,7 +27,7 @@ pub fn enter(names: &[&Name], report: &mut Report) {
         }
         Err(e) => report.note("Landlock", Err(e)),
     }
-    report.note("no capabilities", no_capabilities());
+    report.note("capabilities", no_capabilities());
     report.note("seccomp", seccomp::filter());
 }
 

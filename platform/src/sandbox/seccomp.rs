@@ -13,8 +13,10 @@ use seccompiler::{
     BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
 };
+use std::collections::BTreeMap;
+use std::io;
 
-pub const LINUX_BUILT_IN: &str = "no_new_privs, Landlock, no capabilities, seccomp";
+pub const LINUX_BUILT_IN: &str = "no_new_privs, Landlock, capabilities, seccomp";
 
 /// What is done, whatever the arguments.
 const ALLOWED: &[&[c_long]] = &[
@@ -33,7 +35,6 @@ const ALLOWED: &[&[c_long]] = &[
         libc::SYS_writev,
         libc::SYS_shutdown,
         libc::SYS_getsockopt,
-        libc::SYS_setsockopt,
         libc::SYS_getpeername,
         libc::SYS_getsockname,
         libc::SYS_fcntl,
@@ -121,6 +122,8 @@ fn allowed_with() -> Vec<(c_long, u8, SeccompCmpOp, u64)> {
         (libc::SYS_ioctl, 1, Eq, libc::TIOCOUTQ as u64),
         (libc::SYS_ioctl, 1, Eq, libc::FIONBIO as u64),
         (libc::SYS_ioctl, 1, Eq, libc::FIOCLEX as u64),
+        // SO_LINGER and its like, of no protocol.
+        (libc::SYS_setsockopt, 1, Eq, libc::SOL_SOCKET as u64),
         // To the syslog daemon, and nowhere else.
         (libc::SYS_socket, 0, Eq, libc::AF_UNIX as u64),
         // A thread, but no process. (clone3 has its flags where no filter can see them. It is on no list,
@@ -170,8 +173,16 @@ const HOSTILE: &[c_long] = &[
     libc::SYS_request_key,
 ];
 
-/// Puts the filter into force. That are two to the kernel, as one of them has two answers only.
-pub fn filter() -> Result<(), Error> {
+/// Puts the filter into force.
+pub fn filter() -> io::Result<()> {
+    apply().map_err(|error| match error {
+        Error::Prctl(error) | Error::Seccomp(error) => error,
+        other => io::Error::other(other),
+    })
+}
+
+/// Two filters, as one of seccompiler's has two answers only; of both the kernel takes the harder one.
+fn apply() -> Result<(), Error> {
     let hostile = HOSTILE.iter().map(|&call| (call, Vec::new()));
     let hostile = compile(hostile, SeccompAction::KillProcess, SeccompAction::Allow)?;
     let anything = ALLOWED.iter().copied().flatten().map(|&call| (call, Vec::new()));
@@ -190,10 +201,34 @@ fn compile(
     listed: SeccompAction,
     other: SeccompAction,
 ) -> Result<BpfProgram, Error> {
-    let mut rules = std::collections::BTreeMap::<i64, Vec<SeccompRule>>::new();
+    let mut rules = BTreeMap::<i64, Vec<SeccompRule>>::new();
     for (call, alternatives) in calls {
         rules.entry(call).or_default().extend(alternatives);
     }
     let filter = SeccompFilter::new(rules, other, listed, std::env::consts::ARCH.try_into()?)?;
     Ok(filter.try_into()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::enter;
+
+    /// In a thread of its own, which alone has that filter.
+    #[test]
+    fn what_a_kernel_lacks_is_reported_and_no_more() {
+        let older_kernel = || {
+            let lacks = [libc::SYS_seccomp, libc::SYS_landlock_create_ruleset, libc::SYS_capset];
+            let lacks = lacks.map(|call| (call, Vec::new()));
+            let answer = SeccompAction::Errno(libc::ENOSYS as u32);
+            let filter = compile(lacks.into_iter(), answer, SeccompAction::Allow).unwrap();
+            seccompiler::apply_filter(&filter).ok()?;
+            Some(enter(&[]))
+        };
+        let report = std::thread::spawn(older_kernel).join().unwrap();
+        let Some(report) = report else { return }; // this one lacks it, too
+        assert_eq!(report.applied, ["no_new_privs"]);
+        let parts: Vec<_> = report.missing.iter().filter_map(|why| why.split(':').next()).collect();
+        assert_eq!(parts, ["Landlock", "capabilities", "seccomp"], "{report:?}");
+    }
 }

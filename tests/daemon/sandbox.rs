@@ -1,8 +1,6 @@
 //! The sandbox that every daemon of these tests runs in: that it does, and that it says so.
 
 use lingerd_platform::sandbox;
-use std::fs::{self, File};
-use std::os::fd::AsFd;
 use support::daemon::{Daemon, lingerd, run};
 
 #[test]
@@ -23,6 +21,9 @@ fn what_is_built_in_is_in_force_or_the_log_says_that_it_is_not() {
 #[test]
 #[cfg(target_os = "linux")]
 fn each_thread_is_inside() {
+    use std::fs::{self, File};
+    use std::os::fd::AsFd;
+
     let daemon = Daemon::start(&[]);
     daemon.wait_for_log("serving");
     // Which is closed in a thread that starts for that.

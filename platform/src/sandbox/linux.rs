@@ -18,9 +18,9 @@ const LANDLOCK: ABI = ABI::V6;
 pub fn enter(names: &[&Name], report: &mut Report) {
     report.note("no_new_privs", no_new_privs());
     match landlock(names) {
-        Ok(RulesetStatus::FullyEnforced) => report.note("Landlock", Ok::<(), &str>(())),
+        Ok(RulesetStatus::FullyEnforced) => report.applied.push("Landlock".to_owned()),
         Ok(RulesetStatus::PartiallyEnforced) => {
-            report.note("Landlock (what this kernel has of it)", Ok::<(), &str>(()));
+            report.applied.push("Landlock (as far as this kernel has it)".to_owned());
         }
         Ok(RulesetStatus::NotEnforced) => {
             report.note("Landlock", Err("this kernel has none, or it is switched off"));

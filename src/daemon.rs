@@ -135,18 +135,6 @@ impl<W: World> Daemon<W> {
             senders.watch_door(&mut backend)
         };
         register().map_err(Error::Register)?;
-        if let Some(wanted) = room.unmet() {
-            warn!(
-                "-n {wanted} is more than the descriptor limit allows: at most {} connections will linger",
-                room.connections(0)
-            );
-        }
-        if room.message() < fdpass::MAX_DESCRIPTORS {
-            warn!(
-                "the descriptor limit is low: a message with more than {} sockets may be cut short; raise it",
-                room.message()
-            );
-        }
         Ok(Daemon {
             connections: Connections::new(rules, room, slow_close, chance, clock.now()),
             backend,
@@ -167,13 +155,17 @@ impl<W: World> Daemon<W> {
         })
     }
 
-    /// Makes everything its own that a predecessor has told about and has let go of.
-    pub fn take_over(&mut self, estate: Estate<W::Received>) {
-        let now = self.clock.now();
+    /// Makes the doors its own that a predecessor has let go of.
+    pub fn claim(&self) {
         self.control.door().claim();
         if let Some(door) = self.senders.door() {
             door.claim();
         }
+    }
+
+    /// Makes everything its own that a predecessor has told about and has let go of.
+    pub fn take_over(&mut self, estate: Estate<W::Received>) {
+        let now = self.clock.now();
         let counters = estate.household.counters();
         self.clock.count_on(Duration::from_millis(estate.household.uptime));
         self.connections.count_on(&counters);
@@ -205,7 +197,20 @@ impl<W: World> Daemon<W> {
     /// # Errors
     /// [`Error::Wait`].
     pub fn run(&mut self) -> Result<End, Error> {
-        let most = self.connections.room().connections(0);
+        let room = self.connections.room();
+        if let Some(wanted) = room.unmet() {
+            warn!(
+                "-n {wanted} is more than the descriptor limit allows: at most {} connections will linger",
+                room.connections(0)
+            );
+        }
+        if room.message() < fdpass::MAX_DESCRIPTORS {
+            warn!(
+                "the descriptor limit is low: a message with more than {} sockets may be cut short; raise it",
+                room.message()
+            );
+        }
+        let most = room.connections(0);
         info!("serving ({}); up to {most} connections linger at once", W::Backend::NAME);
         while !self.is_done() {
             self.turn()?;

@@ -1,5 +1,5 @@
-//! The start: everything that takes privilege, then the privilege is given up, then the rest; and
-//! the kernel as the daemon's world.
+//! The start: everything that takes privilege, then the privilege is given up, then all else that a daemon
+//! which serves has no need of (the sandbox), then the rest; and the kernel as the daemon's world.
 //!
 //! Must not know what is served.
 
@@ -18,6 +18,7 @@ use lingerd_platform::backend::{Backend, Descriptor, System};
 use lingerd_platform::clock::Monotonic;
 use lingerd_platform::closing::Thread;
 use lingerd_platform::process;
+use lingerd_platform::sandbox;
 use lingerd_platform::signals::{Handler, Signals};
 use lingerd_platform::world::World;
 use socket2::SockAddr;
@@ -139,7 +140,7 @@ impl Plan {
         let backend = System::new().map_err(Error::system(&format!("cannot open {}", System::NAME)))?;
         // Before there may be connections among what is open.
         let room = Room::share(limit, process::open_descriptors() + TO_COME, self.options.capacity)?;
-        let basis = self.basis(uid)?;
+        let (basis, access) = (self.basis(uid)?, self.access(uid));
         let owner = runs_as(uid);
         let allowed = match &self.allowed {
             Some((users, groups)) => Allowed::listed(owner, users, groups),
@@ -151,12 +152,9 @@ impl Plan {
             ))?;
         }
         let options = self.options;
-        let warning = start_log(&options)?;
-        if process::effective_uid() == 0 {
-            log::warn!("running as root, which is not needed: -u names a user to run as");
-        }
-        log::info!("lingerd {} on {}", env!("CARGO_PKG_VERSION"), options.socket.display());
         let Basis { door, control, pid_file, left_over, inherited } = basis;
+        let mut names = vec![door.name(), control.name()];
+        names.extend(pid_file.as_ref().map(PidFile::name));
         let pid_file = pid_file.map(Rc::new);
         let path = options.pid_file.as_deref().map(|path| path.display().to_string());
         let shared = |file: &Rc<PidFile>| -> Box<dyn Descriptor> { Box::new(Rc::clone(file)) };
@@ -172,16 +170,37 @@ impl Plan {
             chance: RandomState::new().hash_one(0),
         };
         let mut daemon = Daemon::new(parts, options.rules, options.drain, room)?;
-        if let Some((predecessor, mut estate)) = inherited {
+        let mut complaints = Vec::new();
+        let mut estate = None;
+        if let Some((predecessor, mut all)) = inherited {
             let link = predecessor.succeed()?;
             // It is this one that serves from here on, whatever fails.
+            daemon.claim();
             if let Some(pid_file) = left_over {
                 pid_file.remove();
             }
             let claimed = pid_file.map_or(Ok(()), |file| file.claim(&control::path(&options.socket)));
-            claimed.unwrap_or_else(|e| log::error!("{:#}", anyhow::Error::new(e)));
+            complaints.extend(claimed.err().map(|e| format!("{:#}", anyhow::Error::new(e))));
+            complaints.extend(endpoint::differs(&options.socket, access));
             // What that one is told still it passes on, as any client of the control socket would say it.
-            estate.things.push((Role::Client, link));
+            all.things.push((Role::Client, link));
+            estate = Some(all);
+        }
+        // Before there is a second thread, which the log may have. What is opened from here on a daemon
+        // may have to open while it serves, too.
+        let sandbox = sandbox::enter(&names.iter().map(|name| &**name).collect::<Vec<_>>());
+        drop(names);
+        let warning = match start_log(&options) {
+            Err(e) if estate.is_some() => Some(format!("{:#}", anyhow::Error::new(e))),
+            started => started?,
+        };
+        if process::effective_uid() == 0 {
+            log::warn!("running as root, which is not needed: -u names a user to run as");
+        }
+        log::info!("lingerd {} on {}", env!("CARGO_PKG_VERSION"), options.socket.display());
+        complaints.iter().for_each(|complaint| log::warn!("{complaint}"));
+        log_sandbox(&sandbox);
+        if let Some(estate) = estate {
             daemon.take_over(estate);
         }
         Ok(Started { daemon, warning })
@@ -230,18 +249,18 @@ impl Plan {
     ) -> Result<Basis, Error> {
         let path = control::path(&self.options.socket);
         let control = match estate.take(Role::Control) {
-            Some(control) => Endpoint::inherit(control.into(), &path, own(uid)),
+            Some(control) => Endpoint::inherit(control.into(), &path, own(uid))?,
             None => Endpoint::bind(&path, own(uid))?,
         };
         let socket = &self.options.socket;
         // Somebody may have removed its name.
         let door = match estate.take(Role::Door).filter(|_| socket.exists()) {
-            Some(door) => Endpoint::inherit(door.into(), socket, self.access(uid)),
+            Some(door) => Endpoint::inherit(door.into(), socket, self.access(uid))?,
             None => Endpoint::bind(socket, self.access(uid))?,
         };
         let theirs = estate.take(Role::PidFile).zip(estate.household.pid_file.take());
-        let theirs =
-            theirs.and_then(|(file, there)| PidFile::inherit(file.into(), there.into(), &path, runs_as(uid)));
+        let theirs = theirs
+            .and_then(|(file, there)| PidFile::inherit(file.into(), Path::new(&there), &path, runs_as(uid)));
         let (pid_file, left_over) = match (&self.options.pid_file, theirs) {
             (Some(wanted), Some(theirs)) if theirs.is_at(wanted) => (Some(theirs), None),
             (wanted, theirs) => {
@@ -259,8 +278,8 @@ impl Plan {
 }
 
 /// Descriptors that a daemon will have beside those that it has when it begins to look for a predecessor: its
-/// two sockets, the pid file, the log.
-const TO_COME: usize = 4;
+/// two sockets, the pid file, the directory of each, the log.
+const TO_COME: usize = 7;
 
 /// How long to wait for one that is just starting or ending, and how often to look.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -305,4 +324,13 @@ fn start_log(options: &Serve) -> Result<Option<String>, Error> {
     }
     let trouble = logger::to_syslog(options.level, options.facility);
     Ok(trouble.map(|trouble| format!("syslog cannot be reached, it is tried again later: {trouble}")))
+}
+
+/// Says what is in force, and what is not that could be.
+fn log_sandbox(sandbox: &sandbox::Report) {
+    let applied = if sandbox.applied.is_empty() { "none".to_owned() } else { sandbox.applied.join(", ") };
+    log::info!("sandbox: {applied}");
+    for missing in &sandbox.missing {
+        log::warn!("sandbox: cannot apply {missing}");
+    }
 }

@@ -19,9 +19,12 @@ impl Report {
     /// Tells the parent that the daemon serves (the parent exits 0), and lets go of the terminal.
     ///
     /// # Errors
-    /// When /dev/null cannot be opened. That the parent has been killed meanwhile is no error.
+    /// What dup2(2) says. That the parent has been killed meanwhile is no error.
     pub fn serving(mut self) -> io::Result<()> {
-        point_at_null(0..=2)?;
+        // Since detach() standard input is /dev/null, which cannot be opened any more in a sandbox.
+        for number in 1..=2 {
+            point(number, 0)?;
+        }
         let _ = self.0.write_all(&[0]);
         Ok(())
     }
@@ -59,7 +62,8 @@ pub fn detach() -> io::Result<Report> {
         unsafe { libc::_exit(0) };
     }
     env::set_current_dir("/")?;
-    point_at_null(0..=0)?;
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    point(0, null.as_raw_fd())?;
     Ok(Report(child))
 }
 
@@ -70,13 +74,9 @@ fn fork() -> io::Result<bool> {
     Ok(check(unsafe { libc::fork() })? != 0)
 }
 
-/// Makes standard descriptors read nothing and write nowhere.
-fn point_at_null(standard: std::ops::RangeInclusive<i32>) -> io::Result<()> {
-    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-    for number in standard {
-        // SAFETY: dup2(2) takes two numbers; std holds the standard descriptors open for good
-        // and never owns them.
-        check(unsafe { libc::dup2(null.as_raw_fd(), number) })?;
-    }
-    Ok(())
+/// Makes a standard descriptor the same file as another descriptor.
+fn point(standard: i32, at: i32) -> io::Result<()> {
+    // SAFETY: dup2(2) takes two numbers; std holds the standard descriptors open for good and never
+    // owns them.
+    check(unsafe { libc::dup2(at, standard) }).map(drop)
 }

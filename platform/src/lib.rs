@@ -13,8 +13,10 @@ pub mod detach;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod fdpass;
+pub mod name;
 pub mod peer;
 pub mod process;
+pub mod sandbox;
 pub mod signals;
 pub mod syslog;
 pub mod tcp;

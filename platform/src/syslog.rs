@@ -77,18 +77,7 @@ cfg_if::cfg_if! {
             /// # Errors
             /// When no syslog daemon listens: it says so of the path at which one does on this system.
             pub fn connect(facility: Facility) -> io::Result<Self> {
-                Self::connect_to_one_of(&PATHS, facility)
-            }
-
-            fn connect_to_one_of(paths: &[&str], facility: Facility) -> io::Result<Self> {
-                let mut first = None;
-                for path in paths {
-                    match syslog::unix_custom(Format(facility), path).map_err(plain) {
-                        Ok(logger) => return Self::of(logger),
-                        Err(e) => _ = first.get_or_insert(io::Error::new(e.kind(), format!("{path}: {e}"))),
-                    }
-                }
-                Err(first.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
+                Self::of(logger(Format(facility))?)
             }
 
             fn of(logger: Logger<LoggerBackend, Format>) -> io::Result<Self> {
@@ -111,6 +100,68 @@ cfg_if::cfg_if! {
                 };
                 sent.map_err(plain)
             }
+        }
+
+        cfg_if::cfg_if! {
+            if #[cfg(target_os = "freebsd")] {
+                use std::fs::File;
+                use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+                use std::os::unix::fs::OpenOptionsExt;
+                use std::os::unix::net::UnixDatagram;
+                use std::sync::OnceLock;
+
+                /// Where syslogd(8) has its socket, open: in capability mode no path leads there.
+                static DIRECTORY: OnceLock<File> = OnceLock::new();
+
+                unsafe extern "C" {
+                    /// connectat(2), which the crate libc lacks.
+                    fn connectat(
+                        directory: libc::c_int,
+                        socket: libc::c_int,
+                        name: *const libc::sockaddr,
+                        length: libc::socklen_t,
+                    ) -> libc::c_int;
+                }
+
+                /// Sees to it that syslogd(8) can be found from inside a sandbox, and returns the directory
+                /// that this takes.
+                pub(crate) fn keep_in_reach() -> io::Result<BorrowedFd<'static>> {
+                    let directory = File::options()
+                        .read(true)
+                        .custom_flags(libc::O_DIRECTORY)
+                        .open("/var/run")?;
+                    Ok(DIRECTORY.get_or_init(|| directory).as_fd())
+                }
+
+                fn logger(format: Format) -> io::Result<Logger<LoggerBackend, Format>> {
+                    let Some(directory) = DIRECTORY.get() else {
+                        return one_of(&PATHS, format);
+                    };
+                    let socket = UnixDatagram::unbound()?;
+                    let name = socket2::SockAddr::unix("log")?;
+                    // SAFETY: connectat(2) reads `length` bytes of the address, which outlives the call.
+                    crate::check(unsafe {
+                        connectat(directory.as_raw_fd(), socket.as_raw_fd(), name.as_ptr().cast(), name.len())
+                    })?;
+                    Ok(Logger { formatter: format, backend: LoggerBackend::Unix(socket) })
+                }
+            } else {
+                fn logger(format: Format) -> io::Result<Logger<LoggerBackend, Format>> {
+                    one_of(&PATHS, format)
+                }
+            }
+        }
+
+        /// A way to the first of `paths` at which a syslog daemon listens.
+        fn one_of(paths: &[&str], format: Format) -> io::Result<Logger<LoggerBackend, Format>> {
+            let mut first = None;
+            for path in paths {
+                match syslog::unix_custom(format, path).map_err(plain) {
+                    Ok(logger) => return Ok(logger),
+                    Err(e) => _ = first.get_or_insert(io::Error::new(e.kind(), format!("{path}: {e}"))),
+                }
+            }
+            Err(first.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
         }
 
         /// The system's own error, where there is one below.
@@ -137,12 +188,12 @@ cfg_if::cfg_if! {
                 let [missing, stale, live] = ["missing", "stale", "live"].map(path);
                 drop(UnixDatagram::bind(&stale).unwrap());
                 for paths in [[&missing[..], &stale], [&stale, &missing]] {
-                    let error = Syslog::connect_to_one_of(&paths, Facility::LOG_DAEMON).err().unwrap();
+                    let error = one_of(&paths, Format(Facility::LOG_DAEMON)).err().unwrap();
                     assert!(error.to_string().starts_with(paths[0]), "{error}");
                 }
                 let syslogd = UnixDatagram::bind(&live).unwrap();
                 let paths = [&missing[..], &stale, &live];
-                let mut syslog = Syslog::connect_to_one_of(&paths, Facility::LOG_DAEMON).unwrap();
+                let mut syslog = Syslog::of(one_of(&paths, Format(Facility::LOG_DAEMON)).unwrap()).unwrap();
                 syslog.send(Severity::LOG_INFO, format_args!("hello")).unwrap();
                 let mut said = [0; 100];
                 let count = syslogd.recv(&mut said).unwrap();

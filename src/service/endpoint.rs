@@ -4,8 +4,8 @@
 //! Must not know what is said over it.
 
 use lingerd_platform::fdpass::Door;
+use lingerd_platform::name::Name;
 use lingerd_platform::{peer, process};
-use log::warn;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::cell::OnceCell;
 use std::fs::{self, File, Permissions};
@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ pub struct Access {
 /// See the module's head.
 pub struct Endpoint {
     listener: UnixListener,
-    path: PathBuf,
+    name: Rc<Name>,
     /// The file's group.
     group: u32,
     /// Device and inode: what tells our file from one that another daemon made since. None while it is
@@ -93,8 +94,9 @@ impl Endpoint {
         process::umask(before);
         let listener = bound.map_err(|e| Error::Listen(at(), e))?;
         let made = fs::symlink_metadata(path).map_err(|e| Error::Look(at(), e))?;
+        let name = Name::of(path).map_err(|e| Error::Look(at(), e))?.into();
         let (group, identity) = (access.gid.unwrap_or(made.gid()), (made.dev(), made.ino()).into());
-        let endpoint = Endpoint { listener, path: at(), group, identity, access };
+        let endpoint = Endpoint { listener, name, group, identity, access };
         if access.uid.is_some() || access.gid.is_some() {
             lchown(path, access.uid, access.gid).map_err(|e| Error::Owner(at(), e))?;
         }
@@ -103,11 +105,15 @@ impl Endpoint {
     }
 
     /// What a predecessor has listened on at `path`, which stays its own until [`Door::claim`].
-    pub fn inherit(listener: UnixListener, path: &Path, access: Access) -> Self {
+    ///
+    /// # Errors
+    /// The directory cannot be opened.
+    pub fn inherit(listener: UnixListener, path: &Path, access: Access) -> Result<Self, Error> {
         let _ = listener.set_nonblocking(true); // it was; nothing waits here whatever it is
         let group = access.gid.or_else(|| fs::symlink_metadata(path).ok().map(|there| there.gid()));
         let group = group.unwrap_or(0);
-        Endpoint { listener, path: path.to_owned(), group, identity: OnceCell::new(), access }
+        let name = Name::of(path).map_err(|e| Error::Look(path.to_owned(), e))?.into();
+        Ok(Endpoint { listener, name, group, identity: OnceCell::new(), access })
     }
 
     /// The group of its file: what the system has given it, if it was not asked for one.
@@ -115,12 +121,16 @@ impl Endpoint {
         self.group
     }
 
+    /// Its name, which is removed at the end.
+    pub fn name(&self) -> Rc<Name> {
+        Rc::clone(&self.name)
+    }
+
     /// Removes the name, if it is still ours. A failure (the directory is root's, and we no longer
     /// are) is no error: the next daemon removes what is stale.
     fn unlink(&self) {
-        let now = fs::symlink_metadata(&self.path).map(|now| (now.dev(), now.ino()));
-        if now.is_ok_and(|now| self.identity.get() == Some(&now)) {
-            let _ = fs::remove_file(&self.path);
+        if let Some(identity) = self.identity.get() {
+            let _ = self.name.remove_if(*identity);
         }
     }
 }
@@ -180,23 +190,40 @@ impl Door for Endpoint {
     }
 
     /// The file's group and mode are those asked for from here on, as far as this user may change them: as
-    /// root it would change whatever the owner of the directory has put there.
+    /// root it would change whatever the owner of the directory has put there. See [`differs`].
     fn claim(&self) {
         self.listener.claim();
-        let Access { uid, gid, mode } = self.access;
-        let Ok(there) = fs::symlink_metadata(&self.path) else { return };
+        let Access { gid, mode, .. } = self.access;
+        let path = self.name.path();
+        let Ok(there) = fs::symlink_metadata(path) else { return };
         if !there.file_type().is_socket() {
             return; // somebody has put something else there
         }
         self.identity.get_or_init(|| (there.dev(), there.ino()));
-        let owned = gid.is_none_or(|gid| gid == there.gid()) || lchown(&self.path, None, gid).is_ok();
-        let moded = there.mode() & 0o777 == mode
-            || fs::set_permissions(&self.path, Permissions::from_mode(mode)).is_ok();
-        if !(owned && moded) || uid.is_some_and(|uid| uid != there.uid()) {
-            let path = self.path.display();
-            warn!("{path}: its owner, group or mode cannot be changed by this user; stop and start for that");
+        if gid.is_some_and(|gid| gid != there.gid()) {
+            let _ = lchown(path, None, gid);
+        }
+        if there.mode() & 0o777 != mode {
+            let _ = fs::set_permissions(path, Permissions::from_mode(mode));
         }
     }
+}
+
+/// Says so if the socket at `path` is for others than `access` has it: one that was inherited, from a
+/// daemon of another user or group.
+pub fn differs(path: &Path, access: Access) -> Option<String> {
+    let there = fs::symlink_metadata(path).ok()?;
+    let is = |wanted: Option<u32>, is: u32| wanted.is_none_or(|wanted| wanted == is);
+    let same =
+        is(access.uid, there.uid()) && is(access.gid, there.gid()) && there.mode() & 0o777 == access.mode;
+    (!same).then(|| {
+        let (uid, gid, mode) = (there.uid(), there.gid(), there.mode() & 0o777);
+        format!(
+            "{}: it still belongs to user {uid} and group {gid}, with mode {mode:04o}, as this user may not change \
+             that; a stop and a start do",
+            path.display()
+        )
+    })
 }
 
 impl AsFd for Endpoint {

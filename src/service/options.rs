@@ -5,6 +5,7 @@ use crate::rules::time::Span;
 use crate::stats::Format;
 use getopts::{Matches, ParsingStyle};
 use lingerd_platform::backend::{Backend, System};
+use lingerd_platform::sandbox;
 use lingerd_platform::syslog::Facility;
 use lingerd_platform::tcp;
 use std::fmt::Display;
@@ -123,7 +124,7 @@ fn options() -> getopts::Options {
         .optflag("w", "", "and wait until it has ended")
         .optflag("S", "", "print the running daemon's counters")
         .optopt("o", "", "their format: text, json or prometheus (text)", "format")
-        .optflag("V", "", "print the version and the backend")
+        .optflag("V", "", "print the version, the backend, and what of a sandbox is built in")
         .optflag("h", "", "print this help");
     options
 }
@@ -157,7 +158,12 @@ pub fn parse(arguments: &[String]) -> Result<Command, Error> {
         return Ok(Command::Print(options().usage(USAGE.trim_end())));
     }
     if given.opt_present("V") {
-        return Ok(Command::Print(format!("lingerd {} ({})\n", env!("CARGO_PKG_VERSION"), System::NAME)));
+        return Ok(Command::Print(format!(
+            "lingerd {} ({}; sandbox: {})\n",
+            env!("CARGO_PKG_VERSION"),
+            System::NAME,
+            sandbox::BUILT_IN
+        )));
     }
     if let Some(extra) = given.free.first() {
         return Err(Error(format!("'{extra}': lingerd takes options only")));

@@ -4,6 +4,7 @@
 //! lies, for `lingerd -k`. The lock decides, never the file's being there: a stale file is no obstacle,
 //! and what is in it is trusted only while somebody holds the lock.
 
+use lingerd_platform::name::Name;
 use lingerd_platform::process;
 use std::cell::Cell;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -11,6 +12,7 @@ use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
@@ -67,7 +69,7 @@ impl Error {
 /// A pid file, locked. Dropping it removes the file, if it is this process's own.
 pub struct PidFile {
     file: File,
-    path: PathBuf,
+    name: Rc<Name>,
     /// Whether it is still a predecessor's.
     inherited: Cell<bool>,
 }
@@ -112,7 +114,8 @@ impl PidFile {
                 fs::remove_file(path).map_err(Error::system(path, "remove a stale one of another user's"))?;
                 continue;
             }
-            let pid_file = PidFile { file, path: path.to_owned(), inherited: Cell::new(false) };
+            let name = Name::of(path).map_err(Error::system(path, "open its directory"))?.into();
+            let pid_file = PidFile { file, name, inherited: Cell::new(false) };
             pid_file.write(control)?;
             return Ok(pid_file);
         }
@@ -121,12 +124,19 @@ impl PidFile {
     /// The file that a predecessor with that control socket says it has had at `path`; it stays its own
     /// until [`claim`](Self::claim). `None` for what is no such file of root's or of
     /// `user`, as whom this one will run: nothing else is to be written or removed because somebody says so.
-    pub fn inherit(mut file: File, path: PathBuf, control: &Path, user: u32) -> Option<Self> {
-        let there = plain(&file, &path).ok()?;
+    pub fn inherit(mut file: File, path: &Path, control: &Path, user: u32) -> Option<Self> {
+        let there = plain(&file, path).ok()?;
         let says = read(&mut file)?.1 == control;
         let is_ours = [0, user, process::effective_uid()].contains(&there.uid());
-        let is_it = says && is_ours && is_at(&there, &path);
-        is_it.then_some(PidFile { file, path, inherited: Cell::new(true) })
+        if !(says && is_ours && is_at(&there, path)) {
+            return None;
+        }
+        Some(PidFile { file, name: Name::of(path).ok()?.into(), inherited: Cell::new(true) })
+    }
+
+    /// Its name, which is removed at the end.
+    pub fn name(&self) -> Rc<Name> {
+        Rc::clone(&self.name)
     }
 
     /// Removes one that was inherited and is not wanted.
@@ -163,7 +173,7 @@ impl PidFile {
         file.rewind()
             .and_then(|()| file.write_all(text.as_bytes()))
             .and_then(|()| file.set_len(text.len() as u64))
-            .map_err(Error::system(&self.path, "write the pid file"))
+            .map_err(Error::system(self.name.path(), "write the pid file"))
     }
 }
 
@@ -192,8 +202,8 @@ impl Drop for PidFile {
         }
         // Emptied first: where the directory is root's and we no longer are, it cannot be removed.
         let _ = self.file.set_len(0);
-        if self.file.metadata().is_ok_and(|ours| is_at(&ours, &self.path)) {
-            let _ = fs::remove_file(&self.path);
+        if let Ok(ours) = self.file.metadata() {
+            let _ = self.name.remove_if((ours.dev(), ours.ino()));
         }
     }
 }

@@ -8,4 +8,5 @@ mod handoff;
 mod limits;
 mod manners;
 mod reasons;
+mod sandbox;
 mod upgrade;

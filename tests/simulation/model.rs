@@ -239,7 +239,7 @@ impl Model {
             match answer.parse::<Snapshot>() {
                 _ if who != ROOT => assert_eq!(answer, "", "is not for everybody"),
                 Ok(answer) => assert!(figure(&answer, "handed_over") <= figure(now, "handed_over")),
-                Err(_) => assert!(plan.faults.aborted > 0.0, "'{answer}' is no answer"),
+                Err(_) => assert!(plan.faults.accept > 0.0, "'{answer}' is no answer"),
             }
         }
         let time = stage.kernel.now();

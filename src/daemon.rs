@@ -692,12 +692,12 @@ impl<W: World> Daemon<W> {
     /// Ends everything.
     fn end(&mut self, why: &str) {
         self.end_at = None;
+        self.part_with_waiting();
+        self.senders.close_door(&mut self.backend); // there is no later
         for sender in self.senders.all() {
             self.part_with(sender);
             drop(self.senders.dismiss(sender, &mut self.backend));
         }
-        self.part_with_waiting();
-        self.senders.close_door(&mut self.backend); // there is no later
         if !self.connections.is_empty() {
             warn!("{why}: {} connections are cut off", self.connections.len());
         }

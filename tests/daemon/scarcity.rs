@@ -61,12 +61,37 @@ fn who_asks_when_no_descriptor_is_left_is_answered_and_a_connection_is_evicted_f
     for error in ["EMFILE", "ENFILE"] {
         let (daemon, clients) = lingering(5, &[]);
         let Some(refusals) = Refusals::of(&daemon, "accept,accept4", error, 1) else { return };
-        assert_eq!(daemon.counters()["evicted"], 1);
-        daemon.wait_for_log("cannot answer 'lingerd -S' or '-k': ");
-        assert!(daemon.site.log().contains("; evicted a connection for that"));
-        drop((refusals, clients));
-        daemon.finish("closed=4 evicted=1");
+        assert_one_is_evicted_for_an_answer(daemon, clients);
+        drop(refusals);
     }
+}
+
+#[test]
+fn the_same_where_the_limit_was_lowered_meanwhile() {
+    if !cfg!(target_os = "linux") {
+        return not_run("it takes the prlimit of Linux");
+    }
+    let daemon = Daemon::start(&[]);
+    let sender = daemon.sender(); // it stays, so that there is no gap in the numbers
+    let (clients, servers) = tcp::connections(5);
+    sender.hand_over_all(&servers);
+    drop(servers);
+    daemon.wait_for("lingering=5");
+    let pid = daemon.pid.to_string();
+    let is_free = |number: &u32| fs::symlink_metadata(format!("/proc/{pid}/fd/{number}")).is_err();
+    let limit = format!("--nofile={}:", (0..).find(is_free).unwrap());
+    let lowered = run(Command::new("prlimit").args(["--pid", &pid, &limit]));
+    assert_eq!(lowered.code, Some(0), "{lowered:?}");
+    assert_one_is_evicted_for_an_answer(daemon, clients);
+}
+
+/// That `daemon` answers at the cost of one of its five connections, says so, and ends as it should.
+fn assert_one_is_evicted_for_an_answer(daemon: Daemon, clients: Vec<TcpStream>) {
+    assert_eq!(daemon.counters()["evicted"], 1);
+    daemon.wait_for_log("cannot answer 'lingerd -S' or '-k': Too many open files");
+    assert!(daemon.site.log().contains("; evicted a connection for that"));
+    drop(clients);
+    daemon.finish("closed=4 evicted=1");
 }
 
 #[test]

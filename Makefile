@@ -45,6 +45,13 @@ torture:
 	@$(CARGO) build --quiet --release --locked
 	@$(CARGO) bench --quiet --locked -p comparisons --bench torture
 
+# Whether each of two million lingers, or of as many as N says, is accounted for, whatever befalls lingerd
+# and its senders meanwhile: make soak N=20000000. Five minutes a million, or less.
+N = 2000000
+soak:
+	@sh ci/packages
+	@LINGERD_SOAK_LINGERS=$(N) $(CARGO) test --quiet --release --locked --test soak -- --nocapture --test-threads=1
+
 # Installs what 'make' has built, so that it needs no Rust and can run as root. Each file is put in
 # place by a rename: a program that runs keeps its old one, where a copy would write into it.
 install:
@@ -76,4 +83,4 @@ clean:
 	cd apache-2.4 && rm -rf .libs mod_lingerd.o mod_lingerd.lo mod_lingerd.slo mod_lingerd.la
 	cd apache-1.3 && rm -rf .libs ap_lingerd.o ap_lingerd.lo ap_lingerd.slo
 
-.PHONY: all demo check fuzz miri bench torture install uninstall clean
+.PHONY: all demo check fuzz miri bench torture soak install uninstall clean

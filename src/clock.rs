@@ -88,6 +88,10 @@ mod tests {
         }
 
         fn pause(&self) {}
+
+        fn sleep(&self, time: Duration) {
+            self.0.set(self.0.get() + time);
+        }
     }
 
     fn clock_at(now: Duration) -> TurnClock<Told> {

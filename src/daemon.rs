@@ -180,9 +180,12 @@ impl<W: World> Daemon<W> {
             }
         }
         let senders = self.senders.len();
+        // This one may have fewer descriptors, and then it keeps fewer senders.
+        let kept = senders.min(self.connections.room().senders());
         for (socket, facts) in estate.connections {
-            self.connections.take_over(socket, facts.at(now), senders, &mut self.backend, now);
+            self.connections.take_over(socket, facts.at(now), kept, &mut self.backend, now);
         }
+        self.part_with_the_silent();
         for (role, thing) in estate.things {
             if role == Role::Client {
                 let client = self.control.seat(W::Link::of(thing), &mut self.backend);
@@ -469,14 +472,16 @@ impl<W: World> Daemon<W> {
     /// Tells the successor that it is to stop, if this one was told so since it has let go.
     fn pass_stop_on(&mut self) {
         if let Some(heir) = self.heir.as_ref().filter(|_| self.signals.stop.take() > 0) {
-            let _ = heir.pass(&[Order::Stop.byte()], &[]); // it may have ended already
+            Testator::new(heir, self.clock.clock(), Duration::ZERO).say(Order::Stop.byte());
         }
     }
 
     /// Tells the successor everything, and waits for its word. Returns whether there was anything to
     /// take over for it.
     fn give(&self, link: &W::Link) -> Result<bool, testator::Error> {
-        let mut testator = Testator::new(link, self.clock.clock());
+        // Told to stop, it has ended in time, whoever hangs.
+        let left = self.end_at.map_or(testator::PATIENCE, |at| self.clock.until(at));
+        let mut testator = Testator::new(link, self.clock.clock(), left.min(testator::PATIENCE));
         let given = self.give_to(&mut testator);
         if given.is_err() {
             testator.keep();
@@ -542,13 +547,7 @@ impl<W: World> Daemon<W> {
                     if let Err(e) = self.senders.watch(sender, &mut self.backend) {
                         self.retry.backend(Source::Sender(sender), now, &e);
                     }
-                    // They make room for one with something to say, and come again when they have.
-                    while self.senders.len() > self.connections.room().senders() {
-                        let Some(sender) = self.senders.most_silent() else { break };
-                        if !self.part_with(sender) {
-                            break;
-                        }
-                    }
+                    self.part_with_the_silent();
                 }
                 Ok(Err(refused)) => self.connections.close_slowly(refused),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
@@ -559,6 +558,17 @@ impl<W: World> Daemon<W> {
                 }
             }
             self.connections.make_room(self.senders.len(), &mut self.backend, now);
+        }
+    }
+
+    /// Parts with senders where there are too many. They make room for one with something to say, and come
+    /// again when they have.
+    fn part_with_the_silent(&mut self) {
+        while self.senders.len() > self.connections.room().senders() {
+            let Some(sender) = self.senders.most_silent() else { break };
+            if !self.part_with(sender) {
+                break;
+            }
         }
     }
 
@@ -691,7 +701,7 @@ impl<W: World> Daemon<W> {
 
     /// Ends everything.
     fn end(&mut self, why: &str) {
-        self.end_at = None;
+        self.end_at = Some(self.clock.now());
         self.part_with_waiting();
         self.senders.close_door(&mut self.backend); // there is no later
         for sender in self.senders.all() {
@@ -704,9 +714,10 @@ impl<W: World> Daemon<W> {
         self.connections.stop(&mut self.backend, self.clock.now());
     }
 
-    /// How many are there at the control socket, and have not been answered or wait for the end.
+    /// How many are there at the control socket, and have not been answered or wait for the end, or for their
+    /// turn to take over.
     pub fn clients(&self) -> usize {
-        self.control.len()
+        self.control.len() + usize::from(self.successor.is_some())
     }
 
     /// The counters of this moment.

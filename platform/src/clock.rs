@@ -16,6 +16,9 @@ pub trait Clock {
     /// for so short a time: a millisecond on Linux, none elsewhere. It never ends the process and
     /// has no error.
     fn pause(&self);
+
+    /// Lets so much time pass: where everything has to wait for something that no descriptor tells of.
+    fn sleep(&self, time: Duration);
 }
 
 /// What a turn waits for more to do before it starts, as a network card moderates its interrupts.
@@ -46,6 +49,10 @@ impl Clock for Monotonic {
         if let Some(pause) = PAUSE {
             thread::sleep(pause);
         }
+    }
+
+    fn sleep(&self, time: Duration) {
+        thread::sleep(time);
     }
 }
 

@@ -31,6 +31,10 @@ impl Clock for HandClock {
     }
 
     fn pause(&self) {}
+
+    fn sleep(&self, time: Duration) {
+        self.0.set(self.0.get() + time);
+    }
 }
 
 /// The kernel, with another backend and another clock.

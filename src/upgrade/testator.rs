@@ -10,15 +10,18 @@ use lingerd_platform::fdpass::Link;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-/// How long all of it may take. As long as that nobody is served: a hand-off waits in the kernel's queue,
+/// How long all of it may take at most. As long as that nobody is served: a hand-off waits in the kernel's queue,
 /// and is declined once that is full.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait for it to say what it wants: it does so at once.
 const REQUEST: Duration = Duration::from_secs(1);
 
-/// How long to wait for those in flight to arrive, when there are too many of them.
+/// How long to wait for those in flight to arrive, when there are too many of them, or for memory.
 const MOMENT: Duration = Duration::from_millis(1);
+
+/// How often to try what must be known or said at the end.
+const TRIES: usize = 1_000;
 
 /// Why there is no successor.
 #[derive(Debug, thiserror::Error)]
@@ -41,13 +44,17 @@ pub enum Error {
 pub struct Testator<'a, L, C> {
     link: &'a L,
     clock: &'a C,
+    /// When it is over, and until when to wait now.
+    end: Duration,
     until: Duration,
 }
 
 impl<'a, L: Link, C: Clock> Testator<'a, L, C> {
-    /// One over `link`, at which it has introduced itself.
-    pub fn new(link: &'a L, clock: &'a C) -> Self {
-        Testator { link, clock, until: clock.now() + REQUEST }
+    /// One over `link`, at which it has introduced itself, that takes so long at most.
+    pub fn new(link: &'a L, clock: &'a C, patience: Duration) -> Self {
+        let now = clock.now();
+        let end = now + patience;
+        Testator { link, clock, end, until: end.min(now + REQUEST) }
     }
 
     /// What it wants.
@@ -56,7 +63,7 @@ impl<'a, L: Link, C: Clock> Testator<'a, L, C> {
     /// [`Error`]
     pub fn request(&mut self) -> Result<Request, Error> {
         let request = self.read_request();
-        self.until = self.clock.now() + PATIENCE;
+        self.until = self.end;
         request
     }
 
@@ -92,8 +99,7 @@ impl<'a, L: Link, C: Clock> Testator<'a, L, C> {
                 Ok(sent) => (rest, descriptors) = (&rest[sent.min(rest.len())..], &[]),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => self.wait(Interest::Write)?,
                 Err(e) if matches!(e.kind(), ErrorKind::ResourceBusy | ErrorKind::OutOfMemory) => {
-                    self.left()?;
-                    self.link.wait(Interest::Read, MOMENT)?; // it has nothing to say now
+                    self.clock.sleep(self.left()?.min(MOMENT));
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::BrokenPipe => return Err(Error::Gone),
@@ -113,7 +119,8 @@ impl<'a, L: Link, C: Clock> Testator<'a, L, C> {
         let said = self.read(&mut word).or_else(|error| {
             self.link.silence();
             // It may have said so in this very moment.
-            self.link.hear(&mut word, &mut Vec::new()).ok().filter(|&count| count == 1).map(drop).ok_or(error)
+            let heard = self.insist(|| self.link.hear(&mut word, &mut Vec::new()));
+            if heard.is_ok_and(|count| count == 1) { Ok(()) } else { Err(error) }
         });
         said.and_then(|()| if word[0] == image::HAVE_IT { Ok(()) } else { Err(Error::Nonsense) })?;
         self.say(image::GIVEN);
@@ -126,8 +133,21 @@ impl<'a, L: Link, C: Clock> Testator<'a, L, C> {
         self.say(image::KEPT);
     }
 
-    fn say(&self, word: u8) {
-        while self.link.pass(&[word], &[]).is_err_and(|e| e.kind() == ErrorKind::Interrupted) {}
+    /// Says a last word, if there is anybody to hear it.
+    pub fn say(&self, word: u8) {
+        let _ = self.insist(|| self.link.pass(&[word], &[]));
+    }
+
+    /// Does what cannot be left, even if the system is short of memory for a while.
+    fn insist<T>(&self, mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        for _ in 1..TRIES {
+            match act() {
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::OutOfMemory => self.clock.sleep(MOMENT),
+                done => return done,
+            }
+        }
+        act()
     }
 
     /// Fills `buffer`.
@@ -137,10 +157,7 @@ impl<'a, L: Link, C: Clock> Testator<'a, L, C> {
                 Ok(0) => return Err(Error::Gone),
                 Ok(count) => buffer = &mut buffer[count..],
                 Err(e) if e.kind() == ErrorKind::WouldBlock => self.wait(Interest::Read)?,
-                Err(e) if e.kind() == ErrorKind::OutOfMemory => {
-                    self.left()?;
-                    self.link.wait(Interest::Write, MOMENT)?;
-                }
+                Err(e) if e.kind() == ErrorKind::OutOfMemory => self.clock.sleep(self.left()?.min(MOMENT)),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::ConnectionReset => return Err(Error::Gone),
                 Err(e) => return Err(e.into()),

@@ -25,9 +25,11 @@ struct Question {
 /// See the module's head.
 pub struct Crowd {
     random: RefCell<Rng>,
-    door: Address,
+    door: Cell<Address>,
     control: Address,
-    signals: Signals<Raiser>,
+    signals: RefCell<Rc<Signals<Raiser>>>,
+    /// When the daemon was told to stop, and when it was told again.
+    told: Cell<Option<(Duration, Option<Duration>)>>,
     /// Clients whose connections were sent, and when, for the model to take.
     sent: RefCell<Vec<(Duration, Client)>>,
     /// When each one asked for the counters that has no answer yet.
@@ -47,9 +49,10 @@ impl Crowd {
     pub fn new(seed: u64, [door, control]: [Address; 2], signals: Signals<Raiser>) -> Rc<Crowd> {
         Rc::new(Crowd {
             random: RefCell::new(Rng::with_seed(seed ^ 0x5eed)),
-            door,
+            door: Cell::new(door),
             control,
-            signals,
+            signals: RefCell::new(Rc::new(signals)),
+            told: Cell::default(),
             sent: RefCell::default(),
             asked: RefCell::default(),
             honest: Cell::new(true),
@@ -81,7 +84,7 @@ impl Crowd {
         crowd.honest.set(plan.honest);
         let pause = plan.end.div_f64(plan.clients as f64 / plan.senders as f64);
         for _ in 0..plan.senders {
-            let (sender, plan) = (crowd.clone(), plan.clone());
+            let sender = crowd.clone();
             kernel.after(crowd.time(plan.end / 4), move |kernel| sender_comes(&sender, kernel, pause));
         }
         for _ in 0..plan.end.as_secs() / 20 {
@@ -99,24 +102,73 @@ impl Crowd {
         for _ in 0..3 {
             let raising = crowd.clone();
             kernel.after(plan.end.mul_f64(crowd.random.borrow_mut().f64()), move |_| {
-                if raising.one_in(2) {
-                    raising.signals.report.raise()
-                } else {
-                    raising.signals.reload.raise()
-                }
+                let signals = raising.signals.borrow();
+                if raising.one_in(2) { signals.report.raise() } else { signals.reload.raise() }
             });
         }
         let (stopping, again) = (crowd.clone(), plan.again);
         kernel.at(plan.end, move |kernel| {
             stopping.is_over.set(true);
-            stopping.signals.stop.raise();
+            stopping.stops(kernel);
             let calm = stopping.time(Duration::from_secs(300));
             kernel.after(calm, |kernel| kernel.set_faults(Default::default()));
             if let Some(again) = again {
                 let stopping = stopping.clone();
-                kernel.after(again, move |_| stopping.signals.stop.raise());
+                kernel.after(again, move |kernel| stopping.stops(kernel));
             }
         });
+    }
+
+    /// Tells the daemon to stop.
+    pub fn stops(&self, kernel: &Kernel) {
+        self.signals.borrow().stop.raise();
+        let now = kernel.now();
+        self.told.set(match self.told.get() {
+            None => Some((now, None)),
+            Some((told, again)) => Some((told, again.or(Some(now)))),
+        });
+    }
+
+    /// When the daemon was told to stop, and when it was told again.
+    pub fn told(&self) -> Option<(Duration, Option<Duration>)> {
+        self.told.get()
+    }
+
+    /// From now on there is another daemon. Who told the old one to stop in its last moment tells that one.
+    pub fn has_another(&self, kernel: &Kernel, signals: Rc<Signals<Raiser>>) {
+        let before = self.signals.replace(signals);
+        self.told.set(None);
+        if before.stop.pending() > 0 {
+            self.stops(kernel);
+        }
+    }
+
+    /// It serves. Where the one before it was to be the last one everybody comes again, to stop it too.
+    pub fn goes_on(
+        crowd: &Rc<Crowd>,
+        kernel: &Kernel,
+        door: Option<Address>,
+        is_stopping: bool,
+        plan: &Plan,
+    ) {
+        crowd.door.set(door.unwrap_or(crowd.door.get()));
+        if is_stopping {
+            crowd.told.set(crowd.told.get().or(Some((kernel.now(), None))));
+        }
+        if crowd.is_over.get() && crowd.told.get().is_none() {
+            crowd.is_over.set(false);
+            crowd.left.set(crowd.left.get() + 50);
+            for _ in 0..plan.senders {
+                let sender = crowd.clone();
+                let pause = Duration::from_secs(1);
+                kernel.after(crowd.time(pause), move |kernel| sender_comes(&sender, kernel, pause));
+            }
+            let stopping = crowd.clone();
+            kernel.after(crowd.time(Duration::from_secs(300)), move |kernel| {
+                stopping.is_over.set(true);
+                stopping.stops(kernel);
+            });
+        }
     }
 
     /// `lingerd -S`, of somebody who may not wait for the answer, has no room for it or is not entitled
@@ -176,7 +228,7 @@ impl Crowd {
 
     /// Connects as a sender does.
     pub fn connect(&self, kernel: &Kernel) -> Option<Caller> {
-        kernel.connect(self.door, ROOT).ok()
+        kernel.connect(self.door.get(), ROOT).ok()
     }
 }
 
@@ -194,7 +246,7 @@ fn sender_comes(crowd: &Rc<Crowd>, kernel: &Kernel, pause: Duration) {
 
 /// Somebody who may not hand over does so.
 fn stranger_comes(crowd: &Rc<Crowd>, kernel: &Kernel) {
-    let Ok(stranger) = kernel.connect(crowd.door, STRANGER) else { return };
+    let Ok(stranger) = kernel.connect(crowd.door.get(), STRANGER) else { return };
     crowd.count(&STRANGER);
     let (client, held) = client_comes(crowd, kernel);
     let _ = stranger.send(b"L", &[&held]); // if there is room

@@ -7,6 +7,7 @@ mod crowd;
 mod model;
 mod run;
 mod scenes;
+mod successor;
 
 use run::{Played, play};
 use std::cell::Cell;
@@ -21,10 +22,12 @@ fn in_any_world_the_promises_are_kept() {
     support::fuzz::any(SEEDS, |random| all.set(all.get() + play(random.u64(..))));
     let (all, took) = (all.get(), start.elapsed().as_secs_f64());
     println!(
-        "{} seeds, {} connections, {} turns, {:.0} hours simulated in {took:.0} s",
+        "{} seeds, {} connections, {} turns, {} of {} take-overs, {:.0} hours simulated in {took:.0} s",
         all.seeds,
         all.connections,
         all.turns,
+        all.taken_over,
+        all.successors,
         all.simulated.as_secs_f64() / 3600.0,
     );
 }

@@ -7,7 +7,7 @@ use crate::crowd::ROOT;
 use crate::run::{Plan, Stage};
 use lingerd::rules::event::Reason;
 use lingerd::stats::Snapshot;
-use lingerd_platform::fake::{Client, Facts, Faults};
+use lingerd_platform::fake::{Call, Client, Facts, Faults};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -32,6 +32,12 @@ pub struct Model {
     began: Duration,
     longest_turn: Duration,
     turns: u64,
+    /// When nobody was served, from when to when: the daemon told a successor everything.
+    frozen: Vec<(Duration, Duration)>,
+    heard: u64,
+    take_overs: u32,
+    /// When one of those that were taken over from was to end at once, at the earliest.
+    cut_off: Option<Duration>,
 }
 
 /// Why the kernel's facts allow a connection to have ended.
@@ -57,6 +63,10 @@ impl Model {
             began: Duration::ZERO,
             longest_turn: Duration::ZERO,
             turns: 0,
+            frozen: Vec::new(),
+            heard: 0,
+            take_overs: 0,
+            cut_off: None,
         }
     }
 
@@ -70,7 +80,18 @@ impl Model {
         self.turns += 1;
         let kernel = &stage.kernel;
         self.began = kernel.woke();
-        self.longest_turn = self.longest_turn.max(kernel.now() - self.began);
+        let heard = kernel.count(Call::Hear);
+        if heard > self.heard {
+            self.is_frozen(kernel.now());
+        } else {
+            self.longest_turn = self.longest_turn.max(kernel.now() - self.began);
+        }
+        self.heard = heard;
+        self.judge(stage, plan);
+    }
+
+    fn judge(&mut self, stage: &Stage, plan: &Plan) {
+        let kernel = &stage.kernel;
         self.clock_steps = kernel.clock_steps();
         for (when, client) in stage.crowd.take_sent() {
             self.clients.insert(client.address(), (when, client));
@@ -88,6 +109,34 @@ impl Model {
         self.before = now;
     }
 
+    /// That nobody was served from the beginning of the turn until then.
+    fn is_frozen(&mut self, until: Duration) {
+        if self.frozen.last().is_some_and(|(from, _)| *from == self.began) {
+            self.frozen.pop();
+        }
+        self.frozen.push((self.began, until));
+    }
+
+    /// For how long it was so between two times.
+    fn was_frozen(&self, from: Duration, to: Duration) -> Duration {
+        self.frozen.iter().map(|&(start, end)| end.min(to).saturating_sub(start.max(from))).sum()
+    }
+
+    /// What holds when another daemon has taken over.
+    pub fn after_take_over(&mut self, stage: &Stage, plan: &Plan) {
+        self.is_frozen(stage.kernel.now());
+        self.take_overs += 1;
+        let now = stage.daemon.snapshot();
+        // One that is told to stop, or that has no room for so many senders, reads what they have sent.
+        let has_room = figure(&self.before, "senders") < (plan.least() as u64).saturating_sub(30) / 4;
+        let parts = stage.daemon.is_stopping() || !has_room;
+        for name in ["handed_over", "rejected", "protocol_errors", "bytes_discarded", "senders", "peak"] {
+            let (is, was) = (figure(&now, name), figure(&self.before, name));
+            assert!(is == was || parts, "{name}: {was} and then {is}");
+        }
+        self.judge(stage, plan);
+    }
+
     /// Every descriptor that came is counted, and is open only if it lingers.
     fn counters_add_up(&self, stage: &Stage, plan: &Plan, now: &Snapshot) {
         let get = |name| figure(now, name);
@@ -100,9 +149,10 @@ impl Model {
         let clients = stage.daemon.clients() as u64;
         let least = get("senders") + get("lingering") + clients + self.own as u64;
         let closing = stage.process.closing() as u64;
+        let heir = u64::from(stage.daemon.is_succeeded()); // it may still have to be told something
         // The hand-off socket is closed then, or later if somebody waits there who cannot be let in.
         let (is_stopping, may_wait) = (stage.daemon.is_stopping(), plan.faults.accept > 0.0);
-        let doors = least + closing - open;
+        let doors = least + closing + heir - open;
         assert!(
             doors == u64::from(is_stopping) || doors == 0 && may_wait,
             "{now}; open: {:?}",
@@ -142,14 +192,17 @@ impl Model {
         let ours = delta("evicted") + delta("stopped") + delta("rejected");
         assert!(ours >= allowed.none, "ended for no reason: {said}");
         let is_full = |most: usize| figure(now, "peak") + total >= most as u64;
-        let set_on = self.clock_was_set(plan.end, stage.kernel.now(), |by| by > 0);
-        let is_cut_off = stage.kernel.now() + set_on >= plan.cut_off();
-        assert!(delta("stopped") == 0 || is_cut_off, "stopped by nobody: {said}");
+        let time = stage.kernel.now();
+        let cut_off = stage.crowd.told().map(|told| (told.0, plan.cut_off(told)));
+        let cut_off =
+            cut_off.filter(|&(since, when)| time + self.clock_was_set(since, time, |by| by > 0) >= when);
+        assert!(delta("stopped") == 0 || cut_off.is_some(), "stopped by nobody: {said}");
+        self.cut_off = self.cut_off.into_iter().chain(cut_off.map(|(_, when)| when)).min();
         // One a turn gives its descriptor to who asks.
         assert!(
             delta("evicted") <= u64::from(plan.faults.accept > 0.0)
-                || plan.limit <= 600 // senders, files and what may come want most of it
-                || is_full(plan.limit / 4)
+                || plan.least() <= 600 // senders, files and what may come want most of it
+                || is_full(plan.least() / 4)
                 || plan.wanted.is_some_and(is_full),
             "evicted from a table with room: {said}"
         );
@@ -168,7 +221,11 @@ impl Model {
         // What is noticed in the middle of a turn is dated as of its beginning.
         let reached = |since: Duration, span: Duration| {
             let set_on = self.clock_was_set(since.saturating_sub(self.longest_turn), parted, |by| by > 0);
-            parted + self.longest_turn + set_on >= since + span
+            let in_turn = self.frozen.iter().find(|(from, to)| (*from..=*to).contains(&since));
+            let in_turn = in_turn.map_or(Duration::ZERO, |(from, _)| since - *from);
+            // Each daemon has its own clock, of which it tells ticks.
+            let rounded = TICK * self.take_overs;
+            parted + self.longest_turn.max(in_turn) + set_on + rounded >= since + span
         };
         let has_it_all = if plan.flavour.tells_acknowledged { facts.acknowledged } else { Some(received) };
         let has_it_all = has_it_all.map(|when| when.max(received));
@@ -197,12 +254,14 @@ impl Model {
         let lingering = self.clients.len() as u32;
         // Each turn serves at least one of those that are ready, and nobody twice before the others.
         let turn = self.longest_turn + Duration::from_millis(2);
-        let slack = turn * (2 + lingering / plan.flavour.batch.min(256) as u32) + 3 * TICK;
+        let rounded = TICK * (3 + self.take_overs);
+        let slack = turn * (2 + lingering / plan.flavour.batch.min(256) as u32) + rounded;
         for (sent, client) in self.clients.values() {
             let facts = client.facts();
-            // What the clock was set back by is no time.
+            // What the clock was set back by is no time, nor is that in which nobody was served.
             let passes = |since: Duration| {
-                self.began.saturating_sub(self.clock_was_set(since, self.began, |by| by < 0))
+                let set_back = self.clock_was_set(since, self.began, |by| by < 0);
+                self.began.saturating_sub(set_back + self.was_frozen(since, self.began))
             };
             let Some(received) = facts.received else {
                 let is_queued = facts.closed.is_none() && plan.takes_all();
@@ -243,10 +302,12 @@ impl Model {
             }
         }
         let time = stage.kernel.now();
-        if let Some(since) = stage.crowd.waits_since() {
+        let asked = stage.crowd.waits_since().map(|since| (since, time));
+        for (since, time) in asked.into_iter().chain(stage.successors_waited()) {
             let set_back = self.clock_was_set(since, time, |by| by < 0);
+            let frozen = self.was_frozen(since, time);
             assert!(
-                time < since + plan.patience() + set_back + TICK,
+                time < since + plan.patience() + set_back + frozen + TICK,
                 "asked at {since:?}, and no answer at {time:?}: {plan:?}"
             );
         }
@@ -256,11 +317,15 @@ impl Model {
     pub fn at_end(&mut self, stage: Stage, plan: &Plan) {
         let now = stage.daemon.snapshot();
         assert_eq!(figure(&now, "lingering"), 0);
-        let Stage { kernel, process, daemon, crowd } = stage;
-        let set_back = self.clock_was_set(plan.end, kernel.now(), |by| by < 0);
-        let took = kernel.now() - plan.end;
+        let Stage { kernel, process, daemon, crowd, .. } = stage;
+        let (told, _) = crowd.told().expect("it was told to stop");
+        let set_back = self.clock_was_set(told, kernel.now(), |by| by < 0);
+        // It was told while it told a successor everything, and heard it when that was over.
+        let frozen = self.frozen.iter().find(|(from, to)| (*from..*to).contains(&told));
+        let frozen = frozen.map_or(Duration::ZERO, |(_, to)| *to - told);
+        let took = kernel.now() - told;
         assert!(
-            took <= plan.drain + set_back + self.longest_turn * 2 + TICK * 3,
+            took <= plan.drain + set_back + frozen + self.longest_turn * 2 + TICK * 3,
             "to stop took it {took:?}: {plan:?}"
         );
         drop(daemon);
@@ -275,7 +340,7 @@ impl Model {
         }
         // Who cannot be read or let in when it is told to stop at once is not waited for.
         let is_refused = plan.faults.memory > 0.0 || plan.faults.accept > 0.0;
-        let stopped_at_once = Some(plan.cut_off()).filter(|_| is_refused);
+        let stopped_at_once = self.cut_off.filter(|_| is_refused);
         for (_, client) in self.clients.values().chain(&crowd.take_sent()) {
             let facts = client.facts();
             assert!(facts.received.is_none(), "received, and never closed: {facts:?}");

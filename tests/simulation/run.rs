@@ -2,13 +2,15 @@
 
 use crate::crowd::Crowd;
 use crate::model::Model;
+use crate::successor::{Heiress, Manner, Successor, Wish};
 use fastrand::Rng;
 use lingerd::connections::capacity::Room;
-use lingerd::daemon::{Daemon, Parts};
+use lingerd::daemon::{Daemon, End, Parts};
 use lingerd::guard::Allowed;
 use lingerd::rules::linger::Rules;
 use lingerd::rules::time::Span;
-use lingerd_platform::fake::{Fake, Faults, Flavour, Kernel, Process, Reports};
+use lingerd_platform::fake::{Address, Fake, Faults, Flavour, Kernel, Process, Reports};
+use std::cell::RefCell;
 use std::ops::Add;
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,6 +22,9 @@ pub struct Played {
     pub connections: u64,
     pub turns: u64,
     pub simulated: Duration,
+    /// Daemons that wanted to take over, and those that have.
+    pub successors: u64,
+    pub taken_over: u64,
     pub hash: u64,
 }
 
@@ -32,6 +37,8 @@ impl Add for Played {
             connections: self.connections + other.connections,
             turns: self.turns + other.turns,
             simulated: self.simulated + other.simulated,
+            successors: self.successors + other.successors,
+            taken_over: self.taken_over + other.taken_over,
             hash: self.hash ^ other.hash,
         }
     }
@@ -56,6 +63,8 @@ pub struct Plan {
     pub end: Duration,
     /// When it is told once more, after that.
     pub again: Option<Duration>,
+    /// When who wants to take over, and whether the daemon is told to stop just before.
+    pub successors: Vec<(Duration, Wish, bool)>,
 }
 
 impl Plan {
@@ -82,7 +91,7 @@ impl Plan {
         if random.bool() {
             faults.truncate = 0.0;
         }
-        Plan {
+        let mut plan = Plan {
             rules: [idle, max, limit],
             flavour,
             faults,
@@ -94,13 +103,55 @@ impl Plan {
             honest: random.bool(),
             end: Duration::from_secs(one_of(random, &[60, 300, 1_200, 7_200])),
             again: random.bool().then(|| Duration::from_millis(random.u64(..20_000))),
+            successors: Vec::new(),
+        };
+        for _ in 0..random.u8(..4) {
+            // Now and then two at once, or while it stops.
+            let when = match (random.u8(..4), plan.successors.last()) {
+                (0, Some(&(when, _, _))) => when,
+                (1, _) => plan.end + plan.drain.min(Duration::from_secs(3)).mul_f64(random.f64()),
+                _ => plan.end.mul_f64(random.f64()),
+            };
+            let successor = (when, plan.successor(random), random.u8(..6) == 0);
+            plan.successors.push(successor);
         }
+        plan
+    }
+
+    fn successor(&self, random: &mut Rng) -> Wish {
+        let manner = match random.u8(..20) {
+            0 => Manner::Dies(random.u32(..4)),
+            1 => Manner::DiesInTheEnd,
+            2 => Manner::Hangs(random.u32(..4)),
+            3 => {
+                Manner::Babbles([b"what?".as_slice(), b"\0\0\0\x02\0\0\0\0no", &[255; 8]][random.usize(..3)])
+            }
+            4 => Manner::Errs,
+            5 => Manner::Dawdles(Duration::from_millis(random.u64(4_990..10_000))),
+            6 => Manner::Dawdles(Duration::from_millis(4_995) + Duration::from_micros(random.u64(..10_000))),
+            _ => Manner::Takes,
+        };
+        Wish {
+            manner,
+            only_if_stopping: random.u8(..5) == 0,
+            pace: Duration::from_millis([0, 0, 1, 100, 1_000][random.usize(..5)]),
+            rules: self.rules,
+            drain: self.drain,
+            limit: if random.u8(..10) == 0 { 37 + random.usize(..self.limit) } else { self.limit },
+            wanted: self.wanted,
+            own_clock: random.bool(),
+        }
+    }
+
+    /// The fewest descriptors that any of the daemons may have.
+    pub fn least(&self) -> usize {
+        self.successors.iter().map(|(_, wish, _)| wish.limit).fold(self.limit, usize::min)
     }
 
     /// Whether everything that arrives is taken over: nobody is hung up on, and nothing is cut short
     /// for want of descriptors.
     pub fn takes_all(&self) -> bool {
-        self.honest && self.faults.truncate == 0.0 && self.limit >= 600
+        self.honest && self.faults.truncate == 0.0 && self.least() >= 600
     }
 
     /// Whether every connection that was sent must arrive: nor is any sender aborted before it comes in,
@@ -110,10 +161,11 @@ impl Plan {
         self.takes_all() && self.faults.aborted == 0.0 && !talks_on
     }
 
-    /// When it is to end at once at the earliest: it was told again, or hardly any of its time was left.
-    pub fn cut_off(&self) -> Duration {
+    /// When it is to end at once at the earliest, if it was told to stop then, and once more perhaps: it was
+    /// told again, or hardly any of its time was left.
+    pub fn cut_off(&self, (told, again): (Duration, Option<Duration>)) -> Duration {
         let most = self.drain.mul_f64(0.8).saturating_sub(Duration::from_secs(1) / 32); // two ticks
-        self.end + self.again.map_or(most, |again| again.min(most))
+        again.map_or(told + most, |again| again.min(told + most))
     }
 
     /// How long something may have to be left for later: the kernel may have no room for it, again and
@@ -122,7 +174,7 @@ impl Plan {
         let Faults { accept, rearm, add, memory, .. } = self.faults;
         let is_refused = [accept, rearm, add, memory].iter().any(|&often| often > 0.0);
         Duration::from_secs(match () {
-            _ if self.limit < 600 && !self.honest => 3_600,
+            _ if self.least() < 600 && !self.honest => 3_600,
             _ if is_refused => 60,
             _ => 1,
         })
@@ -135,6 +187,9 @@ pub struct Stage {
     pub process: Process,
     pub daemon: Daemon<Fake>,
     pub crowd: Rc<Crowd>,
+    control: Address,
+    /// All who want to take over, or have.
+    successors: Rc<RefCell<Vec<Rc<Successor>>>>,
 }
 
 impl Stage {
@@ -164,7 +219,53 @@ impl Stage {
         let (rules, drain) = (Rules { idle, max, limit }, Span::at_least(plan.drain));
         let daemon = Daemon::new(parts, rules, drain, room).expect("a daemon");
         let crowd = Crowd::new(seed, [address, control_address], raisers);
-        Stage { kernel, process, daemon, crowd }
+        Stage { kernel, process, daemon, crowd, control: control_address, successors: Rc::default() }
+    }
+
+    /// Has those come who want to take over.
+    fn successors_come(&self, plan: &Plan) {
+        for (when, wish, stops) in plan.successors.clone() {
+            let (all, crowd, control) = (Rc::downgrade(&self.successors), self.crowd.clone(), self.control);
+            self.kernel.at(when, move |kernel| {
+                if stops {
+                    crowd.stops(kernel);
+                }
+                if let (Some(all), Some(it)) = (all.upgrade(), Successor::comes(kernel, control, wish)) {
+                    all.borrow_mut().push(it);
+                }
+            });
+        }
+    }
+
+    /// From when to when each of those who want to take over has waited for an answer.
+    pub fn successors_waited(&self) -> Vec<(Duration, Duration)> {
+        let now = self.kernel.now();
+        self.successors.borrow().iter().filter_map(|successor| successor.waited(now)).collect()
+    }
+
+    /// The one that has everything, once the daemon has been told so. Nobody else believes that of himself.
+    fn successor(&self) -> Option<Rc<Successor>> {
+        let all = self.successors.borrow().clone();
+        let mut owners: Vec<_> = all.into_iter().filter(|it| it.owns_it()).collect();
+        assert_eq!(owners.len(), usize::from(self.daemon.is_succeeded()), "that is whose all is");
+        owners.pop()
+    }
+
+    /// Puts the one that has taken over in the place of the daemon, which ends.
+    fn goes_on_with(&mut self, successor: &Successor, plan: &Plan) {
+        assert_eq!(self.daemon.run().expect("no wait"), End::Succeeded);
+        assert!(successor.may_take_over_from(&self.daemon), "that one serves");
+        self.crowd.has_another(&self.kernel, successor.raise());
+        let ends_first = self.kernel.chance(2) == 0;
+        if ends_first {
+            self.process.kill();
+        }
+        let Heiress { daemon, process, door } = successor.takes_over();
+        if !ends_first {
+            self.process.kill();
+        }
+        (self.daemon, self.process) = (daemon, process); // where it has ended, a drop does nothing
+        Crowd::goes_on(&self.crowd, &self.kernel, door, self.daemon.is_stopping(), plan);
     }
 }
 
@@ -176,16 +277,24 @@ pub fn play(seed: u64) -> Played {
     let kernel = stage.kernel.clone();
     let mut model = Model::new(&stage);
     Crowd::comes(&stage.crowd, &kernel, &plan);
+    stage.successors_come(&plan);
     kernel.set_faults(plan.faults.clone());
     kernel.must_end_by(plan.end + plan.rules[2] * 3 + Duration::from_secs(3_600));
-    let mut turns = 0;
+    let (mut turns, mut taken_over) = (0, 0);
     while !stage.daemon.is_done() {
         stage.daemon.turn().expect("a backend that can wait");
         turns += 1;
         model.after_turn(&stage, &plan);
+        if let Some(successor) = stage.successor() {
+            stage.goes_on_with(&successor, &plan);
+            model.after_take_over(&stage, &plan);
+            taken_over += 1;
+        }
     }
+    stage.successors.take().iter().for_each(|successor| successor.dies());
     let (simulated, hash) = (kernel.now(), kernel.hash());
     model.at_end(stage, &plan);
     let connections = model.connections();
-    Played { seeds: 1, connections, turns, simulated, hash }
+    let successors = plan.successors.len() as u64;
+    Played { seeds: 1, connections, turns, simulated, successors, taken_over, hash }
 }

@@ -4,8 +4,9 @@
 //! A scene is a daemon on a fake kernel, somebody outside who does something at a given time, and what
 //! must have come of it. Must not know the plans and the model of the other simulation.
 
+use crate::successor::{Heiress, Manner, Successor, Wish};
 use lingerd::connections::capacity::Room;
-use lingerd::daemon::{Daemon, Parts};
+use lingerd::daemon::{Daemon, End, Parts};
 use lingerd::guard::Allowed;
 use lingerd::rules::linger::Rules;
 use lingerd::rules::time::Span;
@@ -63,7 +64,9 @@ struct Scene {
     daemon: Daemon<Fake>,
     door: Address,
     control: Address,
-    raise: Signals<Raiser>,
+    raise: Rc<Signals<Raiser>>,
+    /// What a successor is that has the same options.
+    wish: Wish,
 }
 
 impl Scene {
@@ -97,10 +100,46 @@ impl Scene {
         };
         let [idle, max, limit] = rules.map(Span::at_least);
         let room = Room::share(DESCRIPTORS as u64, process.open_descriptors(), most).expect("room");
+        let wish = Wish {
+            manner: Manner::Takes,
+            only_if_stopping: false,
+            pace: Duration::ZERO,
+            rules,
+            drain,
+            limit: DESCRIPTORS,
+            wanted: most,
+            own_clock: true,
+        };
         let (rules, drain) = (Rules { idle, max, limit }, Span::at_least(drain));
         let daemon = Daemon::new(parts, rules, drain, room).expect("a daemon");
         kernel.must_end_by(AGES);
-        Scene { kernel, process, daemon, door: address, control: control_address, raise }
+        let raise = Rc::new(raise);
+        Scene { kernel, process, daemon, door: address, control: control_address, raise, wish }
+    }
+
+    /// One that comes now and wants to take over.
+    fn successor(&self, wish: &Wish) -> Rc<Successor> {
+        Successor::comes(&self.kernel, self.control, wish.clone()).expect("room at the control socket")
+    }
+
+    /// Has such a one take over, and goes on with it.
+    fn is_taken_over(&mut self, wish: &Wish) {
+        let successor = self.successor(wish);
+        self.is_taken_over_by(&successor);
+    }
+
+    fn is_taken_over_by(&mut self, successor: &Successor) {
+        while !self.daemon.is_succeeded() {
+            assert!(!self.daemon.is_done() && !successor.is_gone(), "it has not taken over");
+            self.daemon.turn().expect("a backend that can wait");
+        }
+        assert!(successor.owns_it());
+        assert_eq!(self.daemon.run().expect("no wait"), End::Succeeded);
+        assert!(successor.may_take_over_from(&self.daemon), "that one serves");
+        self.process.kill();
+        let Heiress { daemon, process, door } = successor.takes_over();
+        (self.daemon, self.process, self.raise) = (daemon, process, successor.raise());
+        self.door = door.unwrap_or(self.door);
     }
 
     /// A sender, which stays as long as what is returned does.
@@ -669,6 +708,323 @@ fn what_is_left_when_its_time_is_over_is_ended_and_first_what_loses_least() {
             assert!(ended(&silent).iter().max() < ended(&stalled).iter().min());
         }
     }
+}
+
+/// Of each: when it was handed over, and how long after that it ended.
+fn lives(clients: &[Client]) -> Vec<(Duration, Duration)> {
+    let ends = |client: &Client| {
+        let facts = client.facts();
+        let received = facts.received.expect("it was handed over");
+        (received, facts.parted.expect("it has ended") - received)
+    };
+    clients.iter().map(ends).collect()
+}
+
+#[test]
+fn ten_thousand_are_taken_over_and_each_ends_when_it_should() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(flavour, [SECOND * 5, SECOND * 30, HOUR]);
+        let mut clients = Vec::new();
+        for n in 1..=10 {
+            scene.kernel.run_until(SECOND / 3 * n);
+            clients.extend(scene.linger(1_000, &Setup::default()));
+        }
+        let before = scene.daemon.snapshot();
+        scene.is_taken_over(&scene.wish.clone());
+        assert_eq!(scene.daemon.snapshot().get("lingering"), Some(10_000), "{before}");
+        scene.until("they are idle", |scene| scene.figure("idle") == 10_000);
+        for (received, life) in lives(&clients) {
+            let due = SECOND * 5 - TICK..SECOND * 5 + TICK * 3;
+            assert!(due.contains(&life), "handed over at {received:?}, and {life:?} later at an end");
+        }
+        assert_eq!((scene.figure("handed_over"), scene.figure("peak")), (10_000, 10_000));
+    }
+}
+
+#[test]
+fn a_chain_of_take_overs_ends_nobody_early_and_nobody_late() {
+    const TIMES: u32 = 20;
+    for flavour in flavours() {
+        let tells = flavour.tells_acknowledged;
+        let mut scene = Scene::new(flavour, [SECOND * 5, SECOND * 30, SECOND * 60]);
+        let silent = scene.linger(10, &Setup::default());
+        let dripping = scene.linger(1, &Setup::default());
+        let stalled = scene.linger(1, &Setup { response: 300_000, reads: false, ..Setup::default() });
+        for n in 1..70 {
+            let dripping = dripping[0].clone();
+            scene.kernel.at(SECOND * n, move |_| dripping.send(1));
+        }
+        for n in 1..=TIMES {
+            let next = (SECOND * 2 + SECOND / 7) * n;
+            scene.until("the next one comes", |scene| scene.kernel.now() >= next);
+            scene.is_taken_over(&scene.wish.clone());
+        }
+        scene.until("they have ended", |scene| scene.figure("lingering") == 0);
+        let rounded = TICK * (TIMES + 3);
+        let stalls = if tells { SECOND * 60 } else { SECOND * 5 };
+        for (clients, end) in [(&silent, SECOND * 5), (&dripping, SECOND * 30), (&stalled, stalls)] {
+            for (_, life) in lives(clients) {
+                assert!((end - rounded..end + rounded).contains(&life), "{life:?} for {end:?}");
+            }
+        }
+        assert_eq!((scene.figure("handed_over"), scene.figure("max")), (12, 1));
+        assert!(scene.figure("uptime") >= 60, "it is that of all of them");
+    }
+}
+
+#[test]
+fn who_takes_over_judges_by_its_own_rules() {
+    let mut scene = Scene::new(Flavour::linux(), [HOUR, HOUR, HOUR]);
+    let clients = scene.linger(10, &Setup::default());
+    scene.kernel.run_until(SECOND * 60);
+    let longer = scene.linger(1, &Setup::default());
+    scene.is_taken_over(&Wish { rules: [SECOND * 30, HOUR, HOUR], ..scene.wish.clone() });
+    scene.until("they have ended", |scene| scene.figure("idle") == 11);
+    assert!(lives(&clients).iter().all(|(_, life)| *life < SECOND * 61), "they had been silent for longer");
+    assert!(lives(&longer)[0].1 >= SECOND * 30 - TICK);
+}
+
+#[test]
+fn what_is_sent_while_it_is_taken_over_is_served_by_the_next_one() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(flavour, NEVER);
+        scene.linger(1_000, &Setup::default());
+        let sender = scene.sender();
+        scene.until("it is let in", |scene| scene.figure("senders") == 1);
+        let pace = SECOND / 10;
+        let successor = scene.successor(&Wish { pace, ..scene.wish.clone() });
+        let (clients, mut held) = scene.connections(2, &Setup::default());
+        let (door, told, other) = (scene.door, sender.clone(), held.split_off(1));
+        let late = Rc::new(Cell::new(None));
+        let stays = late.clone();
+        scene.kernel.after(pace / 50, move |kernel| {
+            send(&told, &held);
+            let caller = kernel.connect(door, ROOT).expect("room at the door");
+            send(&caller, &other);
+            stays.set(Some(caller));
+        });
+        scene.is_taken_over_by(&successor);
+        let taken = |scene: &Scene| scene.figure("handed_over") == 1_002;
+        assert!(!taken(&scene), "the one before it was to be too busy for that");
+        scene.until("they are served", taken);
+        assert!(clients.iter().all(|client| client.facts().parted.is_none()));
+        assert!(!sender.is_hung_up() && scene.figure("senders") == 2);
+    }
+}
+
+#[test]
+fn a_stop_while_it_is_taken_over_stops_the_next_one() {
+    for faults in [Faults::default(), Faults { interrupted: 0.5, memory: 0.5, ..Faults::default() }] {
+        let mut scene = Scene::new(Flavour::linux(), [SECOND * 5, SECOND * 30, HOUR]);
+        scene.linger(1_000, &Setup::default());
+        let successor = scene.successor(&Wish { pace: SECOND / 10, ..scene.wish.clone() });
+        let stop = scene.raise.stop.clone();
+        scene.kernel.after(SECOND / 500, move |kernel| {
+            kernel.set_faults(faults);
+            stop.raise();
+        });
+        scene.is_taken_over_by(&successor);
+        assert!(scene.daemon.is_stopping());
+        scene.kernel.set_faults(Faults::default());
+        scene.until("the end", |scene| scene.daemon.is_done());
+        scene.assert_ended("idle", 1_000);
+    }
+}
+
+#[test]
+fn a_successor_that_fails_costs_five_seconds_at_most_and_nothing_else() {
+    let late = Manner::Dawdles(SECOND * 6);
+    let manners = [0, 1, 2].into_iter().flat_map(|n| [Manner::Hangs(n), Manner::Dies(n)]);
+    let others = [late, Manner::Errs, Manner::DiesInTheEnd, Manner::Babbles(b"\0\0\0\x02\0\0\0\0no")];
+    for (manner, flavour) in manners.chain(others).flat_map(|manner| flavours().map(|kind| (manner, kind))) {
+        let mut scene = Scene::new(flavour, [SECOND * 20, SECOND * 30, HOUR]);
+        let clients = scene.linger(1_000, &Setup::default());
+        let sender = scene.sender();
+        scene.until("it is let in", |scene| scene.figure("senders") == 1);
+        let (mut open, before) = (scene.process.descriptors(), scene.daemon.snapshot());
+        let start = scene.kernel.now();
+        let successor = scene.successor(&Wish { manner, ..scene.wish.clone() });
+        let answered = scene.asks_at(start + SECOND);
+        scene.until("an answer", |_| answered.get().is_some());
+        let waited = answered.get().unwrap_or_default() - start;
+        assert!(waited <= SECOND * 5 + SECOND / 50, "{manner:?}: {waited:?}");
+        scene.kernel.run_until(start + SECOND * 7); // it says whatever it has to say
+        assert!(!successor.owns_it(), "{manner:?}");
+        let after = scene.daemon.snapshot();
+        for name in ["lingering", "handed_over", "senders", "peak", "cut_short"] {
+            assert_eq!(after.get(name), before.get(name), "{manner:?}: {name}");
+        }
+        let mut now = scene.process.descriptors();
+        [&mut open, &mut now].into_iter().for_each(|all| all.sort_unstable());
+        assert_eq!(open, now, "{manner:?}");
+        scene.until("they are idle", |scene| scene.figure("idle") == 1_000);
+        for (_, life) in lives(&clients) {
+            assert!((SECOND * 20..SECOND * 20 + TICK * 3).contains(&life), "{life:?}");
+        }
+        drop(sender);
+    }
+}
+
+#[test]
+fn who_says_at_the_last_moment_that_it_has_everything_has_it_or_is_told_that_it_has_not() {
+    for flavour in flavours() {
+        let mut taken = 0;
+        for micros in 0..60 {
+            let mut scene = Scene::new(Flavour { cost: SLOW, ..flavour.clone() }, NEVER);
+            scene.linger(10, &Setup::default());
+            // In which of its calls the five seconds end only the one before it knows.
+            let manner = Manner::Dawdles(
+                SECOND * 5 - Duration::from_micros(10) * 40 + Duration::from_micros(10) * micros,
+            );
+            scene.kernel.set_faults(Faults { interrupted: 0.3, memory: 0.1, ..Faults::default() });
+            let successor = scene.successor(&Wish { manner, ..scene.wish.clone() });
+            let end = scene.kernel.now() + SECOND * 6;
+            scene.kernel.at(end, |_| {});
+            while scene.kernel.now() < end && !scene.daemon.is_succeeded() {
+                scene.daemon.turn().expect("a backend that can wait");
+            }
+            assert_eq!(successor.owns_it(), scene.daemon.is_succeeded(), "{micros} of 60");
+            taken += u64::from(scene.daemon.is_succeeded());
+        }
+        assert!((1..60).contains(&taken), "{taken}: no moment is the last one");
+    }
+}
+
+#[test]
+fn of_two_that_come_at_once_the_later_one_takes_over_from_the_earlier_one() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(flavour, NEVER);
+        scene.linger(100, &Setup::default());
+        let start = scene.kernel.now();
+        let both = [(); 2].map(|()| scene.successor(&scene.wish));
+        // And somebody who wants to do so from one only that stops.
+        let refused = scene.successor(&Wish { only_if_stopping: true, ..scene.wish.clone() });
+        let first = both.iter().position(|one| {
+            while !one.owns_it() && !scene.daemon.is_succeeded() {
+                scene.daemon.turn().expect("a backend that can wait");
+            }
+            one.owns_it()
+        });
+        let (one, other) = if first == Some(0) { (&both[0], &both[1]) } else { (&both[1], &both[0]) };
+        scene.is_taken_over_by(one);
+        scene.is_taken_over_by(other);
+        scene.until("the third one is told", |_| refused.is_gone());
+        assert!(scene.kernel.now() < start + SECOND, "{:?}", scene.kernel.now() - start);
+        assert_eq!(scene.figure("lingering"), 100);
+    }
+}
+
+#[test]
+fn who_waits_for_the_end_of_one_that_stops_is_told_that_another_one_has_taken_over() {
+    let mut scene = Scene::new(Flavour::linux(), [SECOND * 5, SECOND * 30, HOUR]);
+    scene.linger(10, &Setup::default());
+    let waits = scene.kernel.connect(scene.control, ROOT).expect("room at the control socket");
+    waits.send(b"K", &[]).expect("room for a byte");
+    scene.until("it stops", |scene| scene.daemon.is_stopping());
+    scene.is_taken_over(&Wish { only_if_stopping: true, ..scene.wish.clone() });
+    assert_eq!(String::from_utf8(waits.read()), Ok("stopping\nsucceeded\n".to_owned()));
+    assert!(!scene.daemon.is_stopping() && waits.is_hung_up());
+    let sender = scene.sender();
+    scene.until("it serves", |scene| scene.figure("senders") == 1);
+    drop(sender);
+    scene.until("they are idle", |scene| scene.figure("idle") == 10);
+}
+
+#[test]
+fn who_has_come_in_and_said_nothing_yet_is_heard_by_the_next_one() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(flavour, NEVER);
+        let asking = scene.kernel.connect(scene.control, ROOT).expect("room at the control socket");
+        scene.until("it is let in", |scene| scene.daemon.clients() == 1);
+        scene.is_taken_over(&scene.wish.clone());
+        assert_eq!(scene.daemon.clients(), 1);
+        asking.send(b"S", &[]).expect("room for a byte");
+        scene.until("an answer", |_| asking.is_hung_up());
+        let answer = String::from_utf8(asking.read()).expect("an answer in UTF-8");
+        answer.parse::<Snapshot>().expect("counters");
+    }
+}
+
+#[test]
+fn who_takes_over_knows_who_is_the_oldest_and_who_was_silent_for_the_longest() {
+    let mut scene = Scene::with_room(Flavour::linux(), NEVER, Some(6));
+    let mut clients = Vec::new();
+    for n in 0..6 {
+        scene.kernel.run_until(SECOND * (n + 1));
+        clients.extend(scene.linger(1, &Setup::default()));
+    }
+    // The first one to come was not the last one to say something.
+    let senders = [(); 60].map(|()| scene.sender());
+    scene.until("they are let in", |scene| scene.figure("senders") == 60);
+    let (_others, held) = scene.connections(2, &Setup::default());
+    for (sender, held) in [(&senders[0], &held[..1]), (&senders[7], &held[1..])] {
+        send(sender, held);
+        scene.until("it is read", |_| sender.queued() == 0);
+    }
+    drop(held);
+    // It has room for fewer senders, and for all who linger.
+    scene.is_taken_over(&Wish { limit: 100, ..scene.wish.clone() });
+    assert_eq!((scene.figure("lingering"), scene.figure("evicted")), (6, 2), "{}", scene.daemon.snapshot());
+    let is_there: Vec<_> = clients.iter().map(|client| client.facts().parted.is_none()).collect();
+    assert_eq!(is_there, [false, false, true, true, true, true]);
+    let left: Vec<_> = (0..60).filter(|&n| !senders[n].is_hung_up()).collect();
+    let most = scene.figure("senders") as usize;
+    assert!(most < 30 && left.len() == most, "{left:?}");
+    assert!(left[0] == 0 && left[1] == 7 && left[2..].iter().all(|&n| n > 60 - most), "{left:?}");
+    let sender = scene.sender();
+    let (_late, held) = scene.connections(1, &Setup::default());
+    send(&sender, &held);
+    scene.until("one more is handed over", |scene| scene.figure("handed_over") == 9);
+    assert!(clients[2].facts().parted.is_some(), "of those that were there it is the oldest");
+}
+
+#[test]
+fn a_sender_that_cannot_be_read_while_it_is_taken_over_is_read_by_the_next_one() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(flavour, NEVER);
+        let sender = scene.sender();
+        scene.until("it is let in", |scene| scene.figure("senders") == 1);
+        let end = short_of_memory(&scene, SECOND / 2);
+        let (_client, held) = scene.connections(1, &Setup::default());
+        send(&sender, &held);
+        scene.daemon.turn().expect("a backend that can wait"); // and leaves it alone for a second
+        scene.kernel.run_until(end);
+        scene.is_taken_over(&scene.wish.clone());
+        scene.until("it is read", |scene| scene.figure("lingering") == 1);
+        assert!(scene.kernel.now() < end + SECOND / 2, "the next one has memory");
+    }
+}
+
+#[test]
+fn one_that_stops_has_ended_in_time_whatever_a_successor_does() {
+    for (n, flavour) in [0, 1, 2].into_iter().flat_map(|n| flavours().map(|flavour| (n, flavour))) {
+        let mut scene = Scene::with(flavour, NEVER, None, SECOND * 2);
+        scene.linger(100, &Setup::default());
+        let (stop, start) = (scene.raise.stop.clone(), scene.kernel.now());
+        stop.raise();
+        scene.until("it stops", |scene| scene.daemon.is_stopping());
+        let hangs = Wish { manner: Manner::Hangs(n), ..scene.wish.clone() };
+        let mut all = vec![scene.successor(&hangs)];
+        while !scene.daemon.is_done() {
+            scene.daemon.turn().expect("a backend that can wait");
+            all.push(scene.successor(&hangs));
+        }
+        assert!(scene.kernel.now() - start < SECOND * 2, "{n}: {:?}", scene.kernel.now() - start);
+        scene.assert_ended("stopped", 100);
+    }
+}
+
+#[test]
+fn where_few_may_be_in_flight_the_others_come_when_those_have_arrived() {
+    let mut scene = Scene::new(Flavour { in_flight: 150, ..Flavour::linux() }, NEVER);
+    for _ in 0..10 {
+        let (_clients, held) = scene.connections(100, &Setup::default());
+        let sender = scene.sender();
+        send(&sender, &held);
+        scene.until("it is read", |_| sender.queued() == 0);
+    }
+    scene.is_taken_over(&Wish { pace: SECOND / 100, ..scene.wish.clone() });
+    assert_eq!(scene.figure("lingering"), 1_000);
 }
 
 #[test]

@@ -45,7 +45,10 @@ pub fn time_goes_on_while_it_is_waited_and_not_back<S: Stage>(stage: &mut S) {
         before = clock.now();
         assert!(before - start >= WHILE);
         clock.pause();
-        assert!(clock.now() >= before);
+        let rested = clock.now();
+        assert!(rested >= before);
+        clock.sleep(WHILE);
+        assert!(clock.now() - rested >= WHILE);
     }
 }
 

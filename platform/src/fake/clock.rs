@@ -18,6 +18,8 @@ const BACK: Duration = Duration::from_secs(1);
 /// A clock that shows the simulation's time, from wherever it was set to, and that may leap.
 pub struct Clock {
     pub(super) kernel: Kernel,
+    /// What the kernel's shows when this one is at 0.
+    pub(super) start: Duration,
 }
 
 impl crate::clock::Clock for Clock {
@@ -33,7 +35,7 @@ impl crate::clock::Clock for Clock {
         }
         let shift = state.shift;
         state.note(Call::Now, 0, shift);
-        state.clock()
+        state.clock().saturating_sub(self.start)
     }
 
     fn pause(&self) {
@@ -45,6 +47,15 @@ impl crate::clock::Clock for Clock {
         if let Some(time) = pause {
             self.kernel.run_until(time);
         }
+    }
+
+    fn sleep(&self, time: Duration) {
+        let until = {
+            let mut state = self.kernel.enter();
+            state.note(Call::Sleep, 0, 0);
+            state.now.saturating_add(time)
+        };
+        self.kernel.run_until(until);
     }
 }
 
@@ -113,6 +124,14 @@ pub struct Raiser {
 }
 
 impl Raiser {
+    /// How many the process has not taken yet.
+    pub fn pending(&self) -> usize {
+        match self.kernel.get().state().files.get(self.file).map(|file| &file.kind) {
+            Some(Kind::Signal(count)) => *count,
+            _ => 0,
+        }
+    }
+
     /// Once. Where the process has ended nothing happens.
     pub fn raise(&self) {
         let kernel = self.kernel.get();

@@ -62,6 +62,8 @@ impl Kind {
 /// An open file description.
 pub(super) struct File {
     pub references: usize,
+    /// How many of these are numbers of some process.
+    numbers: usize,
     pub kind: Kind,
     /// Where it is registered: the poller, and its watch there.
     pub watches: Vec<(Key, Key)>,
@@ -140,7 +142,7 @@ impl Table {
 impl State {
     /// Opens something; the caller has the one reference.
     pub fn open(&mut self, kind: Kind) -> Key {
-        self.files.insert(File { references: 1, kind, watches: Vec::new() })
+        self.files.insert(File { references: 1, numbers: 0, kind, watches: Vec::new() })
     }
 
     pub fn kind(&self, file: Key) -> Kind {
@@ -153,6 +155,9 @@ impl State {
     /// EMFILE; the reference is still the caller's.
     pub fn install(&mut self, process: usize, file: Key) -> io::Result<RawFd> {
         let number = self.processes[process].install(file);
+        if let Some(file) = self.files.get_mut(file).filter(|_| number.is_some()) {
+            file.numbers += 1;
+        }
         number.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))
     }
 
@@ -176,8 +181,17 @@ impl State {
             self.check_quick(file, number);
         }
         let now = self.now;
+        let is_last = self.files.get_mut(file).is_some_and(|file| {
+            file.numbers -= 1;
+            file.numbers == 0
+        });
         if let Kind::Tcp(connection) = self.kind(file) {
             if let Some(it) = self.connections.get_mut(connection) {
+                // Else another one may have taken it over; or this one wanted to, and it is not its own.
+                let parts = by != By::Exit || is_last && it.facts.parted.is_none();
+                if !parts {
+                    return self.release(file, by);
+                }
                 it.facts.parted = Some(now);
                 self.evidence.parted.push(address(connection));
             }

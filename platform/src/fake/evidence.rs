@@ -39,6 +39,7 @@ pub enum Call {
     Take,
     Now,
     Pause,
+    Sleep,
     /// Not a call of the daemon's: something came to a socket, or a sender or client did something.
     Outside,
 }

@@ -43,7 +43,7 @@ impl Default for Setup {
 /// What became of a connection. Times are [`Kernel::now`](super::Kernel::now)'s.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// When the daemon's process got it.
+    /// When the daemon's process got it from a sender.
     pub received: Option<Duration>,
     /// How often.
     pub received_times: u32,

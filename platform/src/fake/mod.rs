@@ -31,8 +31,8 @@
 //! assert_eq!(process.descriptors(), []);
 //! ```
 //!
-//! What it has not: the contents of bytes, a second process that waits at the same time, the end of
-//! orphaned connections in FIN_WAIT_2 or with a reader that has stalled, and memory.
+//! What it has not: what bytes of a connection say, a second process that waits in a backend at the same
+//! time, the end of orphaned connections in FIN_WAIT_2 or with a reader that has stalled, and memory.
 
 mod agenda;
 mod backend;
@@ -292,6 +292,14 @@ impl Kernel {
         self.state().dice.faults = faults;
     }
 
+    /// Has nothing fail while `act` is done.
+    pub fn spare<T>(&self, act: impl FnOnce() -> T) -> T {
+        let faults = std::mem::take(&mut self.state().dice.faults);
+        let done = act();
+        self.state().dice.faults = faults;
+        done
+    }
+
     /// Changes what kind of kernel it is, of what can change while it runs: how many tokens a `wait`
     /// returns, what a call takes, what fits into its queues.
     pub fn adapt(&self, change: impl FnOnce(&mut Flavour)) {
@@ -380,7 +388,13 @@ impl Process {
 
     /// The clock.
     pub fn clock(&self) -> Clock {
-        Clock { kernel: self.kernel.clone() }
+        Clock { kernel: self.kernel.clone(), start: Duration::ZERO }
+    }
+
+    /// A clock that is at 0 now.
+    pub fn clock_from_zero(&self) -> Clock {
+        let start = self.kernel.state().clock();
+        Clock { kernel: self.kernel.clone(), start }
     }
 
     /// What closes slowly.

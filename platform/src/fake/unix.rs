@@ -7,7 +7,7 @@ use super::slab::Key;
 use super::state::State;
 use super::{Handle, Kernel, Process};
 use crate::backend::{Descriptor, Interest};
-use crate::fdpass::{self, MAX_DESCRIPTORS};
+use crate::fdpass::{self, MAX_DESCRIPTORS, PORTABLE_DESCRIPTORS};
 use crate::peer::Peer;
 use std::cell::{RefCell, RefMut};
 use std::collections::VecDeque;
@@ -187,7 +187,7 @@ impl State {
         if it.inbox.len() > self.flavour.queued_messages {
             return error(libc::EAGAIN);
         }
-        if self.in_flight + files.len() > self.flavour.in_flight {
+        if !files.is_empty() && self.in_flight + files.len() > self.flavour.in_flight {
             return error(libc::ETOOMANYREFS);
         }
         self.queue(link, bytes, files);
@@ -241,7 +241,11 @@ impl State {
         if message.bytes.is_empty() {
             it.inbox.pop_front();
         }
-        let truncated = self.hand_out(process, files, numbers);
+        let truncated = self.hand_out(process, files.clone(), numbers);
+        for file in files.into_iter().take(numbers.len()) {
+            self.evidence.delivered += 1;
+            self.received(file);
+        }
         Ok(match byte {
             None => fdpass::Received::End,
             Some(_) if truncated && self.flavour.truncation == Truncation::Lost => fdpass::Received::Lost,
@@ -295,7 +299,7 @@ impl State {
         if fits == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        if self.in_flight + files.len() > in_flight {
+        if !files.is_empty() && self.in_flight + files.len() > in_flight {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
         it.outbox.extend_from_slice(&bytes[..fits]);
@@ -346,8 +350,6 @@ impl State {
             if let Some(number) = number {
                 room -= 1;
                 numbers.push(number);
-                self.evidence.delivered += 1;
-                self.received(file);
             } else {
                 room = 0;
                 truncated = true;
@@ -427,6 +429,11 @@ impl Descriptor for Door {
 }
 
 impl Door {
+    /// What was such a door in another process and came along from there.
+    pub fn of(received: Received) -> Self {
+        Door(received.0)
+    }
+
     fn enter(&self, call: Call) -> (RefMut<'_, State>, Key) {
         let state = self.0.kernel.enter();
         match state.kind(state.file(self.0.process, self.0.number(), call)) {
@@ -566,9 +573,12 @@ impl fdpass::Link for Link {
     }
 
     fn wait(&self, interest: Interest, patience: Duration) -> io::Result<bool> {
-        let (state, _) = self.enter(Call::WaitAlone);
-        let until = state.now.saturating_add(patience);
-        drop(state);
+        let until = {
+            let (mut state, _) = self.enter(Call::WaitAlone);
+            let is_early = state.dice.roll(|faults| faults.early);
+            let patience = if is_early { state.dice.time(patience) } else { patience };
+            state.now.saturating_add(patience)
+        };
         loop {
             let (mut state, link) = self.enter(Call::WaitAlone);
             let is_ready = state.is_link_ready(link, interest);
@@ -675,9 +685,13 @@ impl Caller {
         let (bytes, numbers, truncated) = self.with(|state, link| {
             let mut numbers = Vec::new();
             let Some(it) = state.links.get_mut(link) else { return (Vec::new(), numbers, false) };
-            let (bytes, files) = (std::mem::take(&mut it.outbox), std::mem::take(&mut it.passed));
+            let (bytes, mut files) = (std::mem::take(&mut it.outbox), std::mem::take(&mut it.passed));
             let file = it.file;
-            let truncated = state.hand_out(process.number, files.into(), &mut numbers);
+            let mut truncated = false;
+            // In several reads, as there are several messages.
+            for files in files.make_contiguous().chunks(PORTABLE_DESCRIPTORS) {
+                truncated |= state.hand_out(process.number, files.to_vec(), &mut numbers);
+            }
             if let Some(file) = file {
                 state.wake(file); // there is room again
             }
@@ -689,7 +703,11 @@ impl Caller {
             .map(|number| Received(Fd::new(kernel.clone(), process.number, number)))
             .collect();
         match () {
-            () if truncated => Err(io::ErrorKind::QuotaExceeded.into()),
+            () if truncated => {
+                // Those that arrived stay open, as nobody knows them.
+                received.into_iter().for_each(|received| _ = received.0.into_number());
+                Err(io::ErrorKind::QuotaExceeded.into())
+            }
             () if bytes.is_empty() && self.is_hung_up() => Ok(None),
             () => Ok(Some((bytes, received))),
         }

@@ -163,6 +163,7 @@ pub struct Setup {
     first_lines: String,
     lines: String,
     other: String,
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl Setup {
@@ -182,6 +183,7 @@ impl Setup {
             first_lines: String::new(),
             lines: String::new(),
             other: String::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -250,6 +252,12 @@ impl Setup {
         self
     }
 
+    /// With a path in its environment.
+    pub fn environment(mut self, variable: &'static str, path: &Path) -> Self {
+        self.environment.push((variable, path.to_owned()));
+        self
+    }
+
     /// With more lines of configuration; later ones win.
     pub fn with(mut self, lines: &str) -> Self {
         self.lines += lines;
@@ -291,6 +299,7 @@ impl Setup {
                 .arg("-DFOREGROUND")
                 .arg("-f")
                 .arg(site.path("httpd.conf"))
+                .envs(self.environment.iter().map(|(variable, path)| (variable, path)))
                 .spawn()
                 .map_err(|e| format!("sh: {e}"))?;
             let [address, other] = addresses;

@@ -74,7 +74,12 @@ impl<W: World> Senders<W> {
 
     /// Whether nobody is connected, nor may wait at a door that is shut.
     pub fn is_empty(&self) -> bool {
-        self.senders.is_empty() && !(self.is_shut && self.door.is_some())
+        self.senders.is_empty() && !self.may_wait()
+    }
+
+    /// Whether somebody may wait at a door that is shut.
+    pub fn may_wait(&self) -> bool {
+        self.is_shut && self.door.is_some()
     }
 
     /// Messages that were not of the protocol, or that the kernel cut short.

@@ -193,7 +193,7 @@ fn a_poll_without_memory_for_its_tables_ends_nobody() {
         return println!("the others have their tables already");
     }
     let (daemon, clients) = lingering(5, &[]);
-    let Some(refusals) = Refusals::of(&daemon, "poll,ppoll", "ENOMEM", 3) else { return };
+    let Some(refusals) = Refusals::of(&daemon, "?poll,ppoll", "ENOMEM", 3) else { return };
     daemon.wait_for("lingering=5");
     drop((refusals, clients));
     daemon.finish("closed=5");

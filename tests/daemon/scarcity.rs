@@ -67,7 +67,17 @@ fn who_asks_when_no_descriptor_is_left_is_answered_and_a_connection_is_evicted_f
 }
 
 #[test]
-fn the_same_where_the_limit_was_lowered_meanwhile() {
+fn who_says_stop_when_no_descriptor_is_left_is_heard() {
+    let (daemon, clients) = lingering(5, &[]);
+    let Some(refusals) = Refusals::of(&daemon, "accept,accept4", "ENFILE", 1) else { return };
+    assert_eq!(run(daemon.site.lingerd().arg("-k")).code, Some(0));
+    drop((refusals, clients));
+    let last = daemon.wait_for_good_end();
+    assert_eq!((last["closed"], last["evicted"]), (4, 1));
+}
+
+#[test]
+fn who_asks_when_the_limit_was_lowered_is_answered_in_the_same_way() {
     if !cfg!(target_os = "linux") {
         return not_run("it takes the prlimit of Linux");
     }

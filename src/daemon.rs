@@ -41,6 +41,8 @@ const BREATH: usize = 256;
 /// Clients of the control socket that are let in at a time: once in a turn, and each time that it looks up
 /// from a long one.
 const CLIENT_BUDGET: usize = 8;
+/// What those come for who are let in there.
+const ASKED: &str = "answer 'lingerd -S' or '-k'";
 /// How often the counters are logged while there is work.
 const SUMMARY_EVERY: Span = Span::from_secs(3600);
 
@@ -252,8 +254,8 @@ impl<W: World> Daemon<W> {
     /// [`Error::Wait`].
     pub fn turn(&mut self) -> Result<(), Error> {
         let timeout = match &self.successor {
-            Some(_) => Some(Duration::ZERO), // one who came along from a predecessor
-            None => self.next().map(|time| self.clock.until(time)),
+            Some(_) if !self.senders.may_wait() => Some(Duration::ZERO), // one who came along from a predecessor
+            _ => self.next().map(|time| self.clock.until(time)),
         };
         self.backend.wait(&mut self.ready, timeout).map_err(Error::Wait)?;
         if !self.ready.is_empty() {
@@ -264,7 +266,7 @@ impl<W: World> Daemon<W> {
         let now = self.clock.now();
         if self.retry.at().is_some_and(|at| now.ticks_since(at) >= 0) {
             for source in self.retry.take() {
-                self.serve(source);
+                self.serve(source, false);
                 self.breathe(1);
             }
         }
@@ -274,9 +276,12 @@ impl<W: World> Daemon<W> {
         if self.summary_at.is_some_and(|time| now.ticks_since(time) >= 0) {
             self.summary("summary");
         }
-        // Last: what was ready in this turn may be another one's then.
-        if let Some(link) = self.successor.take() {
-            self.give_away(link);
+        // Last: what was ready in this turn may be another one's then. A door that is shut is none to give away:
+        // who waits there comes first.
+        if !self.senders.may_wait() {
+            if let Some(link) = self.successor.take() {
+                self.give_away(link);
+            }
         }
         Ok(())
     }
@@ -295,7 +300,7 @@ impl<W: World> Daemon<W> {
         for &token in ready.iter().filter(|&&token| Source::may_be_urgent(token)) {
             match Source::of(token) {
                 None | Some(Source::Door) => {}
-                Some(source) => self.serve(source),
+                Some(source) => self.serve(source, true),
             }
         }
         for &token in &ready {
@@ -308,7 +313,7 @@ impl<W: World> Daemon<W> {
         self.breathe(expired);
         for &token in &ready {
             if let Some(source @ (Source::Sender(_) | Source::Door)) = Source::of(token) {
-                self.serve(source);
+                self.serve(source, true);
                 self.breathe(1);
             }
         }
@@ -332,9 +337,9 @@ impl<W: World> Daemon<W> {
         }
     }
 
-    /// Serves one source that is ready, and asks to hear of it again. Where the kernel has no room
-    /// for that now, it is served again in a second, ready or not.
-    fn serve(&mut self, source: Source) {
+    /// Serves one source that is ready, if it `is_reported`, and asks to hear of it again. Where the kernel
+    /// has no room for that now, it is served again in a second, ready or not.
+    fn serve(&mut self, source: Source, is_reported: bool) {
         match source {
             // It was to be parted with, and could not be read.
             Source::Sender(sender) if self.is_stopping() => drop(self.part_with(sender)),
@@ -343,7 +348,10 @@ impl<W: World> Daemon<W> {
                     self.not_now(sender);
                 }
             }
+            Source::Door if self.is_stopping() => self.part_with_waiting(),
             Source::Door => self.accept(),
+            Source::Control if self.retry.waits_for(source) => {}
+            Source::Control => self.let_clients_in(is_reported),
             urgent => self.answer(urgent),
         }
         if self.retry.waits_for(source) {
@@ -383,7 +391,7 @@ impl<W: World> Daemon<W> {
                 logger::reopen();
                 info!("log reopened; there is no configuration to reload");
             }
-            Source::Control if !self.retry.waits_for(Source::Control) => self.let_clients_in(),
+            Source::Control if !self.retry.waits_for(Source::Control) => self.let_clients_in(false),
             // What else is said waits, for the successor perhaps: of two that come at once the later one takes
             // over from the earlier one.
             Source::Client(_) if self.successor.is_some() => {}
@@ -403,19 +411,36 @@ impl<W: World> Daemon<W> {
         }
     }
 
-    /// Lets in who wants something, and hears what it is.
-    fn let_clients_in(&mut self) {
+    /// Lets in who wants something, and hears what it is. If somebody does for certain, and there is no
+    /// descriptor for that, a connection gives its own: who has come to find out what is wrong, or to stop
+    /// it, must not be the one who is not heard. Another process may take it, so only one does that at a
+    /// time.
+    fn let_clients_in(&mut self, mut is_certain: bool) {
+        let (mut may_evict, now) = (true, self.clock.now());
         for _ in 0..CLIENT_BUDGET {
-            match self.control.accept(&mut self.backend, self.clock.now()) {
+            match self.control.accept(&mut self.backend, now) {
                 Ok(Some(Ok(client))) => self.hear_client(client),
                 Ok(Some(Err(refused))) => self.connections.close_slowly(refused),
-                Ok(None) => break,
+                Ok(None) => return,
+                Err(e) if is_passing(&e) => continue,
                 Err(e) => {
+                    let wants_descriptor = fdpass::wants_descriptor(&e);
+                    if wants_descriptor && !is_certain {
+                        return; // it is reported who waits
+                    }
+                    if wants_descriptor
+                        && may_evict
+                        && self.connections.evict_gentlest(&mut self.backend, now)
+                    {
+                        may_evict = false;
+                        self.retry.made_way(now, ASKED, &e);
+                        continue;
+                    }
                     self.control.leave(&mut self.backend);
-                    let what = "answer 'lingerd -S' or '-k'";
-                    return self.retry.door(Source::Control, self.clock.now(), what, &e);
+                    return self.retry.door(Source::Control, now, ASKED, &e);
                 }
             }
+            is_certain = false;
         }
     }
 
@@ -529,6 +554,7 @@ impl<W: World> Daemon<W> {
                 }
                 Ok(Err(refused)) => self.connections.close_slowly(refused),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e) if is_passing(&e) => {}
                 Err(e) => {
                     self.senders.leave_door(&mut self.backend);
                     return self.retry.door(Source::Door, now, "let a sender in", &e);
@@ -651,15 +677,7 @@ impl<W: World> Daemon<W> {
         for sender in self.senders.all() {
             self.part_with(sender);
         }
-        // One at a time, as there may be more of them than there is room for. Who cannot be let in
-        // for want of something is lost: there is no later.
-        while let Ok(accepted) = self.senders.accept(self.clock.now()) {
-            match accepted {
-                Ok(sender) => drop(self.part_with(sender)),
-                Err(refused) => self.connections.close_slowly(refused),
-            }
-        }
-        self.senders.close_door(&mut self.backend);
+        self.part_with_waiting();
         info!(
             "told to stop: {} connections are still lingering, for {:.1} s at most",
             self.connections.len(),
@@ -667,9 +685,28 @@ impl<W: World> Daemon<W> {
         );
     }
 
+    /// Parts with those who wait at the door that was shut, and closes it. Where somebody cannot be let in for
+    /// want of something, that is tried again later.
+    fn part_with_waiting(&mut self) {
+        let now = self.clock.now();
+        loop {
+            match self.senders.accept(now) {
+                // One at a time, as there may be more of them than there is room for.
+                Ok(Ok(sender)) => drop(self.part_with(sender)),
+                Ok(Err(refused)) => self.connections.close_slowly(refused),
+                Err(e) if is_passing(&e) => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) => return self.retry.door(Source::Door, now, "let in who waits at the end", &e),
+            }
+        }
+        self.senders.close_door(&mut self.backend);
+    }
+
     /// Ends everything.
     fn end(&mut self, why: &str) {
         self.end_at = Some(self.clock.now());
+        self.part_with_waiting();
+        self.senders.close_door(&mut self.backend); // there is no later
         for sender in self.senders.all() {
             self.part_with(sender);
             drop(self.senders.dismiss(sender, &mut self.backend));
@@ -703,6 +740,11 @@ impl<W: World> Daemon<W> {
         self.summary_at = None;
         info!("{what}: {}", self.snapshot());
     }
+}
+
+/// Whether the next one may be there though this one has not come in.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted)
 }
 
 /// How much to read of a sender that is parted with.

@@ -4,7 +4,7 @@
 
 use crate::backend::{Descriptor, Interest};
 use crate::peer::{self, Peer};
-use crate::{SEND_FLAGS, check, process};
+use crate::{SEND_FLAGS, check, is_out_of_memory, process};
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Write};
 use std::net::Shutdown;
@@ -91,7 +91,8 @@ pub trait Link: Descriptor + Sized {
     ///
     /// # Errors
     /// `WouldBlock` when there is no room; `ResourceBusy` when too many descriptors are in flight, which
-    /// those who receive change; else what sendmsg(2) says. Nothing was sent then.
+    /// those who receive change; `OutOfMemory` as [`receive`](Self::receive); else what sendmsg(2)
+    /// says. Nothing was sent then.
     fn pass(&self, bytes: &[u8], descriptors: &[&dyn Descriptor]) -> io::Result<usize>;
 
     /// Reads what is there of `buffer`'s length, and appends the descriptors that came with it as
@@ -127,7 +128,8 @@ pub trait Door: Descriptor {
     /// # Errors
     /// `WouldBlock` when nobody waits; `Interrupted` and `ConnectionAborted` when the next one may be
     /// there all the same; else what accept(2) says when it can serve nobody for now (EMFILE, ENFILE,
-    /// ENOBUFS, ENOMEM).
+    /// ENOBUFS, ENOMEM). Some systems want the descriptor before they look who waits: then
+    /// [`wants_descriptor`] says nothing about that.
     fn accept(&self) -> io::Result<Self::Link>;
 
     /// Lets nobody else knock, where the system can do that. Those who already wait can still be
@@ -137,6 +139,12 @@ pub trait Door: Descriptor {
     /// Makes a door that came from another process this one's own: whoever asks from now on who
     /// listens there is told so.
     fn claim(&self);
+}
+
+/// Whether [`Door::accept`] has failed because no descriptor is left, to this process (EMFILE) or to the
+/// system (ENFILE): what is closed may help.
+pub fn wants_descriptor(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 impl Link for UnixStream {
@@ -167,6 +175,7 @@ impl Link for UnixStream {
         let descriptors: Vec<_> = descriptors.iter().map(borrowed).collect();
         send(self, bytes, &descriptors).map_err(|error| match error.raw_os_error() {
             Some(libc::ETOOMANYREFS) => ErrorKind::ResourceBusy.into(),
+            errno if is_out_of_memory(errno) => ErrorKind::OutOfMemory.into(),
             _ => error,
         })
     }
@@ -293,7 +302,7 @@ fn read_with(
     if got == -1 {
         let error = io::Error::last_os_error();
         return match error.raw_os_error() {
-            Some(libc::ENOMEM | libc::ENOBUFS) => Err(ErrorKind::OutOfMemory.into()),
+            errno if is_out_of_memory(errno) => Err(ErrorKind::OutOfMemory.into()),
             // The BSDs, and Solaris, for what Linux tells with MSG_CTRUNC.
             Some(libc::EMSGSIZE | libc::EMFILE | libc::ENFILE) => Ok(Read::Lost),
             _ => Err(error),

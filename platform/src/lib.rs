@@ -37,6 +37,20 @@ fn check(result: libc::c_int) -> std::io::Result<libc::c_int> {
     if result == -1 { Err(std::io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// Whether errno says that the system is short of memory for now, by whichever of its names. The call
+/// has done nothing then.
+fn is_out_of_memory(errno: Option<libc::c_int>) -> bool {
+    cfg_if::cfg_if! {
+        if #[cfg(any(target_os = "illumos", target_os = "solaris"))] {
+            // Solaris: STREAMS, which sockets may be made of, have resources of their own.
+            const STREAMS: libc::c_int = libc::ENOSR;
+        } else {
+            const STREAMS: libc::c_int = libc::ENOMEM;
+        }
+    }
+    matches!(errno, Some(libc::ENOMEM | libc::ENOBUFS)) || errno == Some(STREAMS)
+}
+
 /// Sets FD_CLOEXEC, where the call that made the descriptor could not.
 #[allow(dead_code, reason = "where every call can, nobody asks")]
 fn set_cloexec(fd: &impl std::os::fd::AsRawFd) -> std::io::Result<()> {

@@ -4,7 +4,7 @@
 //! shares. Knows one socket at a time; must not know why it is asked.
 
 use crate::backend::Descriptor;
-use crate::{SEND_FLAGS, socket_option};
+use crate::{SEND_FLAGS, is_out_of_memory, socket_option};
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -101,7 +101,7 @@ impl Tcp for TcpStream {
             let error = io::Error::last_os_error();
             match error.raw_os_error() {
                 Some(libc::EINTR) => {}
-                Some(libc::ENOMEM | libc::ENOBUFS) => return Err(io::ErrorKind::OutOfMemory.into()),
+                errno if is_out_of_memory(errno) => return Err(io::ErrorKind::OutOfMemory.into()),
                 _ => return Err(error),
             }
         }

@@ -141,6 +141,12 @@ impl<W: World> Connections<W> {
         true
     }
 
+    /// Evicts the one that loses least by it, for its descriptor. Returns whether there was one.
+    pub fn evict_gentlest(&mut self, backend: &mut W::Backend, now: Time) -> bool {
+        let gentlest = self.table.gentlest();
+        gentlest.inspect(|&entry| self.close(entry, Reason::Evicted, backend, now)).is_some()
+    }
+
     /// Ends all of them, those first that lose least by it: who wants an end may not wait for the last.
     pub fn stop(&mut self, backend: &mut W::Backend, now: Time) {
         while let Some(entry) = self.table.gentlest() {

@@ -180,10 +180,10 @@ fn a_door_that_is_shut_is_not_armed() {
     let now = daemon.clock.now();
     daemon.senders.leave_door(&mut daemon.backend);
     daemon.retry.later(Source::Door, now);
-    daemon.serve(Source::Door);
+    daemon.serve(Source::Door, false);
     daemon.control.leave(&mut daemon.backend);
     daemon.retry.later(Source::Control, now);
-    daemon.serve(Source::Control);
+    daemon.serve(Source::Control, false);
     assert_eq!(daemon.backend.registered.len(), 3, "the signals");
     daemon.pass(&clock, AGAIN.into());
     daemon.turn().unwrap();

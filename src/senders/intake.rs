@@ -38,6 +38,8 @@ pub enum Said {
 pub struct Senders<W: World> {
     /// `None` once nobody else is let in.
     door: Option<Watched<W::Door>>,
+    /// Whether only those are let in who wait already.
+    is_shut: bool,
     guard: Guard,
     senders: SlotMap<Sender, Peer<W::Link>>,
     /// Grows with each message and each sender, to tell who has been silent for the longest.
@@ -54,6 +56,7 @@ impl<W: World> Senders<W> {
     pub fn new(door: W::Door, allowed: Allowed) -> Self {
         Senders {
             door: Some(Watched::new(door, Source::Door)),
+            is_shut: false,
             guard: Guard::new(allowed, "hand over; -a says who may"),
             senders: SlotMap::with_key(),
             messages: 0,
@@ -69,9 +72,14 @@ impl<W: World> Senders<W> {
         self.senders.len()
     }
 
-    /// Whether nobody is connected.
+    /// Whether nobody is connected, nor may wait at a door that is shut.
     pub fn is_empty(&self) -> bool {
-        self.senders.is_empty()
+        self.senders.is_empty() && !self.may_wait()
+    }
+
+    /// Whether somebody may wait at a door that is shut.
+    pub fn may_wait(&self) -> bool {
+        self.is_shut && self.door.is_some()
     }
 
     /// Messages that were not of the protocol, or that the kernel cut short.
@@ -104,16 +112,10 @@ impl<W: World> Senders<W> {
     /// not hand over, which is to be closed: that may take long, as it closes what is queued in it.
     ///
     /// # Errors
-    /// `WouldBlock` when nobody waits; else as [`Door::accept`] when nobody can be served.
+    /// As [`Door::accept`].
     pub fn accept(&mut self, now: Time) -> io::Result<Result<Sender, W::Received>> {
         let Some(door) = &self.door else { return Err(ErrorKind::WouldBlock.into()) };
-        let link = loop {
-            match door.get().accept() {
-                // The one who waited has gone again.
-                Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
-                accepted => break accepted?,
-            }
-        };
+        let link = door.get().accept()?;
         if !self.guard.lets_in(&link, now) {
             return Ok(Err(link.into_received()));
         }
@@ -130,9 +132,9 @@ impl<W: World> Senders<W> {
         })
     }
 
-    /// Where they come in, unless nobody else is let in.
+    /// Where they come in, unless nobody else may.
     pub fn door(&self) -> Option<&W::Door> {
-        self.door.as_ref().map(Watched::get)
+        self.door.as_ref().filter(|_| !self.is_shut).map(Watched::get)
     }
 
     /// Every sender's connection, the one that has been silent for the longest first.
@@ -247,6 +249,7 @@ impl<W: World> Senders<W> {
     /// Lets nobody else knock. Those who already wait can still be [`accept`](Self::accept)ed, and
     /// have to be, as with [`silence`](Self::silence), before [`close_door`](Self::close_door).
     pub fn shut_door(&mut self, backend: &mut W::Backend) {
+        self.is_shut = true;
         if let Some(door) = &mut self.door {
             door.leave(backend);
             door.get().shut();
@@ -259,9 +262,9 @@ impl<W: World> Senders<W> {
         self.door = None;
     }
 
-    /// Whether anybody may still come in.
+    /// Whether anybody may still knock.
     pub fn has_door(&self) -> bool {
-        self.door.is_some()
+        self.door().is_some()
     }
 
     /// Every sender.

@@ -146,21 +146,15 @@ impl<W: World> Control<W> {
     /// one that may not come in is for the caller to close.
     ///
     /// # Errors
-    /// What accept(2) says when it cannot serve anybody for now (EMFILE, ENFILE).
+    /// As [`Door::accept`], but for `WouldBlock`.
     pub fn accept(
         &mut self,
         backend: &mut W::Backend,
         now: Time,
     ) -> io::Result<Option<Result<u8, W::Received>>> {
-        let link = loop {
-            match self.door.get().accept() {
-                Ok(link) => break link,
-                Err(e) => match e.kind() {
-                    ErrorKind::WouldBlock => return Ok(None),
-                    ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
-                    _ => return Err(e),
-                },
-            }
+        let link = match self.door.get().accept() {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(None),
+            accepted => accepted?,
         };
         if self.guard.lets_in(&link, now) {
             return Ok(Some(Ok(self.seat(link, backend))));

@@ -126,12 +126,10 @@ impl Endpoint {
         Rc::clone(&self.name)
     }
 
-    /// Removes the name, if it is still ours. A failure (the directory is root's, and we no longer
-    /// are) is no error: the next daemon removes what is stale.
-    fn unlink(&self) {
-        if let Some(identity) = self.identity.get() {
-            let _ = self.name.remove_if(*identity);
-        }
+    /// Removes the name, if it is still ours. Where that fails it is no harm: the next daemon removes what
+    /// is stale.
+    fn unlink(&self) -> io::Result<()> {
+        self.identity.get().map_or(Ok(()), |&identity| self.name.remove_if(identity))
     }
 }
 
@@ -185,7 +183,12 @@ impl Door for Endpoint {
 
     /// Its name goes first.
     fn shut(&self) {
-        self.unlink();
+        match self.unlink() {
+            // The directory is root's, and we no longer are; or somebody else has removed it.
+            Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::NotFound) => {}
+            Err(e) => log::warn!("{}: the name stays there: {e}", self.name.path().display()),
+            Ok(()) => {}
+        }
         self.listener.shut();
     }
 
@@ -234,7 +237,7 @@ impl AsFd for Endpoint {
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
-        self.unlink();
+        let _ = self.unlink();
     }
 }
 

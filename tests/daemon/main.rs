@@ -9,4 +9,5 @@ mod limits;
 mod manners;
 mod reasons;
 mod sandbox;
+mod scarcity;
 mod upgrade;

@@ -84,7 +84,7 @@ impl Plan {
         flavour.in_flight = one_of(random, &[300, u64::MAX, u64::MAX]) as usize;
         let mut faults = match random.u8(..4) {
             0 => Faults::default(),
-            1 => Faults { leap: 0.0, back: 0.0, accept: 0.0, ..Faults::some() },
+            1 => Faults { leap: 0.0, back: 0.0, aborted: 0.0, ..Faults::some() },
             2 => Faults::some(),
             _ => Faults { add: 0.2, rearm: 0.2, accept: 0.2, early: 0.3, memory: 0.1, ..Faults::some() },
         };
@@ -158,7 +158,7 @@ impl Plan {
     /// and none can talk on while it is parted with.
     pub fn loses_nothing(&self) -> bool {
         let talks_on = !self.flavour.silences && !self.flavour.cost.is_zero();
-        self.takes_all() && self.faults.accept == 0.0 && !talks_on
+        self.takes_all() && self.faults.aborted == 0.0 && !talks_on
     }
 
     /// When it is to end at once at the earliest, if it was told to stop then, and once more perhaps: it was

@@ -1083,3 +1083,95 @@ fn of_those_who_wait_at_a_stop_strangers_are_still_refused() {
         assert!(theirs[0].facts().received.is_none() && theirs[1].facts().received.is_some());
     }
 }
+
+/// Has nobody let in, read or waited for, for `time` from now on; until when that is.
+fn short_of_everything(scene: &Scene, time: Duration) -> Duration {
+    let everything = Faults { accept: 1.0, memory: 1.0, add: 1.0, rearm: 1.0, ..Faults::default() };
+    scene.kernel.set_faults(everything);
+    let end = scene.kernel.now() + time;
+    scene.kernel.at(end, |kernel| kernel.set_faults(Faults::default()));
+    end
+}
+
+#[test]
+fn who_asks_where_no_descriptor_is_left_is_answered_at_the_cost_of_one_connection() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(flavour, NEVER);
+        let clients = scene.linger(10, &Setup::default());
+        scene.process.set_limit(scene.process.open_descriptors());
+        for n in 1..=3 {
+            let asked = scene.kernel.now() + SECOND * 60;
+            let answered = scene.asks_at(asked);
+            scene.until("an answer", |_| answered.get().is_some());
+            assert_within_a_second("an answer", asked, &answered);
+            assert_eq!(scene.figure("evicted"), 1, "there is one free since then, in question {n}");
+        }
+        assert_eq!(clients.iter().filter(|client| client.facts().parted.is_some()).count(), 1);
+    }
+}
+
+#[test]
+fn where_others_take_what_was_set_free_one_a_second_is_evicted_and_only_while_somebody_asks() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(Flavour { cost: CALL, ..flavour }, NEVER);
+        scene.linger(100, &Setup::default());
+        let sender = scene.sender();
+        scene.until("it is let in", |scene| scene.figure("senders") == 1);
+        let start = scene.kernel.now();
+        scene.kernel.set_faults(Faults { accept: 1.0, ..Faults::default() });
+        scene.kernel.at(start + SECOND * 70, |kernel| kernel.set_faults(Faults::default()));
+        // So much is done that it is looked again and again whether anybody asks.
+        let (clients, held) = scene.connections(10 * MAX_DESCRIPTORS, &Setup::default());
+        held.chunks(MAX_DESCRIPTORS).for_each(|held| send(&sender, held));
+        scene.until("they linger", |scene| scene.figure("lingering") == 100 + clients.len() as u64);
+        assert_eq!(scene.figure("evicted"), 0);
+        let answered = scene.asks_at(start + SECOND * 60);
+        scene.until("an answer", |_| answered.get().is_some());
+        // Now and then it is memory that is wanted, and no descriptor helps.
+        assert!((1..=11).contains(&scene.figure("evicted")), "{}", scene.daemon.snapshot());
+    }
+}
+
+#[test]
+fn a_kernel_without_anything_for_a_while_costs_nobody_a_connection_and_the_processor_nothing() {
+    for flavour in flavours() {
+        for stops in [false, true] {
+            // Those of which the kernel tells nothing any more are looked at now and then.
+            let mut scene = Scene::new(Flavour { cost: CALL, ..flavour.clone() }, [HOUR, AGES, AGES]);
+            let mut clients = scene.linger(10, &Setup::default());
+            let known = scene.sender();
+            scene.until("it is let in", |scene| scene.figure("senders") == 1);
+            let before = scene.kernel.count(lingerd_platform::fake::Call::Wait);
+            let end = short_of_everything(&scene, SECOND * 10);
+            let unknown = scene.sender();
+            for sender in [&known, &unknown] {
+                let (more, held) = scene.connections(10, &Setup::default());
+                send(sender, &held);
+                clients.extend(more);
+            }
+            clients[0].send(10);
+            if stops {
+                scene.raise.stop.raise();
+            }
+            let answered = scene.asks_at(scene.kernel.now() + SECOND * 5);
+            scene.until("that is over", |scene| scene.kernel.now() >= end);
+            let waits = scene.kernel.count(lingerd_platform::fake::Call::Wait) - before;
+            assert!(waits < 200, "{waits} turns in 10 s: stops {stops}, {flavour:?}");
+            scene.until("all are taken", |scene| scene.figure("handed_over") == clients.len() as u64);
+            scene.until("an answer", |_| answered.get().is_some());
+            // Who asked meanwhile may have cost some, one a second.
+            let evicted = scene.figure("evicted");
+            assert!(evicted <= 6, "{}", scene.daemon.snapshot());
+            clients.iter().for_each(Client::close);
+            drop((known, unknown));
+            if !stops {
+                scene.raise.stop.raise();
+            }
+            while !scene.daemon.is_done() {
+                scene.daemon.turn().expect("a backend that can wait");
+            }
+            scene.assert_ended("closed", clients.len() - evicted as usize);
+            assert_eq!((scene.figure("rejected"), scene.figure("protocol_errors")), (0, 0));
+        }
+    }
+}

@@ -1,9 +1,14 @@
 //! Any POSIX system: poll(2). Its cost grows with the number of descriptors, not of events.
 
 use super::{Backend, Descriptor, Interest, Token};
+use crate::is_out_of_memory;
 use std::io;
 use std::os::fd::RawFd;
+use std::thread;
 use std::time::Duration;
+
+/// How long nobody is served when there is no memory for the call.
+const NO_MEMORY: Duration = Duration::from_millis(100);
 
 /// How many places the lists grow by: what they have too much of is never more.
 const STEP: usize = 512;
@@ -87,6 +92,11 @@ impl Backend for Poll {
         let mut left = match result {
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            // poll(2): no memory for its tables (ENOMEM on Linux, EAGAIN in POSIX), which may pass.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock || is_out_of_memory(e.raw_os_error()) => {
+                thread::sleep(timeout.map_or(NO_MEMORY, |timeout| timeout.min(NO_MEMORY)));
+                return Ok(());
+            }
             Err(e) => return Err(e),
         };
         for (fd, &token) in self.fds.iter().zip(&self.tokens) {

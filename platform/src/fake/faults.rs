@@ -132,8 +132,10 @@ pub struct Faults {
     /// `receive` and `accept` do. More than their contracts allow: whoever empties a queue until then,
     /// to part with it, loses what is left.
     pub not_there: f64,
-    /// `accept` says EMFILE, ENFILE, ENOBUFS, ENOMEM or ECONNABORTED; with the last one the caller has gone.
+    /// `accept` says EMFILE, ENFILE, ENOBUFS or ENOMEM; the first two also when nobody waits.
     pub accept: f64,
+    /// `accept` says ECONNABORTED, and the caller has gone.
+    pub aborted: f64,
     /// `receive` finds no number for a descriptor that came along.
     pub truncate: f64,
     /// `add` says ENOMEM or ENOSPC.
@@ -164,6 +166,7 @@ impl Faults {
             not_yet: 0.02,
             not_there: 0.0,
             accept: 0.02,
+            aborted: 0.02,
             truncate: 0.000_5,
             add: 0.01,
             rearm: 0.01,

@@ -287,6 +287,21 @@ fn at_the_descriptor_limit_a_caller_goes_on_waiting() {
 }
 
 #[test]
+fn that_no_descriptor_is_left_says_nothing_of_who_waits() {
+    let kernel = linux();
+    let process = kernel.process(64);
+    let (door, address) = process.door(1);
+    kernel.set_faults(Faults { accept: 1.0, ..Faults::default() });
+    let says = || door.accept().err().unwrap();
+    assert!((0..20).all(|_| fdpass::wants_descriptor(&says())), "nobody waits");
+    let _caller = kernel.connect(address, ROOT).unwrap();
+    assert!((0..20).any(|_| !fdpass::wants_descriptor(&says())), "it is memory, now and then");
+    kernel.set_faults(Faults { aborted: 1.0, ..Faults::default() });
+    assert_eq!(says().kind(), io::ErrorKind::ConnectionAborted);
+    assert_eq!(says().kind(), io::ErrorKind::WouldBlock, "the caller has gone");
+}
+
+#[test]
 fn so_much_is_in_flight_and_no_more() {
     let kernel = linux();
     let process = kernel.process(1024);

@@ -142,16 +142,16 @@ impl State {
         if self.dice.roll(|faults| faults.not_there) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let none = io::ErrorKind::WouldBlock;
-        let link = *self.doors.get(door).and_then(|door| door.waiting.front()).ok_or(none)?;
+        let first = self.doors.get(door).and_then(|door| door.waiting.front()).copied();
         if self.dice.roll(|faults| faults.accept) {
-            let errors = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ECONNABORTED];
-            let error = self.dice.one_of(&errors);
-            if error.raw_os_error() == Some(libc::ECONNABORTED) {
-                self.take_in(door);
-                self.end_link(link);
-            }
-            return Err(error);
+            let errors = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+            return Err(self.dice.one_of(if first.is_some() { &errors } else { &errors[..2] }));
+        }
+        let link = first.ok_or(io::ErrorKind::WouldBlock)?;
+        if self.dice.roll(|faults| faults.aborted) {
+            self.take_in(door);
+            self.end_link(link);
+            return Err(io::ErrorKind::ConnectionAborted.into());
         }
         let file = self.open(Kind::Link(link));
         match self.install(process, file) {

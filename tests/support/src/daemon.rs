@@ -242,6 +242,11 @@ impl Site {
     pub fn start_in_background(self: &Arc<Self>, options: &[&str]) -> Daemon {
         let started = run(self.lingerd().arg("-p").arg(self.pidfile()).args(with_time_outs(options)));
         assert_eq!(started.code, Some(0), "{started:?}");
+        self.in_background()
+    }
+
+    /// The daemon that has been started in the background here, by whatever command.
+    pub fn in_background(self: &Arc<Self>) -> Daemon {
         let pid = self.holder().expect("nobody holds the pid file");
         Daemon { site: Arc::clone(self), pid, child: None }
     }

@@ -167,6 +167,10 @@ impl<W: World> Daemon<W> {
 
     /// Makes everything its own that a predecessor has told about and has let go of.
     pub fn take_over(&mut self, estate: Estate<W::Received>) {
+        // What was told is of the time in which this one was made; what is done is done now, and it may have
+        // taken seconds until the predecessor let go.
+        let told = self.clock.now();
+        self.clock.turn();
         let now = self.clock.now();
         let counters = estate.household.counters();
         self.clock.count_on(Duration::from_millis(estate.household.uptime));
@@ -183,7 +187,7 @@ impl<W: World> Daemon<W> {
         // This one may have fewer descriptors, and then it keeps fewer senders.
         let kept = senders.min(self.connections.room().senders());
         for (socket, facts) in estate.connections {
-            self.connections.take_over(socket, facts.at(now), kept, &mut self.backend, now);
+            self.connections.take_over(socket, facts.at(told), kept, &mut self.backend, now);
         }
         self.part_with_the_silent();
         for (role, thing) in estate.things {

@@ -271,3 +271,16 @@ fn any_sequence_of_messages_leaves_every_descriptor_counted() {
         }
     });
 }
+
+#[test]
+fn told_to_stop_by_a_predecessor_that_took_its_time_it_has_all_of_its_own() {
+    let (mut daemon, clock, _) = daemon("told", stingy());
+    let (mut predecessor, link) = UnixStream::pair().unwrap();
+    predecessor.write_all(b"K").unwrap();
+    clock.0.set(clock.0.get() + Duration::from_secs(5));
+    let mut estate = Estate::default();
+    estate.things.push((Role::Client, link.into()));
+    daemon.take_over(estate);
+    assert!(daemon.is_stopping());
+    assert_eq!(daemon.end_at, Some(Time::after(clock.0.get()) + Span::LONGEST.most()));
+}

@@ -254,8 +254,8 @@ impl<W: World> Daemon<W> {
     /// [`Error::Wait`].
     pub fn turn(&mut self) -> Result<(), Error> {
         let timeout = match &self.successor {
-            Some(_) if !self.senders.may_wait() => Some(Duration::ZERO), // one who came along from a predecessor
-            _ => self.next().map(|time| self.clock.until(time)),
+            Some(_) => Some(Duration::ZERO), // one who came along from a predecessor
+            None => self.next().map(|time| self.clock.until(time)),
         };
         self.backend.wait(&mut self.ready, timeout).map_err(Error::Wait)?;
         if !self.ready.is_empty() {
@@ -276,12 +276,9 @@ impl<W: World> Daemon<W> {
         if self.summary_at.is_some_and(|time| now.ticks_since(time) >= 0) {
             self.summary("summary");
         }
-        // Last: what was ready in this turn may be another one's then. A door that is shut is none to give away:
-        // who waits there comes first.
-        if !self.senders.may_wait() {
-            if let Some(link) = self.successor.take() {
-                self.give_away(link);
-            }
+        // Last: what was ready in this turn may be another one's then.
+        if let Some(link) = self.successor.take() {
+            self.give_away(link);
         }
         Ok(())
     }
@@ -456,6 +453,9 @@ impl<W: World> Daemon<W> {
     fn give_away(&mut self, link: W::Link) {
         // What was said before it came counts as said.
         self.answer(Source::Stop);
+        if self.senders.may_wait() {
+            return; // a door that is shut is none to give away; who is hung up on comes again
+        }
         let start = self.clock.uptime();
         match self.give(&link) {
             Ok(true) => {

@@ -410,8 +410,7 @@ impl<W: World> Daemon<W> {
 
     /// Lets in who wants something, and hears what it is. If somebody does for certain, and there is no
     /// descriptor for that, a connection gives its own: who has come to find out what is wrong, or to stop
-    /// it, must not be the one who is not heard. Another process may take it, so only one does that at a
-    /// time.
+    /// it, must not be the one who is not heard. One a second at most, as another process may take it.
     fn let_clients_in(&mut self, mut is_certain: bool) {
         let (mut may_evict, now) = (true, self.clock.now());
         for _ in 0..CLIENT_BUDGET {

@@ -5,6 +5,7 @@
 use crate::backend::{Descriptor, Interest};
 use crate::peer::{self, Peer};
 use crate::{SEND_FLAGS, check, is_out_of_memory, process};
+use std::cell::RefCell;
 use std::io::{self, ErrorKind, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -273,12 +274,26 @@ fn read(link: &impl AsFd, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> 
     // Reserved before the kernel is asked: from there on nothing may fail.
     descriptors.reserve(MAX_DESCRIPTORS);
     let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    let mut control = Control::EMPTY; // the kernel leaves gaps between its messages
+    CONTROL.with_borrow_mut(|control| read_with(control, link, &mut iov, descriptors))
+}
+
+thread_local! {
+    /// Where the kernel writes control data: bytes that were once, as it leaves gaps between its messages. To
+    /// fill so many anew costs more than all else that is done for a message.
+    static CONTROL: RefCell<Control> = const { RefCell::new(Control::EMPTY) };
+}
+
+fn read_with(
+    control: &mut Control,
+    link: &impl AsFd,
+    iov: &mut libc::iovec,
+    descriptors: &mut Vec<OwnedFd>,
+) -> io::Result<Read> {
     // SAFETY: msghdr is plain data, for which all zeroes (null pointers, no lengths) is a value.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
-    message.msg_iov = &raw mut iov;
+    message.msg_iov = iov;
     message.msg_iovlen = 1;
-    message.msg_control = (&raw mut control).cast();
+    message.msg_control = (&raw mut *control).cast();
     message.msg_controllen = CONTROL_BYTES as _;
 
     // SAFETY: recvmsg(2) writes at most iov_len bytes to iov_base and msg_controllen bytes to

@@ -38,7 +38,7 @@ pub fn program(name: &str) -> Result<PathBuf, String> {
         return Err(format!("there is no {}: {advice}", path.display()));
     }
     let version = run(Command::new(&path).arg("-V")).stdout;
-    if !version.contains(&format!("({})", System::NAME)) {
+    if ![")", ";"].iter().any(|end| version.contains(&format!("({}{end}", System::NAME))) {
         let version = version.trim();
         return Err(format!("{} is '{version}', and not for {}: {advice}", path.display(), System::NAME));
     }

@@ -258,8 +258,8 @@ impl<W: World> Daemon<W> {
     /// [`Error::Wait`].
     pub fn turn(&mut self) -> Result<(), Error> {
         let timeout = match &self.successor {
-            Some(_) if !self.senders.may_wait() => Some(Duration::ZERO), // one who came along from a predecessor
-            _ => self.next().map(|time| self.clock.until(time)),
+            Some(_) => Some(Duration::ZERO), // one who came along from a predecessor
+            None => self.next().map(|time| self.clock.until(time)),
         };
         self.backend.wait(&mut self.ready, timeout).map_err(Error::Wait)?;
         if !self.ready.is_empty() {
@@ -280,12 +280,9 @@ impl<W: World> Daemon<W> {
         if self.summary_at.is_some_and(|time| now.ticks_since(time) >= 0) {
             self.summary("summary");
         }
-        // Last: what was ready in this turn may be another one's then. A door that is shut is none to give away:
-        // who waits there comes first.
-        if !self.senders.may_wait() {
-            if let Some(link) = self.successor.take() {
-                self.give_away(link);
-            }
+        // Last: what was ready in this turn may be another one's then.
+        if let Some(link) = self.successor.take() {
+            self.give_away(link);
         }
         Ok(())
     }
@@ -417,8 +414,7 @@ impl<W: World> Daemon<W> {
 
     /// Lets in who wants something, and hears what it is. If somebody does for certain, and there is no
     /// descriptor for that, a connection gives its own: who has come to find out what is wrong, or to stop
-    /// it, must not be the one who is not heard. Another process may take it, so only one does that at a
-    /// time.
+    /// it, must not be the one who is not heard. One a second at most, as another process may take it.
     fn let_clients_in(&mut self, mut is_certain: bool) {
         let (mut may_evict, now) = (true, self.clock.now());
         for _ in 0..CLIENT_BUDGET {
@@ -460,6 +456,9 @@ impl<W: World> Daemon<W> {
     fn give_away(&mut self, link: W::Link) {
         // What was said before it came counts as said.
         self.answer(Source::Stop);
+        if self.senders.may_wait() {
+            return; // a door that is shut is none to give away; who is hung up on comes again
+        }
         let start = self.clock.uptime();
         match self.give(&link) {
             Ok(true) => {

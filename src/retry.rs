@@ -36,15 +36,15 @@ impl Retry {
         self.later(source, now);
     }
 
-    /// Says that a connection had to end so that somebody can be served all the same.
-    pub fn made_way(&mut self, now: Time, what: &str, error: &io::Error) {
-        self.door.warn(now, format_args!("cannot {what}: {error}; evicted a connection for that"));
-    }
-
     /// The same, of a source for which the backend has no room.
     pub fn backend(&mut self, source: Source, now: Time, error: &io::Error) {
         self.backend.warn(now, format_args!("cannot wait for more: {error}; trying again in a second"));
         self.later(source, now);
+    }
+
+    /// Says that a connection had to end so that somebody can be served all the same.
+    pub fn made_way(&mut self, now: Time, what: &str, error: &io::Error) {
+        self.door.warn(now, format_args!("cannot {what}: {error}; evicted a connection for that"));
     }
 
     /// Whether `source` waits to be tried again.

@@ -712,7 +712,10 @@ impl<W: World> Daemon<W> {
         self.senders.close_door(&mut self.backend); // there is no later
         for sender in self.senders.all() {
             self.part_with(sender);
-            drop(self.senders.dismiss(sender, &mut self.backend));
+            // One that could not be read has something queued, and nobody will take it any more.
+            if let Some(link) = self.senders.dismiss(sender, &mut self.backend) {
+                self.connections.close_slowly(link);
+            }
         }
         if !self.connections.is_empty() {
             warn!("{why}: {} connections are cut off", self.connections.len());

@@ -85,6 +85,9 @@ pub trait Link: Descriptor + Sized {
     /// What write(2) says; `WouldBlock` when there is no room for all of it.
     fn tell(&mut self, text: &[u8]) -> io::Result<()>;
 
+    /// Says that this was all: the other end comes to the end, whoever else has a copy of this one.
+    fn finish(&self);
+
     /// Sends what there is room for of `bytes`, and with the first of them copies of `descriptors`, at
     /// most [`PORTABLE_DESCRIPTORS`] where that is to work on every system. Returns how many bytes it
     /// were.
@@ -167,6 +170,10 @@ impl Link for UnixStream {
 
     fn tell(&mut self, text: &[u8]) -> io::Result<()> {
         self.write_all(text)
+    }
+
+    fn finish(&self) {
+        let _ = self.shutdown(Shutdown::Write); // fails only if it is gone already
     }
 
     fn pass(&self, bytes: &[u8], descriptors: &[&dyn Descriptor]) -> io::Result<usize> {
@@ -278,6 +285,7 @@ fn read(link: &impl AsFd, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> 
 }
 
 thread_local! {
+    #[allow(clippy::missing_const_for_thread_local, reason = "it is const, which is not seen on every system")]
     /// Where the kernel writes control data: bytes that were once, as it leaves gaps between its messages. To
     /// fill so many anew costs more than all else that is done for a message.
     static CONTROL: RefCell<Control> = const { RefCell::new(Control::EMPTY) };

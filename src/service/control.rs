@@ -218,6 +218,7 @@ impl<W: World> Control<W> {
         if let Some(mut link) = self.take(client, backend) {
             // Some hundred bytes: they fit into the socket's buffer at once, or nobody reads.
             let _ = link.tell(snapshot.render(Default::default()).as_bytes());
+            link.finish(); // one that was to take over may have a copy
         }
     }
 
@@ -235,6 +236,7 @@ impl<W: World> Control<W> {
             if self.client(place).is_some_and(|client| client.waits) {
                 if let Some(mut link) = self.take(place, backend) {
                     let _ = link.tell(word.text().as_bytes());
+                    link.finish();
                 }
             }
         }

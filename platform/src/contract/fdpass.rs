@@ -33,6 +33,7 @@ macro_rules! fdpass_tests {
             whoever_waits_alone_is_told_when_it_is_ready
             a_link_that_came_along_is_one
             a_claimed_door_is_as_it_was
+            who_is_told_all_comes_to_the_end_whoever_has_a_copy
         }
     };
 }
@@ -328,4 +329,15 @@ pub fn a_claimed_door_is_as_it_was<S: Stage>(stage: &mut S) {
     let after = stage.call(&address).unwrap();
     let links: Vec<_> = (0..2).map(|_| let_in(stage, &door)).collect();
     drop((before, after, links));
+}
+
+pub fn who_is_told_all_comes_to_the_end_whoever_has_a_copy<S: Stage>(stage: &mut S) {
+    let (mut other, to_other) = linked(stage);
+    let (mut caller, mut link) = linked(stage);
+    to_other.pass(b"x", &[&link]).unwrap();
+    link.tell(b"all").unwrap();
+    link.finish();
+    drop(link);
+    assert_eq!(caller.read_to_end(), b"all");
+    assert_eq!(other.hear(), (b"x".to_vec(), 1));
 }

@@ -22,6 +22,7 @@ pub enum Call {
     Tell,
     Pass,
     Hear,
+    Finish,
     /// [`Link::wait`](crate::fdpass::Link::wait)
     WaitAlone,
     LinkPeer,

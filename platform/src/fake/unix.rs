@@ -39,6 +39,8 @@ pub(super) struct Channel {
     caller: bool,
     /// Whether the daemon wants to hear no more.
     silenced: bool,
+    /// Whether it has nothing more to say.
+    finished: bool,
     /// What its next receive says, when the inbox is empty.
     error: Option<i32>,
     who: Peer,
@@ -119,6 +121,7 @@ impl State {
             daemon: true,
             caller: true,
             silenced: false,
+            finished: false,
             error: None,
             who,
             held: true,
@@ -549,6 +552,18 @@ impl fdpass::Link for Link {
         if fits < text.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     }
 
+    fn finish(&self) {
+        let (mut state, link) = self.enter(Call::Finish);
+        state.note(Call::Finish, self.0.number(), 0);
+        let Some(it) = state.links.get_mut(link) else { return };
+        it.finished = true;
+        let action = it.at_hang_up.take();
+        state.told(link);
+        if let Some(action) = action {
+            state.soon(action);
+        }
+    }
+
     fn pass(&self, bytes: &[u8], descriptors: &[&dyn Descriptor]) -> io::Result<usize> {
         let numbers: Vec<_> = descriptors.iter().map(|fd| fd.number()).collect();
         let (mut state, link) = self.enter(Call::Pass);
@@ -723,9 +738,9 @@ impl Caller {
         });
     }
 
-    /// Whether the other end is closed.
+    /// Whether the other end is closed, or has said all.
     pub fn is_hung_up(&self) -> bool {
-        self.with(|state, link| !state.links.get(link).is_some_and(|it| it.daemon))
+        self.with(|state, link| !state.links.get(link).is_some_and(|it| it.daemon && !it.finished))
     }
 
     /// How many messages of it nobody has read yet.

@@ -563,7 +563,7 @@ impl<W: World> Daemon<W> {
                     return self.retry.door(Source::Door, now, "let a sender in", &e);
                 }
             }
-            self.connections.make_room(self.senders.len(), &mut self.backend, now);
+            self.connections.make_room(0, self.senders.len(), &mut self.backend, now);
         }
     }
 

@@ -5,7 +5,7 @@
 use super::Connections;
 use super::census::Origin;
 use super::step::{look, outcome};
-use crate::rules::event::{Action, Event, Reason};
+use crate::rules::event::{Action, Event};
 use crate::rules::linger::Linger;
 use crate::rules::time::Time;
 use crate::source::Source;
@@ -55,11 +55,8 @@ impl<W: World> Connections<W> {
             Err(reason) => self.end(socket, linger, reason, now),
             Ok(due) => {
                 let origin = self.table.census().origin(peer.or_else(|| socket.peer().ok()));
-                if self.make_room_for(1, Some(origin), senders, backend, now) {
-                    self.keep(socket, origin, linger, due, backend, now);
-                } else {
-                    self.end(socket, linger, Reason::Evicted, now);
-                }
+                self.make_room(1, senders, backend, now);
+                self.keep(socket, origin, linger, due, backend, now);
             }
         }
         true
@@ -78,7 +75,7 @@ impl<W: World> Connections<W> {
         match W::Socket::of(received) {
             Ok(socket) => {
                 let origin = self.table.census().origin(socket.peer().ok());
-                self.make_room_for(1, None, senders, backend, now);
+                self.make_room(1, senders, backend, now);
                 let due = linger.due(now, self.table.rules());
                 self.keep(socket, origin, linger, due, backend, now);
             }

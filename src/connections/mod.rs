@@ -12,7 +12,6 @@ mod step;
 mod table;
 
 use self::capacity::Room;
-use self::census::Origin;
 use self::table::Table;
 use crate::retry::Warning;
 use crate::rules::event::{Event, Reason};
@@ -112,33 +111,13 @@ impl<W: World> Connections<W> {
         EXPIRE_BUDGET
     }
 
-    /// Evicts connections until no more linger than have room beside so many `senders`.
-    pub fn make_room(&mut self, senders: usize, backend: &mut W::Backend, now: Time) {
-        self.make_room_for(0, None, senders, backend, now);
-    }
-
-    /// Evicts connections until so many `more`, from `newcomer` if that is known, have room beside so many
-    /// `senders`. Returns whether they have: from where a full table's share has come already there may
-    /// be none.
-    fn make_room_for(
-        &mut self,
-        more: usize,
-        newcomer: Option<Origin>,
-        senders: usize,
-        backend: &mut W::Backend,
-        now: Time,
-    ) -> bool {
+    /// Evicts connections until so many `more` have room, while there are so many `senders`.
+    pub fn make_room(&mut self, more: usize, senders: usize, backend: &mut W::Backend, now: Time) {
         let most = self.room.connections(senders + self.closing());
         while self.table.len() + more > most {
-            if self.table.is_empty() {
-                return true; // there is nothing to be had from it
-            }
-            match self.table.evictable(newcomer, most.div_ceil(SHARE), now) {
-                Some(entry) => self.close(entry, Reason::Evicted, backend, now),
-                None => return false,
-            }
+            let Some(entry) = self.table.evictable(most.div_ceil(SHARE), now) else { return };
+            self.close(entry, Reason::Evicted, backend, now);
         }
-        true
     }
 
     /// Evicts the one that loses least by it, for its descriptor. Returns whether there was one.
@@ -259,9 +238,9 @@ mod tests {
             scene.admit(&Setup::default());
         }
         assert_eq!(scene.figure("evicted"), 0);
-        scene.connections.make_room(2, &mut scene.backend, START);
+        scene.connections.make_room(0, 2, &mut scene.backend, START);
         assert_eq!(scene.figure("evicted"), 2);
-        scene.connections.make_room_for(5, None, 2, &mut scene.backend, START);
+        scene.connections.make_room(5, 2, &mut scene.backend, START);
         assert_eq!(scene.figure("evicted"), 7);
     }
 

@@ -101,8 +101,9 @@ impl<S> Linked for ByDue<'_, S> {
     }
 }
 
-/// How many connections are looked at for one from where too many come.
+/// How many connections are looked at for one from where too many come, and how many places at most.
 const LOOKED_AT: usize = 64;
+const PASSED: u32 = 4 * PIECE as u32;
 
 /// The one chain there is in [`Table::ages`].
 const ALL: u32 = 0;
@@ -116,6 +117,8 @@ pub struct Table<S> {
     /// The connections in the order of their hand-offs.
     ages: Chains,
     census: Census,
+    /// The place at which [`evictable`](Self::evictable) looks next.
+    hand: u32,
     /// Those that have everything, by when they end.
     ending: Wheel,
     /// The others, by when they are asked again.
@@ -135,6 +138,7 @@ impl<S> Table<S> {
             free: None,
             ages: Chains::new(1),
             census: Census::new(chance),
+            hand: 0,
             ending: Wheel::new(now),
             in_flight: Wheel::new(now),
             len: 0,
@@ -244,24 +248,28 @@ impl<S> Table<S> {
         Some(self.entry(place))
     }
 
-    /// The connection that is to go at `now` for one from `newcomer`, where no origin is to have more than
-    /// `share`: [`oldest`](Self::oldest), unless there is one from an origin that has more. `None` if that is
-    /// the newcomer itself.
-    pub fn evictable(&mut self, newcomer: Option<Origin>, share: usize, now: Time) -> Option<Entry> {
+    /// The connection that is to go at `now`, where no origin is to have more than `share`: of one that has
+    /// more, if one is found; else [`oldest`](Self::oldest).
+    ///
+    /// They are looked for by place, going on where it was looked last, as a hand goes round: by age there may
+    /// be any number of others before them.
+    pub fn evictable(&mut self, share: usize, now: Time) -> Option<Entry> {
         let oldest = self.oldest(now)?;
         if !self.census.any_exceeds(share) {
             return Some(oldest);
         }
-        // Among so many there is one of theirs if they came as the others did.
-        let by_age = std::iter::successors(self.ages.first(ALL), |&place| self.slab.row(place).by_age.next());
         let exceeds = |&place: &u32| self.census.exceeds(self.slab.row(place).origin, share);
-        let greedy = std::iter::once(oldest.place).chain(by_age.take(LOOKED_AT)).find(exceeds);
-        let has_its_share = |origin| self.census.exceeds(origin, share.saturating_sub(1));
-        match greedy {
-            Some(place) => Some(self.entry(place)),
-            None if newcomer.is_some_and(has_its_share) => None,
-            None => Some(oldest),
+        if exceeds(&oldest.place) {
+            return Some(oldest);
         }
+        let places = (self.slab.0.len() * PIECE) as u32; // less than 2^30, see Entry
+        let from_here = (self.hand..self.hand + places.min(PASSED)).map(|place| place % places);
+        let taken = from_here.filter(|&place| self.slab.row(place).socket.is_some());
+        let looked_at: Vec<_> = taken.take(LOOKED_AT).collect();
+        let left = |&place: &u32| self.slab.row(place).linger().left(now, &self.rules);
+        let greedy = looked_at.iter().copied().filter(exceeds).min_by_key(left);
+        self.hand = looked_at.last().map_or(0, |last| (last + 1) % places);
+        Some(greedy.map_or(oldest, |place| self.entry(place)))
     }
 
     /// The connection that loses least by being ended now: one whose client has everything, if there
@@ -420,27 +428,24 @@ mod tests {
     #[test]
     fn who_has_more_than_a_share_makes_room_first() {
         let mut table = table();
-        let from = |table: &Table<u32>, n| Some(table.census().origin(Some(([192, 0, 2, n], 1).into())));
         let first = add_from(&mut table, 1, 0);
         let greedy: Vec<_> = (1..=5).map(|now| add_from(&mut table, 2, now)).collect();
-        let newcomer = from(&table, 3);
-        assert_eq!(table.evictable(newcomer, 5, at(9)), Some(first), "nobody has more");
-        assert_eq!(table.evictable(newcomer, 4, at(9)), Some(greedy[0]));
+        assert_eq!(table.evictable(5, at(9)), Some(first), "nobody has more");
+        assert_eq!(table.evictable(4, at(9)), Some(greedy[0]));
         table.remove(greedy[0]).unwrap();
-        assert_eq!(table.evictable(newcomer, 4, at(9)), Some(first));
+        assert_eq!(table.evictable(4, at(9)), Some(first));
     }
 
     #[test]
-    fn where_those_who_have_more_are_not_found_soon_they_get_no_more() {
+    fn who_has_more_is_found_behind_any_number_of_others() {
         let mut table = table();
-        let old: Vec<_> = (0..LOOKED_AT as u32).map(|n| add_from(&mut table, n as u8, n)).collect();
-        (0..10).for_each(|n| _ = add_from(&mut table, 200, 100 + n));
-        let [greedy, other] =
-            [200, 201].map(|n| Some(table.census().origin(Some(([192, 0, 2, n], 1).into()))));
-        assert_eq!(table.evictable(greedy, 9, at(200)), None, "it goes itself");
-        assert_eq!(table.evictable(other, 9, at(200)), Some(old[0]));
-        assert_eq!(table.evictable(None, 9, at(200)), Some(old[0]), "for a sender");
-        assert_eq!(table.evictable(greedy, 10, at(200)), Some(old[0]), "it has no more than its share");
+        let others: Vec<_> =
+            (0..2 * PIECE as u32).map(|n| add_from(&mut table, (n % 250) as u8, n)).collect();
+        let greedy: Vec<_> = (0..20).map(|n| add_from(&mut table, 255, 1_000 + n)).collect();
+        let looks = table.len().div_ceil(LOOKED_AT);
+        let found: Vec<_> = (0..looks).map(|_| table.evictable(19, at(1_100)).unwrap()).collect();
+        assert!(found.contains(&greedy[0]), "the one of them that ends first");
+        assert!(found.iter().all(|entry| *entry == greedy[0] || *entry == others[0]));
     }
 
     #[test]

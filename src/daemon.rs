@@ -33,6 +33,8 @@ const SOCKET_BUDGET: usize = 256;
 /// Sockets of one sender that are taken when it is parted with, more than any kernel queues: all of
 /// them, where it can add none to them meanwhile.
 const PARTING_BUDGET: usize = 256 * fdpass::MAX_DESCRIPTORS;
+/// Senders that are let in at the stop, who have waited.
+const WAITING_BUDGET: usize = 1 << 16;
 /// Senders let in in one turn.
 const ACCEPT_BUDGET: usize = 64;
 /// How much is done before it is looked again whether anybody asks or says stop: sources that are
@@ -692,7 +694,8 @@ impl<W: World> Daemon<W> {
     /// want of something, that is tried again later.
     fn part_with_waiting(&mut self) {
         let now = self.clock.now();
-        loop {
+        // More than any kernel lets wait: all of them, where none can be added to them meanwhile.
+        for _ in 0..WAITING_BUDGET {
             match self.senders.accept(now) {
                 // One at a time, as there may be more of them than there is room for.
                 Ok(Ok(sender)) => drop(self.part_with(sender)),

@@ -182,6 +182,7 @@ impl Plan {
             let claimed = pid_file.map_or(Ok(()), |file| file.claim(&control::path(&options.socket)));
             complaints.extend(claimed.err().map(|e| format!("{:#}", anyhow::Error::new(e))));
             complaints.extend(endpoint::differs(&options.socket, access));
+            complaints.extend(endpoint::differs(&control::path(&options.socket), own(uid)));
             // What that one is told still it passes on, as any client of the control socket would say it.
             all.things.push((Role::Client, link));
             estate = Some(all);

@@ -398,13 +398,17 @@ fn read(
     while answer.len() < ANSWER_BYTES && !is_all(&answer) {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
-            return Err(ErrorKind::TimedOut.into());
+            let seconds = PATIENCE.as_secs();
+            let what = format!("not within {seconds} s; what it was told it may do when it goes on");
+            return Err(io::Error::new(ErrorKind::TimedOut, what));
         }
         link.set_read_timeout(left)?;
         let mut piece = [0; 4096];
-        match link.read(&mut piece)? {
-            0 => break,
-            n => answer.extend_from_slice(&piece[..n]),
+        match link.read(&mut piece) {
+            Ok(0) => break,
+            Ok(n) => answer.extend_from_slice(&piece[..n]),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {} // the time is over
+            Err(e) => return Err(e),
         }
     }
     String::from_utf8(answer).map_err(io::Error::other)

@@ -109,9 +109,9 @@ impl PidFile {
             if !is_at(&ours, path) {
                 continue;
             }
-            if ours.uid() != process::effective_uid() {
-                // Its owner may have it open, and could write into it what he likes.
-                fs::remove_file(path).map_err(Error::system(path, "remove a stale one of another user's"))?;
+            if ours.uid() != process::effective_uid() || ours.mode() & 0o077 != 0 {
+                // Others may have it open, and could write into it what they like, or lock it.
+                fs::remove_file(path).map_err(Error::system(path, "remove a stale one of others'"))?;
                 continue;
             }
             let name = Name::of(path).map_err(Error::system(path, "open its directory"))?.into();
@@ -235,6 +235,12 @@ pub fn running(path: &Path) -> Result<Option<Running>, Error> {
     for _ in 0..=RETRIES {
         let mut file = match OpenOptions::new().read(true).write(true).custom_flags(flags).open(path) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                return Err(Error::system(
+                    path,
+                    "open the pid file, which is for root; -s says which daemon, too",
+                )(e));
+            }
             opened => opened.map_err(Error::system(path, OPEN))?,
         };
         let there = plain(&file, path)?;

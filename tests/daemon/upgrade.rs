@@ -5,7 +5,7 @@ use lingerd_platform::process;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -441,14 +441,18 @@ fn a_stale_pid_file_of_another_user_is_replaced() {
     if !is_root() {
         return;
     }
-    let site = Site::new();
-    fs::write(site.pidfile(), "1\n/tmp/elsewhere\n").unwrap();
-    std::os::unix::fs::chown(site.pidfile(), Some(65534), Some(65534)).unwrap();
-    let mut theirs = fs::File::options().write(true).open(site.pidfile()).unwrap();
-    let daemon = site.start_in_background(&[]);
-    theirs.write_all(b"2\n").unwrap();
-    let says = fs::read_to_string(site.pidfile()).unwrap();
-    assert_eq!(says, format!("{}\n{}\n", daemon.pid, site.control().display()));
+    for (owner, permissions) in [(65534, 0o600), (0, 0o666)] {
+        let site = Site::new();
+        fs::write(site.pidfile(), "1\n/tmp/elsewhere\n").unwrap();
+        std::os::unix::fs::chown(site.pidfile(), Some(owner), Some(owner)).unwrap();
+        fs::set_permissions(site.pidfile(), fs::Permissions::from_mode(permissions)).unwrap();
+        let mut theirs = fs::File::options().write(true).open(site.pidfile()).unwrap();
+        let daemon = site.start_in_background(&[]);
+        theirs.write_all(b"2\n").unwrap();
+        let says = fs::read_to_string(site.pidfile()).unwrap();
+        assert_eq!(says, format!("{}\n{}\n", daemon.pid, site.control().display()));
+        assert_eq!(mode(&site.pidfile()), 0o600);
+    }
 }
 
 /// The process id is that of a process in another namespace, where it means another one.

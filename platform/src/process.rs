@@ -168,7 +168,7 @@ pub fn drop_privileges(name: Option<&str>, uid: u32, gid: u32) -> io::Result<()>
 ///
 /// # Errors
 /// What setuid(2) says: EPERM without privilege.
-pub fn become_user(uid: u32) -> io::Result<()> {
+fn become_user(uid: u32) -> io::Result<()> {
     // SAFETY: setuid(2) takes a number. As root it sets all three ids.
     check(unsafe { libc::setuid(uid) }).map(drop)
 }

@@ -18,10 +18,11 @@ use crate::service::logger;
 use crate::source::{Sender, Source};
 use crate::stats::{Format, Moment, Snapshot};
 use crate::upgrade::heir::Estate;
-use crate::upgrade::image::{Facts, Frame, Household, Role};
+use crate::upgrade::image::{self, Facts, Frame, Household, Role};
 use crate::upgrade::testator::{self, Testator};
 use lingerd_platform::backend::{Backend, Descriptor, Interest, Token};
 use lingerd_platform::fdpass::{self, Door, Link, PORTABLE_DESCRIPTORS};
+use lingerd_platform::manager::Notice;
 use lingerd_platform::signals::{Signal, Signals};
 use lingerd_platform::world::World;
 use log::{debug, info, warn};
@@ -60,6 +61,8 @@ pub struct Parts<W: World> {
     pub signals: Signals<W::Signal>,
     /// Where senders come in.
     pub door: W::Door,
+    /// Whether a service manager listens there as well, and this daemon's successor finds who waits.
+    pub door_is_shared: bool,
     /// Whom that is for.
     pub allowed: Allowed,
     /// Where `lingerd -S` and `-k` come in, and a successor.
@@ -68,6 +71,8 @@ pub struct Parts<W: World> {
     pub pid_file: Option<(String, Box<dyn Descriptor>)>,
     /// A number that nobody outside can guess.
     pub chance: u64,
+    /// Is told what becomes of the daemon.
+    pub tell: Box<dyn Fn(Notice)>,
 }
 
 /// How a daemon's life ends.
@@ -98,6 +103,7 @@ pub struct Daemon<W: World> {
     signals: Signals<W::Signal>,
     control: Control<W>,
     pid_file: Option<(String, Box<dyn Descriptor>)>,
+    tell: Box<dyn Fn(Notice)>,
     /// Who wants to take over, once this turn is over.
     successor: Option<W::Link>,
     /// Who has, to be told what this one is told in its last moments.
@@ -126,10 +132,10 @@ impl<W: World> Daemon<W> {
     /// # Errors
     /// [`Error::Register`].
     pub fn new(parts: Parts<W>, rules: Rules, drain: Span, room: Room) -> Result<Self, Error> {
-        let Parts { mut backend, clock, slow_close, signals, door, allowed, control, pid_file, chance } =
-            parts;
+        let Parts { mut backend, clock, slow_close, signals, door, door_is_shared, .. } = parts;
+        let Parts { allowed, control, pid_file, chance, tell, .. } = parts;
         let clock = TurnClock::new(clock);
-        let mut senders = Senders::new(door, allowed);
+        let mut senders = Senders::new(door, door_is_shared, allowed);
         let mut control = Control::new(control);
         let mut register = || -> io::Result<()> {
             control.watch(&mut backend)?;
@@ -146,6 +152,7 @@ impl<W: World> Daemon<W> {
             signals,
             control,
             pid_file,
+            tell,
             successor: None,
             heir: None,
             senders,
@@ -223,6 +230,7 @@ impl<W: World> Daemon<W> {
         }
         let most = room.connections(0);
         info!("serving ({}); up to {most} connections linger at once", W::Backend::NAME);
+        (self.tell)(Notice::Serving);
         while !self.is_done() {
             self.turn()?;
         }
@@ -464,6 +472,11 @@ impl<W: World> Daemon<W> {
         let start = self.clock.uptime();
         match self.give(&link) {
             Ok(true) => {
+                // Before it hears that it serves, and tells so itself.
+                if let Some(pid) = link.peer().ok().and_then(|peer| peer.pid) {
+                    (self.tell)(Notice::SucceededBy(pid));
+                }
+                Testator::new(&link, self.clock.clock(), Duration::ZERO).say(image::GIVEN);
                 let took = self.clock.uptime().saturating_sub(start).as_secs_f64() * 1e3;
                 let connections = self.connections.len();
                 info!(
@@ -520,6 +533,7 @@ impl<W: World> Daemon<W> {
         let household = Household {
             roles,
             pid_file: self.pid_file.as_ref().map(|(path, _)| path.clone()),
+            door_is_shared: self.senders.door_is_shared(),
             uptime: self.clock.uptime().as_millis() as u64, // of years
             counters: self.snapshot().render(Format::Text),
         };
@@ -678,6 +692,7 @@ impl<W: World> Daemon<W> {
             return self.end("told to stop at once");
         }
         self.end_at = Some(self.clock.now() + self.drain.most());
+        (self.tell)(Notice::Stopping(self.connections.len()));
         self.senders.shut_door(&mut self.backend);
         for sender in self.senders.all() {
             self.part_with(sender);
@@ -691,7 +706,8 @@ impl<W: World> Daemon<W> {
     }
 
     /// Parts with those who wait at the door that was shut, and closes it. Where somebody cannot be let in for
-    /// want of something, that is tried again later.
+    /// want of something, that is tried again later. At a door that is shared others may come at any time: they
+    /// are parted with too, until the end, as nobody else would linger on what they send.
     fn part_with_waiting(&mut self) {
         let now = self.clock.now();
         // More than any kernel lets wait: all of them, where none can be added to them meanwhile.
@@ -701,8 +717,12 @@ impl<W: World> Daemon<W> {
                 Ok(Ok(sender)) => drop(self.part_with(sender)),
                 Ok(Err(refused)) => self.connections.close_slowly(refused),
                 Err(e) if is_passing(&e) => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock && self.senders.door_is_shared() => return,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                Err(e) => return self.retry.door(Source::Door, now, "let in who waits at the end", &e),
+                Err(e) => {
+                    self.senders.leave_door(&mut self.backend);
+                    return self.retry.door(Source::Door, now, "let in who waits at the end", &e);
+                }
             }
         }
         self.senders.close_door(&mut self.backend);

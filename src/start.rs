@@ -8,7 +8,7 @@ use crate::daemon::{self, Daemon, Parts};
 use crate::guard::Allowed;
 use crate::service::accounts::{self, Account};
 use crate::service::endpoint::{self, Access, Endpoint};
-use crate::service::options::Serve;
+use crate::service::options::{DEFAULT_MODE, Serve};
 use crate::service::pid_file::{self, PidFile};
 use crate::service::{control, directory, logger};
 use crate::upgrade::heir::Estate;
@@ -17,6 +17,7 @@ use crate::upgrade::predecessor::{self, Predecessor};
 use lingerd_platform::backend::{Backend, Descriptor, System};
 use lingerd_platform::clock::Monotonic;
 use lingerd_platform::closing::Thread;
+use lingerd_platform::manager::{self, Manager};
 use lingerd_platform::process;
 use lingerd_platform::sandbox;
 use lingerd_platform::signals::{Handler, Signals};
@@ -70,6 +71,19 @@ pub enum Error {
     /// What the process may have open.
     #[error(transparent)]
     TooLow(#[from] TooLow),
+    /// -g or -m, beside a socket that is not for the daemon to change.
+    #[error(
+        "{0} does not go with a socket that the service manager has passed on, which says itself whose it is"
+    )]
+    NotOurs(&'static str),
+    /// The background has other descriptors.
+    #[error(
+        "the service manager has passed on a socket, which lingerd takes in the foreground only: with -f"
+    )]
+    Background,
+    /// What the service manager has passed on is not one socket.
+    #[error("the service manager has passed on {0} sockets, and lingerd has use for one")]
+    TooMany(usize),
     /// One call that failed.
     #[error("{0}")]
     System(String, #[source] io::Error),
@@ -93,6 +107,8 @@ pub struct Plan {
     socket_group: Option<u32>,
     /// The users and the groups of -a.
     allowed: Option<(Vec<u32>, Vec<u32>)>,
+    /// The hand-off socket, if a service manager has passed it on.
+    passed_on: Option<OwnedFd>,
 }
 
 /// A daemon that serves once it is run.
@@ -104,11 +120,13 @@ pub struct Started {
 }
 
 impl Plan {
-    /// Looks up the users and groups that the options name, and whether the path fits.
+    /// Looks up the users and groups that the options name, whether the path fits, and what a service manager
+    /// has passed on: before anything else is opened.
     ///
     /// # Errors
     /// What is wrong with the options.
     pub fn new(options: Serve) -> Result<Plan, Error> {
+        let passed_on = passed_on(&options)?;
         let account = |user: &String| accounts::account("-u", user, options.user_group.as_deref());
         let user = options.user.as_ref().map(account).transpose()?;
         let group = options.group.as_ref().map(|name| accounts::group("-g", name)).transpose()?;
@@ -118,7 +136,7 @@ impl Plan {
             .map_err(|e| Error::LongPath(options.socket.clone(), e))?;
         // Without -g the socket belongs to the group that the daemon runs with.
         let socket_group = group.or(user.as_ref().map(|user| user.gid));
-        Ok(Plan { options, user, socket_group, allowed })
+        Ok(Plan { options, user, socket_group, allowed, passed_on })
     }
 
     /// Binds and opens everything that takes privilege, or takes it over from a daemon that is there; gives
@@ -126,8 +144,15 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error`]; what was made by then is removed again, and a daemon that is there serves on.
-    pub fn start(self) -> Result<Started, Error> {
+    pub fn start(mut self) -> Result<Started, Error> {
         let uid = self.user.as_ref().map(|user| user.uid);
+        let mut complaints = Vec::new();
+        let manager = Manager::find().unwrap_or_else(|e| {
+            complaints.push(format!(
+                "cannot tell the service manager that this daemon serves (NOTIFY_SOCKET): {e}"
+            ));
+            None
+        });
         // Whatever ours was: senders have to get through the socket's directory.
         process::umask(0o022);
         directory::make(&self.options.socket, uid)?;
@@ -140,11 +165,15 @@ impl Plan {
         let backend = System::new().map_err(Error::system(&format!("cannot open {}", System::NAME)))?;
         // Before there may be connections among what is open.
         let room = Room::share(limit, process::open_descriptors() + TO_COME, self.options.capacity)?;
-        let (basis, access) = (self.basis(uid)?, self.access(uid));
+        let passed_on = self.passed_on.take().map(|socket| Endpoint::passed_on(socket, &self.options.socket));
+        let (basis, access) = (self.basis(passed_on.transpose()?, uid)?, self.access(uid));
         let owner = runs_as(uid);
         let allowed = match &self.allowed {
             Some((users, groups)) => Allowed::listed(owner, users, groups),
-            None => Allowed::by_mode(owner, basis.door.group(), self.options.mode),
+            None => {
+                let Access { uid, gid, mode } = basis.door.file();
+                Allowed::by_mode(uid.unwrap_or(owner), gid.unwrap_or(0), mode)
+            }
         };
         if let Some(user) = &self.user {
             process::drop_privileges(user.name.as_deref(), user.uid, user.gid).map_err(Error::system(
@@ -153,6 +182,7 @@ impl Plan {
         }
         let options = self.options;
         let Basis { door, control, pid_file, left_over, inherited } = basis;
+        let door_is_shared = door.is_passed_on();
         let mut names = vec![door.name(), control.name()];
         names.extend(pid_file.as_ref().map(PidFile::name));
         let pid_file = pid_file.map(Rc::new);
@@ -164,13 +194,18 @@ impl Plan {
             slow_close: Thread::default(),
             signals,
             door,
+            door_is_shared,
             allowed,
             control,
             pid_file: path.zip(pid_file.as_ref().map(shared)),
             chance: RandomState::new().hash_one(0),
+            tell: Box::new(move |notice| {
+                if let Some(Err(e)) = manager.as_ref().map(|manager| manager.tell(notice)) {
+                    log::warn!("cannot tell the service manager: {e}");
+                }
+            }),
         };
         let mut daemon = Daemon::new(parts, options.rules, options.drain, room)?;
-        let mut complaints = Vec::new();
         let mut estate = None;
         if let Some((predecessor, mut all)) = inherited {
             let link = predecessor.succeed()?;
@@ -181,7 +216,7 @@ impl Plan {
             }
             let claimed = pid_file.map_or(Ok(()), |file| file.claim(&control::path(&options.socket)));
             complaints.extend(claimed.err().map(|e| format!("{:#}", anyhow::Error::new(e))));
-            complaints.extend(endpoint::differs(&options.socket, access));
+            complaints.extend(endpoint::differs(&options.socket, access).filter(|_| !door_is_shared));
             complaints.extend(endpoint::differs(&control::path(&options.socket), own(uid)));
             // What that one is told still it passes on, as any client of the control socket would say it.
             all.things.push((Role::Client, link));
@@ -209,13 +244,15 @@ impl Plan {
 
     /// What a daemon stands on: inherited, if there is one to inherit from, and else made. One that was told
     /// to stop, or that is just starting or ending, is waited for.
-    fn basis(&self, uid: Option<u32>) -> Result<Basis, Error> {
+    /// What a service manager has passed on to is the one: who else serves there has to give way.
+    fn basis(&self, mut passed_on: Option<Endpoint>, uid: Option<u32>) -> Result<Basis, Error> {
         let control = control::path(&self.options.socket);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let error = match predecessor::find(&control, runs_as(uid), !self.options.take_over) {
-                Ok(Some((predecessor, estate))) => return self.inherit(predecessor, estate, uid),
-                Ok(None) => match self.make(uid) {
+            let only_if_stopping = !self.options.take_over && passed_on.is_none();
+            let error = match predecessor::find(&control, runs_as(uid), only_if_stopping) {
+                Ok(Some((predecessor, estate))) => return self.inherit(predecessor, estate, passed_on, uid),
+                Ok(None) => match self.make(&mut passed_on, uid) {
                     Err(e) if is_passing(&e, &control) => e,
                     made => return made,
                 },
@@ -230,14 +267,17 @@ impl Plan {
     }
 
     /// Makes everything anew.
-    fn make(&self, uid: Option<u32>) -> Result<Basis, Error> {
+    fn make(&self, passed_on: &mut Option<Endpoint>, uid: Option<u32>) -> Result<Basis, Error> {
         let control = control::path(&self.options.socket);
         let path = self.options.pid_file.as_deref();
         let pid_file = path.map(|path| PidFile::create(path, &control)).transpose()?;
         // The control socket first: where another one is just starting that one is taken, and no sender is
         // to find a door that shuts again.
         let control = Endpoint::bind(&control, own(uid))?;
-        let door = Endpoint::bind(&self.options.socket, self.access(uid))?;
+        let door = match passed_on.take() {
+            Some(door) => door,
+            None => Endpoint::bind(&self.options.socket, self.access(uid))?,
+        };
         Ok(Basis { door, control, pid_file, left_over: None, inherited: None })
     }
 
@@ -246,6 +286,7 @@ impl Plan {
         &self,
         predecessor: Predecessor,
         mut estate: Estate<OwnedFd>,
+        passed_on: Option<Endpoint>,
         uid: Option<u32>,
     ) -> Result<Basis, Error> {
         let path = control::path(&self.options.socket);
@@ -255,9 +296,12 @@ impl Plan {
         };
         let socket = &self.options.socket;
         // Somebody may have removed its name.
-        let door = match estate.take(Role::Door).filter(|_| socket.exists()) {
-            Some(door) => Endpoint::inherit(door.into(), socket, self.access(uid))?,
-            None => Endpoint::bind(socket, self.access(uid))?,
+        let theirs = estate.take(Role::Door).filter(|_| socket.exists());
+        let door = match (passed_on, theirs) {
+            (Some(door), _) => door,
+            (None, Some(door)) if estate.household.door_is_shared => Endpoint::passed_on(door, socket)?,
+            (None, Some(door)) => Endpoint::inherit(door.into(), socket, self.access(uid))?,
+            (None, None) => Endpoint::bind(socket, self.access(uid))?,
         };
         let theirs = estate.take(Role::PidFile).zip(estate.household.pid_file.take());
         let theirs = theirs
@@ -274,7 +318,7 @@ impl Plan {
 
     /// Who may use the hand-off socket.
     fn access(&self, uid: Option<u32>) -> Access {
-        Access { uid, gid: self.socket_group, mode: self.options.mode }
+        Access { uid, gid: self.socket_group, mode: self.options.mode.unwrap_or(DEFAULT_MODE) }
     }
 }
 
@@ -294,6 +338,27 @@ struct Basis {
     /// A predecessor's pid file that lies elsewhere.
     left_over: Option<PidFile>,
     inherited: Option<(Predecessor, Estate<OwnedFd>)>,
+}
+
+/// The hand-off socket that a service manager has passed on, if it has.
+fn passed_on(options: &Serve) -> Result<Option<OwnedFd>, Error> {
+    if !manager::has_passed_on() {
+        return Ok(None);
+    }
+    if !options.foreground {
+        return Err(Error::Background);
+    }
+    for (option, is_given) in [("-g", options.group.is_some()), ("-m", options.mode.is_some())] {
+        if is_given {
+            return Err(Error::NotOurs(option));
+        }
+    }
+    let mut sockets =
+        manager::passed_on().map_err(Error::system("what the service manager has passed on"))?;
+    match (sockets.pop(), sockets.len()) {
+        (socket, 0) => Ok(socket),
+        (_, others) => Err(Error::TooMany(others + 1)),
+    }
 }
 
 /// As whom this process will run, if it is told to be `uid`.

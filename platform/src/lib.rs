@@ -13,6 +13,7 @@ pub mod detach;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod fdpass;
+pub mod manager;
 pub mod name;
 pub mod peer;
 pub mod process;

@@ -126,10 +126,12 @@ fn daemon<B: Backend>(name: &str, backend: B) -> (Daemon<With<B>>, HandClock, Pa
         slow_close: Thread::default(),
         signals: Signals::install().unwrap(),
         door: Endpoint::bind(&path, access).unwrap(),
+        door_is_shared: false,
         allowed: Allowed::by_mode(process::effective_uid(), 0, access.mode),
         control: Endpoint::bind(&control::path(&path), access).unwrap(),
         pid_file: None,
         chance: 1,
+        tell: Box::new(|_| {}),
     };
     let [idle, max, limit] = [5, 30, 300].map(Span::from_secs);
     let room = Room::share(1024, 64, None).unwrap();

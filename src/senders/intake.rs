@@ -40,6 +40,8 @@ pub struct Senders<W: World> {
     door: Option<Watched<W::Door>>,
     /// Whether only those are let in who wait already.
     is_shut: bool,
+    /// Whether a service manager listens there too, so that it cannot be shut.
+    is_shared: bool,
     guard: Guard,
     senders: SlotMap<Sender, Peer<W::Link>>,
     /// Grows with each message and each sender, to tell who has been silent for the longest.
@@ -52,11 +54,12 @@ pub struct Senders<W: World> {
 
 impl<W: World> Senders<W> {
     /// Nobody yet, and the door is shut; [`watch_door`](Self::watch_door) opens it for those who are
-    /// `allowed`.
-    pub fn new(door: W::Door, allowed: Allowed) -> Self {
+    /// `allowed`. A door that `is_shared` with a service manager is left to it at the end.
+    pub fn new(door: W::Door, is_shared: bool, allowed: Allowed) -> Self {
         Senders {
             door: Some(Watched::new(door, Source::Door)),
             is_shut: false,
+            is_shared,
             guard: Guard::new(allowed, "hand over; -a says who may"),
             senders: SlotMap::with_key(),
             messages: 0,
@@ -77,9 +80,14 @@ impl<W: World> Senders<W> {
         self.senders.is_empty() && !self.may_wait()
     }
 
-    /// Whether somebody may wait at a door that is shut.
+    /// Whether somebody may wait at a door that is shut, who is not for somebody else.
     pub fn may_wait(&self) -> bool {
-        self.is_shut && self.door.is_some()
+        self.is_shut && self.door.is_some() && !self.is_shared
+    }
+
+    /// Whether a service manager listens at the door too.
+    pub fn door_is_shared(&self) -> bool {
+        self.is_shared
     }
 
     /// Messages that were not of the protocol, or that the kernel cut short.
@@ -246,11 +254,11 @@ impl<W: World> Senders<W> {
         Some(peer.link.into_inner(backend).into_received())
     }
 
-    /// Lets nobody else knock. Those who already wait can still be [`accept`](Self::accept)ed, and
+    /// Lets nobody else knock, unless the door is shared. Those who already wait can still be [`accept`](Self::accept)ed, and
     /// have to be, as with [`silence`](Self::silence), before [`close_door`](Self::close_door).
     pub fn shut_door(&mut self, backend: &mut W::Backend) {
         self.is_shut = true;
-        if let Some(door) = &mut self.door {
+        if let Some(door) = self.door.as_mut().filter(|_| !self.is_shared) {
             door.leave(backend);
             door.get().shut();
         }

@@ -1,16 +1,17 @@
 //! A listening Unix socket with a name in the file system: made with its permissions in place,
-//! never on top of a live one, and removed only by the one who made it.
+//! never on top of a live one, and removed only by the one who made it. Or a service manager's, whose name
+//! and permissions are its own.
 //!
 //! Must not know what is said over it.
 
 use lingerd_platform::fdpass::Door;
 use lingerd_platform::name::Name;
 use lingerd_platform::{peer, process};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use std::cell::OnceCell;
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -33,12 +34,13 @@ pub struct Access {
 pub struct Endpoint {
     listener: UnixListener,
     name: Rc<Name>,
-    /// The file's group.
-    group: u32,
+    /// Whom the file is for.
+    file: Access,
     /// Device and inode: what tells our file from one that another daemon made since. None while it is
-    /// still a predecessor's.
+    /// still a predecessor's, and where it is a service manager's.
     identity: OnceCell<(u64, u64)>,
-    access: Access,
+    /// What the file is to have; a service manager's has what it has.
+    access: Option<Access>,
 }
 
 /// Why there can be no endpoint at a path.
@@ -69,6 +71,14 @@ pub enum Error {
     /// What a dead process left there cannot be removed.
     #[error("{}: cannot remove the stale socket", .0.display())]
     Stale(PathBuf, #[source] io::Error),
+    /// What a service manager has passed on is something else.
+    #[error("{}: the service manager has passed on {what}; its socket unit and -s must name the same", path.display())]
+    Passed {
+        /// Where it should be.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
     /// The system refuses.
     #[error("{}: cannot listen there (does the directory exist, and may you write to it?)", .0.display())]
     Listen(PathBuf, #[source] io::Error),
@@ -95,8 +105,9 @@ impl Endpoint {
         let listener = bound.map_err(|e| Error::Listen(at(), e))?;
         let made = fs::symlink_metadata(path).map_err(|e| Error::Look(at(), e))?;
         let name = Name::of(path).map_err(|e| Error::Look(at(), e))?.into();
-        let (group, identity) = (access.gid.unwrap_or(made.gid()), (made.dev(), made.ino()).into());
-        let endpoint = Endpoint { listener, name, group, identity, access };
+        let file = Access { gid: access.gid.or(Some(made.gid())), ..access };
+        let identity = (made.dev(), made.ino()).into();
+        let endpoint = Endpoint { listener, name, file, identity, access: Some(access) };
         if access.uid.is_some() || access.gid.is_some() {
             lchown(path, access.uid, access.gid).map_err(|e| Error::Owner(at(), e))?;
         }
@@ -110,15 +121,45 @@ impl Endpoint {
     /// The directory cannot be opened.
     pub fn inherit(listener: UnixListener, path: &Path, access: Access) -> Result<Self, Error> {
         let _ = listener.set_nonblocking(true); // it was; nothing waits here whatever it is
-        let group = access.gid.or_else(|| fs::symlink_metadata(path).ok().map(|there| there.gid()));
-        let group = group.unwrap_or(0);
+        let gid = access.gid.or_else(|| fs::symlink_metadata(path).ok().map(|there| there.gid()));
+        let file = Access { gid, ..access };
         let name = Name::of(path).map_err(|e| Error::Look(path.to_owned(), e))?.into();
-        Ok(Endpoint { listener, name, group, identity: OnceCell::new(), access })
+        Ok(Endpoint { listener, name, file, identity: OnceCell::new(), access: Some(access) })
     }
 
-    /// The group of its file: what the system has given it, if it was not asked for one.
-    pub fn group(&self) -> u32 {
-        self.group
+    /// What a service manager listens on at `path`, and goes on to: the name is not ours to remove or to change.
+    ///
+    /// # Errors
+    /// [`Error::Passed`] when it is no such socket, and when it cannot be looked at.
+    pub fn passed_on(socket: OwnedFd, path: &Path) -> Result<Self, Error> {
+        let listener = UnixListener::from(socket);
+        let there = fs::symlink_metadata(path).map_err(|e| Error::Look(path.to_owned(), e))?;
+        let wrong = |what: String| Error::Passed { path: path.to_owned(), what };
+        let at = listener.local_addr().map_err(|e| wrong(format!("what is no Unix socket ({e})")))?;
+        let Some(at) = at.as_pathname() else { return Err(wrong("a socket without a name".to_owned())) };
+        let same =
+            fs::symlink_metadata(at).is_ok_and(|it| (it.dev(), it.ino()) == (there.dev(), there.ino()));
+        if !same {
+            return Err(wrong(format!("a socket at {}", at.display())));
+        }
+        // It listens already: whoever asks who does, unix(7), SO_PEERCRED, is told this process from now on.
+        SockRef::from(&listener)
+            .listen(BACKLOG)
+            .map_err(|e| wrong(format!("a socket that cannot listen ({e})")))?;
+        listener.set_nonblocking(true).map_err(|e| Error::Listen(path.to_owned(), e))?;
+        let name = Name::of(path).map_err(|e| Error::Look(path.to_owned(), e))?.into();
+        let file = Access { uid: Some(there.uid()), gid: Some(there.gid()), mode: there.mode() & 0o777 };
+        Ok(Endpoint { listener, name, file, identity: OnceCell::new(), access: None })
+    }
+
+    /// Whether it is a service manager's, who listens there as well.
+    pub fn is_passed_on(&self) -> bool {
+        self.access.is_none()
+    }
+
+    /// Whom its file is for. Its group is what the system has given it, if it was not asked for one.
+    pub fn file(&self) -> Access {
+        self.file
     }
 
     /// Its name, which is removed at the end.
@@ -132,6 +173,9 @@ impl Endpoint {
         self.identity.get().map_or(Ok(()), |&identity| self.name.remove_if(identity))
     }
 }
+
+/// How many may wait at a service manager's socket, or as many as the system allows: systemd's own default.
+const BACKLOG: i32 = 4096;
 
 /// How often, and each time how long, to wait for one that listens in the same directory just now.
 const TURNS: u32 = 100;
@@ -196,7 +240,7 @@ impl Door for Endpoint {
     /// root it would change whatever the owner of the directory has put there. See [`differs`].
     fn claim(&self) {
         self.listener.claim();
-        let Access { gid, mode, .. } = self.access;
+        let Some(Access { gid, mode, .. }) = self.access else { return };
         let path = self.name.path();
         let Ok(there) = fs::symlink_metadata(path) else { return };
         if !there.file_type().is_socket() {

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 const DEFAULT_SOCKET: &str = "/var/run/lingerd/lingerd.sock";
 const DEFAULT_PIDFILE: &str = "/var/run/lingerd/lingerd.pid";
-const DEFAULT_MODE: u32 = 0o660;
+/// The hand-off socket's mode.
+pub const DEFAULT_MODE: u32 = 0o660;
 /// Where the system does not tell what the client has acknowledged, a silent one may still be
 /// reading what was sent to it, and needs the more time.
 const DEFAULT_IDLE: Duration = Duration::from_secs(if tcp::TELLS_ACKNOWLEDGED { 5 } else { 30 });
@@ -70,8 +71,8 @@ pub struct Serve {
     pub user_group: Option<String>,
     /// -g
     pub group: Option<String>,
-    /// -m
-    pub mode: u32,
+    /// -m, if it is given; see [`DEFAULT_MODE`].
+    pub mode: Option<u32>,
     /// -a
     pub allowed: Option<String>,
     /// -n
@@ -216,7 +217,7 @@ pub fn parse(arguments: &[String]) -> Result<Command, Error> {
         user,
         user_group,
         group: given.opt_str("g"),
-        mode: value(&given, "m", mode)?.unwrap_or(DEFAULT_MODE),
+        mode: value(&given, "m", mode)?,
         allowed: given.opt_str("a"),
         capacity: value(&given, "n", capacity)?,
         rules: Rules {
@@ -301,7 +302,7 @@ mod tests {
         let serve = serve("");
         assert_eq!(serve.socket, Path::new("/var/run/lingerd/lingerd.sock"));
         assert_eq!(serve.pid_file.unwrap(), Path::new("/var/run/lingerd/lingerd.pid"));
-        assert_eq!((serve.mode, serve.capacity), (0o660, None));
+        assert_eq!((serve.mode, DEFAULT_MODE, serve.capacity), (None, 0o660, None));
         let idle = if tcp::TELLS_ACKNOWLEDGED { 5 } else { 30 };
         assert_eq!(serve.rules.idle, Span::at_least(Duration::from_secs(idle)));
         assert_eq!(serve.rules.max, Span::at_least(Duration::from_secs(300)));
@@ -327,7 +328,7 @@ mod tests {
         assert_eq!(serve.rules.limit, Span::at_least(Duration::from_secs(3)));
         assert_eq!(serve.drain, Span::at_least(Duration::from_millis(1_500)));
         assert_eq!((serve.user.as_deref(), serve.user_group.as_deref()), (Some("www"), Some("web")));
-        assert_eq!((serve.group.as_deref(), serve.mode), (Some("adm"), 0o666));
+        assert_eq!((serve.group.as_deref(), serve.mode), (Some("adm"), Some(0o666)));
         assert_eq!(serve.allowed.as_deref(), Some("x,:y"));
         assert!(serve.socket.is_absolute() && serve.socket.ends_with("rel.sock"));
         assert!(matches!(serve.facility, Facility::LOG_LOCAL3));

@@ -69,6 +69,8 @@ pub struct Household {
     pub roles: Vec<Role>,
     /// Where the pid file lies.
     pub pid_file: Option<String>,
+    /// Whether a service manager listens at the door as well, and it is not for the daemon to remove.
+    pub door_is_shared: bool,
     /// How long the daemon and those before it have served, in milliseconds.
     pub uptime: u64,
     /// The counters, as `lingerd -S` has them.

@@ -109,8 +109,8 @@ impl<'a, L: Link, C: Clock> Testator<'a, L, C> {
         Ok(())
     }
 
-    /// Waits until it says that it has everything, and answers. If it has not within the time there is, it
-    /// cannot say so later either, where the system can see to that.
+    /// Waits until it says that it has everything; it waits for the answer then. If it has not within the time
+    /// there is, it cannot say so later either, where the system can see to that.
     ///
     /// # Errors
     /// [`Error`]
@@ -122,9 +122,7 @@ impl<'a, L: Link, C: Clock> Testator<'a, L, C> {
             let heard = self.insist(|| self.link.hear(&mut word, &mut Vec::new()));
             if heard.is_ok_and(|count| count == 1) { Ok(()) } else { Err(error) }
         });
-        said.and_then(|()| if word[0] == image::HAVE_IT { Ok(()) } else { Err(Error::Nonsense) })?;
-        self.say(image::GIVEN);
-        Ok(())
+        said.and_then(|()| if word[0] == image::HAVE_IT { Ok(()) } else { Err(Error::Nonsense) })
     }
 
     /// Tells it that this one stays in charge. It knows by the time that has passed where it does not hear it.

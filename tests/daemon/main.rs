@@ -6,6 +6,7 @@ mod counters;
 mod descriptors;
 mod handoff;
 mod limits;
+mod manager;
 mod manners;
 mod reasons;
 mod sandbox;

@@ -155,7 +155,7 @@ impl Model {
         let may_wait = plan.faults.accept > 0.0 || plan.least() < 600 && !plan.honest;
         let doors = least + closing + heir - open;
         assert!(
-            doors == u64::from(is_stopping) || doors == 0 && may_wait,
+            doors == u64::from(is_stopping) || doors == 0 && (may_wait || plan.shared),
             "{now}; open: {:?}",
             stage.process.descriptors()
         );

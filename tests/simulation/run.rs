@@ -59,6 +59,8 @@ pub struct Plan {
     pub senders: usize,
     /// Whether no sender sends what it should not.
     pub honest: bool,
+    /// Whether a service manager listens at the hand-off socket, too.
+    pub shared: bool,
     /// When nobody comes any more, and the daemon is told to stop.
     pub end: Duration,
     /// When it is told once more, after that.
@@ -101,6 +103,7 @@ impl Plan {
             clients: one_of(random, &[50, 300, 300, 1_000, 3_000]) as usize,
             senders: one_of(random, &[1, 3, 10, 40]) as usize,
             honest: random.bool(),
+            shared: false,
             end: Duration::from_secs(one_of(random, &[60, 300, 1_200, 7_200])),
             again: random.bool().then(|| Duration::from_millis(random.u64(..20_000))),
             successors: Vec::new(),
@@ -115,6 +118,7 @@ impl Plan {
             let successor = (when, plan.successor(random), random.u8(..6) == 0);
             plan.successors.push(successor);
         }
+        plan.shared = random.u8(..4) == 0;
         plan
     }
 
@@ -209,10 +213,12 @@ impl Stage {
             slow_close: process.slow_close(),
             signals,
             door,
+            door_is_shared: plan.shared,
             allowed: Allowed::by_mode(0, 0, 0o660),
             control,
             pid_file: None,
             chance: 1,
+            tell: Box::new(|_| {}),
         };
         let [idle, max, limit] = plan.rules.map(Span::at_least);
         let room = Room::share(plan.limit as u64, process.open_descriptors(), plan.wanted).expect("room");

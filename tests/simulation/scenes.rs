@@ -93,10 +93,12 @@ impl Scene {
             slow_close: process.slow_close(),
             signals,
             door,
+            door_is_shared: false,
             allowed: Allowed::by_mode(0, 0, 0o660),
             control,
             pid_file: None,
             chance: 1,
+            tell: Box::new(|_| {}),
         };
         let [idle, max, limit] = rules.map(Span::at_least);
         let room = Room::share(DESCRIPTORS as u64, process.open_descriptors(), most).expect("room");

@@ -221,9 +221,11 @@ impl Successor {
     fn starts(&self, kernel: &Kernel, mut estate: Estate<Received>) {
         let Some((backend, signals, room)) = self.parts.take() else { return };
         let control = Door::of(estate.take(Role::Control).expect("a control socket"));
+        let mut door_is_shared = estate.household.door_is_shared;
         let (door, address) = match estate.take(Role::Door) {
             Some(door) => (Door::of(door), None),
             None if self.process.open_descriptors() < self.wish.limit => {
+                door_is_shared = false;
                 let (door, address) = self.process.door(128);
                 (door, Some(address))
             }
@@ -239,10 +241,12 @@ impl Successor {
             slow_close: process.slow_close(),
             signals,
             door,
+            door_is_shared,
             allowed: Allowed::by_mode(0, 0, 0o660),
             control,
             pid_file: None,
             chance: 1,
+            tell: Box::new(|_| {}),
         };
         let [idle, max, limit] = self.wish.rules.map(Span::at_least);
         let (rules, drain) = (Rules { idle, max, limit }, Span::at_least(self.wish.drain));

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+//! The service manager: the test is one, in the words of systemd. It listens for the daemon, is told when it
+//! serves, and keeps the socket from one daemon to the next.
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use support::daemon::{Daemon, Site, mode};
+use support::sender::Sender;
+use support::{PATIENCE, tcp};
+
+/// A hand-off socket that is the manager's.
+fn listen(site: &Site) -> UnixListener {
+    fs::create_dir(site.path("run")).unwrap();
+    let listener = UnixListener::bind(site.socket()).unwrap();
+    fs::set_permissions(site.socket(), fs::Permissions::from_mode(0o640)).unwrap();
+    listener
+}
+
+/// `lingerd` with `options`, to which standard input is passed on so many times: as its descriptors from 3 on, by
+/// the environment.
+fn passed_on(site: &Site, socket: impl Into<OwnedFd>, times: usize, options: &[&str]) -> Command {
+    const SHELL: &str = "exec 3<&0 4<&0 </dev/null; LISTEN_PID=$$; export LISTEN_PID; exec \"$0\" \"$@\"";
+    let lingerd = site.lingerd();
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(SHELL).arg(lingerd.get_program()).args(lingerd.get_args()).args(options);
+    shell.env("LISTEN_FDS", times.to_string()).stdin(Stdio::from(socket.into()));
+    shell
+}
+
+/// Such a one in the foreground that ends nobody for as long as a test runs.
+fn start(site: &Arc<Site>, listener: &UnixListener, options: &[&str]) -> Daemon {
+    let log = File::options().append(true).create(true).open(site.path("log")).unwrap();
+    let long = ["-f", "-t", "1000", "-T", "2000", "-D", "4000", "-W", "3000"];
+    let mut command = passed_on(site, listener.try_clone().unwrap(), 1, &[&long, options].concat());
+    Daemon::adopt(site, command.stdout(Stdio::null()).stderr(log).spawn().unwrap())
+}
+
+#[test]
+fn a_socket_that_was_passed_on_is_served_and_left_as_it_is() {
+    let site = Site::new();
+    let listener = listen(&site);
+    let before = fs::metadata(site.socket()).unwrap();
+    let early = Sender::connect(&site.socket());
+    let (mut clients, servers) = tcp::connections(3);
+    early.hand_over_all(&servers); // nobody serves yet
+    drop(servers);
+    let mut daemon = start(&site, &listener, &[]);
+    daemon.wait_for("lingering=3 senders=1");
+
+    // It is told to stop, and does not come to an end yet: who comes now is heard and hung up on.
+    daemon.signal(libc::SIGTERM);
+    daemon.wait_for("senders=0");
+    let late = Sender::connect(&site.socket());
+    let (client, server) = tcp::connection();
+    late.hand_over(server);
+    clients.push(client);
+    daemon.wait_for("lingering=4 senders=0");
+    drop(clients);
+    assert_eq!(daemon.wait_for_end(), Some(0));
+
+    let after = fs::metadata(site.socket()).expect("the socket's name is the manager's");
+    assert_eq!((after.ino(), after.mode(), after.gid()), (before.ino(), before.mode(), before.gid()));
+    assert!(!site.control().exists(), "the control socket's is the daemon's");
+    let between = Sender::connect(&site.socket());
+    let (client, server) = tcp::connection();
+    between.hand_over(server);
+    let daemon = start(&site, &listener, &[]);
+    daemon.wait_for("lingering=1 senders=1");
+    drop(client);
+    daemon.wait_for("closed=1");
+    assert_eq!(mode(&site.socket()), 0o640);
+}
+
+#[test]
+fn the_manager_is_told_when_it_serves_stops_and_who_has_taken_over() {
+    let site = Site::new();
+    let listener = listen(&site);
+    let notices = UnixDatagram::bind(site.path("notify")).unwrap();
+    notices.set_read_timeout(Some(PATIENCE)).unwrap();
+    let next = || {
+        let mut text = [0; 1024];
+        let size = notices.recv(&mut text).expect("a notice");
+        String::from_utf8(text[..size].to_vec()).unwrap()
+    };
+    let told = |site: &Arc<Site>, mut command: Command| {
+        let log = File::options().append(true).create(true).open(site.path("log")).unwrap();
+        let command = command.env("NOTIFY_SOCKET", site.path("notify")).stdout(Stdio::null()).stderr(log);
+        Daemon::adopt(site, command.spawn().unwrap())
+    };
+    let mut old = told(&site, passed_on(&site, listener.try_clone().unwrap(), 1, &["-f"]));
+    assert!(next().starts_with("READY=1\nSTATUS="));
+    let mut successor = site.lingerd();
+    successor.args(["-f", "-r"]).stdin(Stdio::null());
+    let new = told(&site, successor);
+    assert_eq!(next(), format!("MAINPID={}", new.pid), "before it hears from that one");
+    assert!(next().starts_with("READY=1\n"));
+    assert_eq!(old.wait_for_end(), Some(0));
+    new.signal(libc::SIGTERM);
+    assert!(next().starts_with("STOPPING=1\n"));
+    let mut new = new;
+    assert_eq!(new.wait_for_end(), Some(0));
+    assert!(site.socket().exists(), "the one that has taken over knows whose it is");
+}
+
+#[test]
+fn one_that_the_manager_starts_takes_over_from_whoever_serves_there() {
+    let site = Site::new();
+    let listener = listen(&site);
+    let old = start(&site, &listener, &[]);
+    let mut stray = site.start(&["-r"]); // by hand: the manager takes it that its daemon has ended
+    let sender = stray.sender();
+    let (clients, servers) = tcp::connections(2);
+    sender.hand_over_all(&servers);
+    drop((old, servers));
+    stray.wait_for("lingering=2");
+    let daemon = start(&site, &listener, &[]);
+    assert_eq!(stray.wait_for_end(), Some(0));
+    daemon.wait_for("lingering=2 handed_over=2");
+    drop(clients);
+    daemon.wait_for("closed=2");
+}
+
+#[test]
+fn what_is_passed_on_has_to_be_that_socket_alone_and_in_the_foreground() {
+    let site = Site::new();
+    let listener = listen(&site);
+    let clone = || listener.try_clone().unwrap();
+    let fails = |mut command: Command, part: &str| {
+        let ended = command.output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.code() == Some(1) && said.contains(part), "nothing of '{part}' in '{said}'");
+    };
+    fails(passed_on(&site, clone(), 1, &[]), "with -f");
+    fails(passed_on(&site, clone(), 1, &["-f", "-g", "0"]), "-g does not go with a socket");
+    fails(passed_on(&site, clone(), 1, &["-f", "-m", "0660"]), "-m does not go with a socket");
+    fails(passed_on(&site, clone(), 2, &["-f"]), "2 sockets");
+    fails(passed_on(&site, clone(), 9, &["-f"]), "descriptor 5 is not open");
+    let elsewhere = UnixListener::bind(site.path("other")).unwrap();
+    fails(passed_on(&site, elsewhere, 1, &["-f"]), "a socket at ");
+    fails(passed_on(&site, File::open("/dev/null").unwrap(), 1, &["-f"]), "no Unix socket");
+    let mut no_number = passed_on(&site, clone(), 1, &["-f"]);
+    no_number.env("LISTEN_FDS", "-1");
+    fails(no_number, "LISTEN_FDS=-1: no number");
+}

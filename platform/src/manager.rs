@@ -7,9 +7,11 @@
 //! told who has taken over. Must not know what is served.
 
 use std::env;
+use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -72,6 +74,14 @@ impl Manager {
             }
         }
     }
+}
+
+/// Whether standard error is the journal, which takes a priority before each line, sd-daemon(3), and adds a name
+/// itself: JOURNAL_STREAM has the device and the inode of what it was when the manager started the process.
+pub fn logs_to_the_journal() -> bool {
+    let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
+    let stderr = io::stderr().as_fd().try_clone_to_owned().and_then(|copy| File::from(copy).metadata());
+    stderr.is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
 }
 
 /// A path, or with '@' first a name without one, which only Linux has.

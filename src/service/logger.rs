@@ -3,6 +3,7 @@
 //! Logging never holds the daemon up: a message that cannot be taken now is dropped and counted,
 //! and a syslog daemon that went away is looked for again, at most once a second.
 
+use lingerd_platform::manager;
 use lingerd_platform::syslog::{Facility, Severity, Syslog};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::fmt::Arguments;
@@ -41,6 +42,8 @@ struct Stderr {
     lines: SyncSender<String>,
     /// Lines given to the thread and not written yet.
     waiting: Arc<AtomicUsize>,
+    /// Whether it is the journal.
+    journal: bool,
 }
 
 /// The way to syslog, which may be down for a while.
@@ -128,18 +131,23 @@ impl Stderr {
                 done.fetch_sub(1, Ordering::Relaxed);
             }
         })?;
-        Ok(Stderr { lines, waiting })
+        Ok(Stderr { lines, waiting, journal: manager::logs_to_the_journal() })
     }
 
     fn send(&self, level: Level, message: Arguments<'_>) -> bool {
-        let level = match level {
-            Level::Error => "error: ",
-            Level::Warn => "warning: ",
-            Level::Info => "",
-            Level::Debug | Level::Trace => "debug: ",
+        // As in syslog's priorities.
+        let (priority, word) = match level {
+            Level::Error => (3, "error: "),
+            Level::Warn => (4, "warning: "),
+            Level::Info => (6, ""),
+            Level::Debug | Level::Trace => (7, "debug: "),
+        };
+        let line = match self.journal {
+            true => format!("<{priority}>{message}\n"),
+            false => format!("{NAME}: {word}{message}\n"),
         };
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let sent = self.lines.try_send(format!("{NAME}: {level}{message}\n")).is_ok();
+        let sent = self.lines.try_send(line).is_ok();
         if !sent {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
         }

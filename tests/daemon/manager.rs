@@ -147,3 +147,26 @@ fn what_is_passed_on_has_to_be_that_socket_alone_and_in_the_foreground() {
     no_number.env("LISTEN_FDS", "-1");
     fails(no_number, "LISTEN_FDS=-1: no number");
 }
+
+#[test]
+fn the_journal_is_told_the_priority_of_each_line() {
+    let site = Site::new();
+    let log = File::options().append(true).create(true).open(site.path("log")).unwrap();
+    let it = log.metadata().unwrap();
+    let start = |stream: String| {
+        let mut daemon = Daemon::spawn(&site, site.lingerd().arg("-fd").env("JOURNAL_STREAM", stream));
+        daemon.sender().babble(b"?");
+        daemon.wait_for("protocol_errors=1 senders=0");
+        daemon.signal(libc::SIGTERM);
+        assert_eq!(daemon.wait_for_end(), Some(0));
+        site.log()
+    };
+    let lines = start(format!("{}:{}", it.dev(), it.ino()));
+    assert!(lines.lines().all(|line| line.starts_with('<')), "{lines}");
+    for part in ["<6>lingerd 0", "<6>serving (", "<4>a sender sent ", "<6>stopped: "] {
+        assert!(lines.lines().any(|line| line.starts_with(part)), "nothing of '{part}' in {lines}");
+    }
+    log.set_len(0).unwrap();
+    let lines = start(format!("{}:{}", it.dev(), it.ino() + 1)); // it was the one who started it whose that is
+    assert!(lines.contains("lingerd: warning: a sender sent "), "{lines}");
+}

@@ -1,10 +1,16 @@
+# SPDX-License-Identifier: BSD-3-Clause
+#
 # POSIX make. The two that a newcomer needs: make demo, make check.
 
 PREFIX = /usr/local
 SBINDIR = $(PREFIX)/sbin
 BINDIR = $(PREFIX)/bin
 MANDIR = $(PREFIX)/share/man
+BASHDIR = $(PREFIX)/share/bash-completion/completions
+ZSHDIR = $(PREFIX)/share/zsh/site-functions
+FISHDIR = $(PREFIX)/share/fish/vendor_completions.d
 RUNDIR = /var/run/lingerd
+BUILT = target/release
 CARGO = cargo
 APXS = apxs
 
@@ -22,7 +28,7 @@ demo:
 
 # Every test, those with a real Apache too.
 check:
-	@sh ci/packages
+	@sh ci/packages check
 	@sh ci/test
 
 # What reads bytes from outside, fed by cargo-fuzz: each target for a minute.
@@ -52,20 +58,32 @@ soak:
 	@sh ci/packages
 	@LINGERD_SOAK_LINGERS=$(N) $(CARGO) test --quiet --release --locked --test soak -- --nocapture --test-threads=1
 
+# The manuals, as HTML, in target/html.
+html:
+	@sh man/html target/html
+	@echo target/html/index.html
+
 # Installs what 'make' has built, so that it needs no Rust and can run as root. Each file is put in
 # place by a rename: a program that runs keeps its old one, where a copy would write into it.
 install:
-	@test -x target/release/lingerd || { echo "nothing built yet: run 'make' first" >&2; exit 1; }
-	umask 022 && mkdir -p $(DESTDIR)$(SBINDIR) $(DESTDIR)$(BINDIR) \
-	  $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(RUNDIR)
+	@test -x $(BUILT)/lingerd || { echo "nothing built yet: run 'make' first" >&2; exit 1; }
+	umask 022 && mkdir -p $(DESTDIR)$(SBINDIR) $(DESTDIR)$(BINDIR) $(DESTDIR)$(RUNDIR) \
+	  $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8 \
+	  $(DESTDIR)$(BASHDIR) $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(FISHDIR)
 	@umask 022; put() { \
 	  echo "$$2 -> $$3" && cp "$$2" "$$3.new" && chmod "$$1" "$$3.new" && mv -f "$$3.new" "$$3"; \
 	}; set -e; module=apache-2.4/.libs/mod_lingerd.so; \
 	if test -f $$module; then modules=`$(APXS) -q LIBEXECDIR`; fi; \
-	put 755 target/release/lingerd $(DESTDIR)$(SBINDIR)/lingerd; \
-	put 755 target/release/ablinger $(DESTDIR)$(BINDIR)/ablinger; \
-	put 644 man/ablinger.1 $(DESTDIR)$(MANDIR)/man1/ablinger.1; \
-	put 644 man/lingerd.8 $(DESTDIR)$(MANDIR)/man8/lingerd.8; \
+	put 755 $(BUILT)/lingerd $(DESTDIR)$(SBINDIR)/lingerd; \
+	put 755 $(BUILT)/ablinger $(DESTDIR)$(BINDIR)/ablinger; \
+	for page in man/*.[1-8]; do \
+	  put 644 $$page $(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}; \
+	done; \
+	for program in lingerd ablinger; do \
+	  put 644 platform/completions/$$program.bash $(DESTDIR)$(BASHDIR)/$$program; \
+	  put 644 platform/completions/_$$program $(DESTDIR)$(ZSHDIR)/_$$program; \
+	  put 644 platform/completions/$$program.fish $(DESTDIR)$(FISHDIR)/$$program.fish; \
+	done; \
 	if test -f $$module; then \
 	  mkdir -p "$(DESTDIR)$$modules"; \
 	  put 644 $$module "$(DESTDIR)$$modules/mod_lingerd.so"; \
@@ -73,7 +91,10 @@ install:
 
 uninstall:
 	rm -f $(DESTDIR)$(SBINDIR)/lingerd $(DESTDIR)$(BINDIR)/ablinger
-	rm -f $(DESTDIR)$(MANDIR)/man1/ablinger.1 $(DESTDIR)$(MANDIR)/man8/lingerd.8
+	for page in man/*.[1-8]; do rm -f $(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}; done
+	for program in lingerd ablinger; do \
+	  rm -f $(DESTDIR)$(BASHDIR)/$$program $(DESTDIR)$(ZSHDIR)/_$$program $(DESTDIR)$(FISHDIR)/$$program.fish; \
+	done
 	@rmdir $(DESTDIR)$(RUNDIR) 2>/dev/null || echo "$(DESTDIR)$(RUNDIR) is left: it is not empty"
 	@if command -v $(APXS) >/dev/null; then \
 	  set -x && rm -f "$(DESTDIR)`$(APXS) -q LIBEXECDIR`/mod_lingerd.so"; fi
@@ -83,4 +104,4 @@ clean:
 	cd apache-2.4 && rm -rf .libs mod_lingerd.o mod_lingerd.lo mod_lingerd.slo mod_lingerd.la
 	cd apache-1.3 && rm -rf .libs ap_lingerd.o ap_lingerd.lo ap_lingerd.slo
 
-.PHONY: all demo check fuzz miri bench torture soak install uninstall clean
+.PHONY: all demo check fuzz miri bench torture soak html install uninstall clean

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! mod_lingerd in a real Apache, with a real lingerd behind it.
 //!
 //! That a connection was handed over is told by lingerd's counters, for clients that keep their
@@ -14,7 +16,7 @@ use std::thread;
 use support::apache::{Apache, Mpm, Setup};
 use support::daemon::{Daemon, Site};
 use support::http::{self, Held, exchange, exchange_tls, get, record, request, under_load, upload};
-use support::{COUNT_SOCKETS, compile, skip, sockets_can_be_counted, tcp, wait_until};
+use support::{COUNT_SOCKETS, compile, is_root, skip, sockets_can_be_counted, tcp, wait_until};
 
 /// As many requests as show that a server is well and truly at work.
 const SOME: usize = 200;
@@ -480,6 +482,28 @@ fn a_graceful_restart_of_worker_under_load_fails_no_response() {
     let held = hold(apache.address, 1);
     lingerd.wait_for("lingering=1 senders=1");
     drop(held);
+}
+
+#[test]
+fn in_a_chroot_the_socket_has_the_path_that_it_has_from_within() {
+    if !is_root() {
+        return;
+    }
+    let lingerd = lingerd(&[]);
+    let jail = lingerd.site.path("");
+    let within = Path::new("/").join(lingerd.site.socket().strip_prefix(&jail).unwrap());
+    let chroot = format!("ChrootDir \"{}\"", jail.display());
+    let Some(apache) = Setup::prefork(&within).with(&chroot).start() else { return };
+    // Its documents are elsewhere.
+    let get = |apache: &Apache| exchange(http::connect(apache.address), request("/small").as_bytes());
+    let held = get(&apache);
+    assert!(held.head.contains(" 404 "), "{}", held.head);
+    lingerd.wait_for("handed_over=1 lingering=1");
+    let Some(apache) = Setup::prefork(&lingerd.site.socket()).with(&chroot).start() else { return };
+    drop(get(&apache));
+    wait_until("lingerd is missed", || !apache.errors_with("cannot reach lingerd").is_empty());
+    drop(held);
+    lingerd.finish("closed=1");
 }
 
 // ---- Programs that Apache starts ------------------------------------------------------------

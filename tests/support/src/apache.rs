@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! A real Apache in a directory of its own: found where it is installed, with mod_lingerd built for
 //! it and a configuration written for the test.
 //!
@@ -279,10 +281,15 @@ impl Setup {
 
     /// What `httpd -t` says of the configuration; `None` when the test is to be skipped.
     pub fn check(&self) -> Option<Ended> {
+        self.ask("-t")
+    }
+
+    /// What `httpd` with this option, such as -L, says; `None` when the test is to be skipped.
+    pub fn ask(&self, option: &str) -> Option<Ended> {
         let site = Site::new();
         let written = self.write(&site, [1, 2]);
         let installation = written.map_err(|missing| skip(&missing)).ok()?;
-        Some(run(Command::new(&installation.httpd).arg("-t").arg("-f").arg(site.path("httpd.conf"))))
+        Some(run(Command::new(&installation.httpd).arg(option).arg("-f").arg(site.path("httpd.conf"))))
     }
 
     /// Starts it and waits until it serves.

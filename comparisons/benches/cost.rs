@@ -307,10 +307,7 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// The daemon to look at.
 fn lingerd() -> PathBuf {
-    env::var_os("LINGERD").map_or_else(
-        || built::program("lingerd").unwrap_or_else(|why| panic!("{why}, or LINGERD names one")),
-        PathBuf::from,
-    )
+    built::program("lingerd").unwrap_or_else(|why| panic!("{why}, or LINGERD names one"))
 }
 
 /// What counts, and where it leaves the counts.

@@ -187,6 +187,10 @@ cfg_if::cfg_if! {
                 let path = |name: &str| place.join(name).to_str().unwrap().to_owned();
                 let [missing, stale, live] = ["missing", "stale", "live"].map(path);
                 drop(UnixDatagram::bind(&stale).unwrap());
+                // Whoever another test starts in this moment has it open for an instant, too.
+                while UnixDatagram::unbound().unwrap().connect(&stale).is_ok() {
+                    std::thread::yield_now();
+                }
                 for paths in [[&missing[..], &stale], [&stale, &missing]] {
                     let error = one_of(&paths, Format(Facility::LOG_DAEMON)).err().unwrap();
                     assert!(error.to_string().starts_with(paths[0]), "{error}");

@@ -18,11 +18,15 @@ pub fn project() -> &'static Path {
 }
 
 /// The program `name` of this workspace, as it was built with the profile and for the backend that
-/// the caller was built with and for.
+/// the caller was built with and for. Where LINGERD names a file, that is lingerd: one for another
+/// processor, for instance, behind a script that runs it in an emulator (ci/arch).
 ///
 /// # Errors
 /// There is none, and which command builds it.
 pub fn program(name: &str) -> Result<PathBuf, String> {
+    if let ("lingerd", Some(path)) = (name, env::var_os("LINGERD")) {
+        return Ok(path.into());
+    }
     // Cargo from 1.94 on sets this for the tests of the program's own package, for which it has it
     // built, too. Older ones do the second only.
     if let Some(path) = env::var_os(format!("CARGO_BIN_EXE_{name}")) {

@@ -14,8 +14,12 @@ BUILT = target/release
 CARGO = cargo
 APXS = apxs
 
+# The paths of this folder and of Cargo's are not in what is built, so that it is the same wherever that is.
+BUILD = RUSTFLAGS="$(RUSTFLAGS) --remap-path-prefix=$$PWD=/lingerd --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo" \
+  $(CARGO) build --release --locked
+
 all:
-	$(CARGO) build --release --locked --target-dir target
+	$(BUILD) --target-dir target
 	@if command -v $(APXS) >/dev/null; then cd apache-2.4 && \
 	  $(APXS) -c -I../apache-1.3 mod_lingerd.c ../apache-1.3/ap_lingerd.c; \
 	else echo "no $(APXS): mod_lingerd is left out (Debian has it in apache2-dev)"; fi
@@ -23,13 +27,18 @@ all:
 # Stock Apache against Apache with lingerd, on this machine, in under a minute.
 demo:
 	@sh ci/packages
-	@$(CARGO) build --quiet --release --locked
+	@$(BUILD) --quiet
 	@$(CARGO) bench --quiet --locked -p comparisons --bench apache -- demo
 
 # Every test, those with a real Apache too.
 check:
 	@sh ci/packages check
 	@sh ci/test
+
+# The tests with musl, and on processors of 32 bits and big-endian, in an emulator.
+check-arch:
+	@sh ci/packages arch
+	@sh ci/arch
 
 # What reads bytes from outside, fed by cargo-fuzz: each target for a minute.
 fuzz:
@@ -42,13 +51,13 @@ miri:
 # What speed lingerd makes, as ratios measured side by side.
 bench:
 	@sh ci/packages
-	@$(CARGO) build --quiet --release --locked
+	@$(BUILD) --quiet
 	@$(CARGO) bench --quiet --locked -p comparisons --bench apache
 
 # Whose responses survive cruel clients: Apache's, nginx's, and Apache's with lingerd. Three minutes.
 torture:
 	@sh ci/packages torture
-	@$(CARGO) build --quiet --release --locked
+	@$(BUILD) --quiet
 	@$(CARGO) bench --quiet --locked -p comparisons --bench torture
 
 # Whether each of two million lingers, or of as many as N says, is accounted for, whatever befalls lingerd
@@ -62,6 +71,18 @@ soak:
 html:
 	@sh man/html target/html
 	@echo target/html/index.html
+
+# The source as it is released, in target/dist, and with it that of every crate.
+dist:
+	@sh ci/dist
+
+# The same, and that it can be built without a network, twice the same.
+check-dist:
+	@sh ci/dist check
+
+# Whether the crates' licences, sources and versions are what deny.toml allows: cargo-deny.
+deny:
+	$(CARGO) deny --locked check
 
 # Installs what 'make' has built, so that it needs no Rust and can run as root. Each file is put in
 # place by a rename: a program that runs keeps its old one, where a copy would write into it.
@@ -104,4 +125,4 @@ clean:
 	cd apache-2.4 && rm -rf .libs mod_lingerd.o mod_lingerd.lo mod_lingerd.slo mod_lingerd.la
 	cd apache-1.3 && rm -rf .libs ap_lingerd.o ap_lingerd.lo ap_lingerd.slo
 
-.PHONY: all demo check fuzz miri bench torture soak html install uninstall clean
+.PHONY: all demo check check-arch fuzz miri bench torture soak html dist check-dist deny install uninstall clean

@@ -23,6 +23,12 @@
  *         <VirtualHost>, where it goes by the address on which the
  *         connection came in.  On by default: loading the module is enough.
  *
+ *     LingerdExec program [option ...]
+ *         Apache starts this lingerd itself, watches it and ends it, so that
+ *         there is no service to set up; see "LingerdExec" below.  Server-
+ *         wide.  A relative path is taken from ServerRoot.  Unless it is
+ *         given, lingerd is somebody else's to start.
+ *
  * It can only help: whatever goes wrong with lingerd, the worker lingers by
  * itself as if the module were not there.
  *
@@ -44,14 +50,23 @@
 #include "http_core.h"
 #include "http_log.h"
 #include "ap_mpm.h"
+#include "mpm_common.h"
+#include "unixd.h"
 #include "apr_atomic.h"
 #include "apr_portable.h"
 #include "apr_shm.h"
 #include "apr_strings.h"
 #include "apr_thread_mutex.h"
+#include "apr_thread_proc.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #if !AP_MODULE_MAGIC_AT_LEAST(20120211, 55)
 #error "mod_lingerd needs Apache 2.4.19 or newer (hook pre_close_connection)"
@@ -79,6 +94,8 @@ typedef struct {
     int enabled;
     /** LingerdSocket; of the main server only */
     const char *path;
+    /** LingerdExec, or NULL: the program and its options; likewise */
+    apr_array_header_t *command;
 } lingerd_config;
 
 /** What the last hand-over told about the link */
@@ -384,6 +401,494 @@ static int mpm_is_async(void)
     return ap_mpm_query(AP_MPMQ_IS_ASYNC, &async) == APR_SUCCESS && async;
 }
 
+/* ---- LingerdExec -------------------------------------------------------
+ *
+ * Apache's parent is to lingerd what a service manager is: it starts it in
+ * the foreground, starts it again when it dies, and ends it when Apache ends.
+ * lingerd's log is Apache's error log, as it has its standard error.
+ *
+ * The module gives it -f, -s and, when it takes over, -r; and of Apache's
+ * User and Group, when Apache is root, what it is not told otherwise: -u, or
+ * beside another -u the group of the socket, -g.  So it is Apache's children
+ * who may hand over.
+ *
+ * A restart of Apache, graceful or not, leaves lingerd alone.  If what it was
+ * started with is another thing by then - the options, the program (by an
+ * upgrade), the error log (by a rotation) - a new one takes over from it,
+ * with all that lingers; where that one fails the old one serves on.
+ *
+ * When Apache stops it waits for lingerd, which has its -W to let what
+ * lingers end: in a container, and in a service's control group, all others
+ * are killed the moment Apache's parent has gone.
+ *
+ * What lives from one reading of the configuration to the next is in the pool
+ * of the process.  No code of ours may be called by that: the module has been
+ * unloaded in between.
+ */
+
+/** The pid of a process that there is not; waitpid(2) knows no such child */
+#define NOBODY INT_MAX
+
+/** A lingerd that lived for so long was well */
+#define STEADY apr_time_from_sec(60)
+
+/** How long to look whether one has been told to end by somebody else */
+#define TOLD_WITHIN apr_time_from_sec(1)
+#define LOOK_EVERY (APR_USEC_PER_SEC / 50)
+
+/** When to start one again that was not: at once, then after so long, then
+ *  each time after twice as long, up to the other.  Apache's parent looks
+ *  every ten seconds or so. */
+#define AGAIN_FIRST apr_time_from_sec(10)
+#define AGAIN_MOST apr_time_from_sec(320)
+
+/** With which lingerd ends when its command line is wrong */
+#define WRONG_COMMAND_LINE 2
+
+/** A lingerd that Apache has started */
+typedef struct {
+    apr_proc_t proc;
+    /** With what it was started; see own.command */
+    const char *command;
+    const char *socket;
+    apr_time_t since;
+    /** Whether it was told to end, as it is not wanted any more */
+    int dismissed;
+} own_lingerd;
+
+/** What outlives a restart.  Who changes this changes the key, too: the one
+ *  that wrote it may be an older module. */
+typedef struct {
+    /** One that serves, or is about to; and while it takes over the other */
+    own_lingerd lingerd[2];
+    int serving;
+    /** When to start one again, and how long to wait the next time */
+    apr_time_t again;
+    apr_interval_time_t delay;
+    /** The command that lingerd finds wrong: it is not tried again */
+    const char *wrong;
+    /** Whether one serves there that is not ours */
+    int others;
+} own_retained;
+
+#define OWN_KEY "mod_lingerd LingerdExec 1"
+
+/** Of this reading of the configuration; in the parent only */
+static struct {
+    server_rec *server;
+    apr_pool_t *pool;
+    own_retained *kept;
+    /** NULL: there is to be none */
+    const char **argv;
+    /** All that makes it another one if it changes */
+    const char *command;
+    const char *socket;
+} own;
+
+static void tend(void);
+
+static int lives(const own_lingerd *lingerd)
+{
+    return lingerd->proc.pid != NOBODY;
+}
+
+static own_lingerd *serving(void)
+{
+    return &own.kept->lingerd[own.kept->serving];
+}
+
+static own_lingerd *previous(void)
+{
+    return &own.kept->lingerd[!own.kept->serving];
+}
+
+/** Puts the next start off; see AGAIN_FIRST.
+ *  @param by_itself Whether it ended itself, which it will do again */
+static void put_off(apr_interval_time_t lived, int by_itself)
+{
+    own_retained *kept = own.kept;
+
+    if (lived >= STEADY) {
+        kept->delay = 0;
+    }
+    else if (by_itself && kept->delay < AGAIN_FIRST) {
+        kept->delay = AGAIN_FIRST;
+    }
+    kept->again = apr_time_now() + kept->delay;
+    kept->delay = kept->delay ? kept->delay * 2 : AGAIN_FIRST;
+    if (kept->delay > AGAIN_MOST) {
+        kept->delay = AGAIN_MOST;
+    }
+}
+
+/** One has ended.
+ *  @param status Its exit status or the signal that killed it; the MPMs do
+ *                not tell which.  What waitpid(2) said, on other ways. */
+static void has_ended(own_lingerd *lingerd, int status)
+{
+    int pid = (int)lingerd->proc.pid;
+    int mpm = AP_MPMQ_STARTING;
+    int takes_over = lingerd == serving() && lives(previous())
+                     && !previous()->dismissed;
+
+    if (status > 255) {
+        status >>= 8;
+    }
+    lingerd->proc.pid = NOBODY;
+    if (ap_mpm_query(AP_MPMQ_MPM_STATE, &mpm) == APR_SUCCESS
+        && mpm == AP_MPMQ_STOPPING) {
+        return;
+    }
+    if (lingerd->dismissed || (lingerd != serving() && status == 0)) {
+        ap_log_error(APLOG_MARK, APLOG_INFO, 0, own.server,
+                     "lingerd (process %d) has ended as it was to", pid);
+    }
+    else if (lingerd != serving()) {
+        ap_log_error(APLOG_MARK, APLOG_ERR, 0, own.server,
+                     "lingerd (process %d) died (status or signal %d) while "
+                     "another one was to take over from it", pid, status);
+    }
+    else {
+        /* 0: somebody told it to stop, or has taken over from it. */
+        put_off(apr_time_now() - lingerd->since,
+                status == 1 || status == WRONG_COMMAND_LINE);
+        if (status == WRONG_COMMAND_LINE) {
+            own.kept->wrong = lingerd->command;
+        }
+        if (takes_over) {
+            own.kept->serving = !own.kept->serving;
+            ap_log_error(APLOG_MARK, APLOG_ERR, 0, own.server,
+                         "lingerd (process %d), which was to take over, has "
+                         "failed (status or signal %d), and said in this log "
+                         "why: lingerd (process %d) serves on, with what it "
+                         "was started with", pid, status,
+                         (int)serving()->proc.pid);
+        }
+        else {
+            ap_log_error(APLOG_MARK, status ? APLOG_ERR : APLOG_NOTICE, 0,
+                         own.server,
+                         "lingerd (process %d) has ended (status or signal "
+                         "%d): %s, and workers linger themselves until then",
+                         pid, status,
+                         status == WRONG_COMMAND_LINE
+                         ? "the options of LingerdExec are wrong, this log "
+                           "says how; it is started again when Apache is"
+                         : "it is started again");
+        }
+    }
+    tend();
+}
+
+static void lingerd_maintenance(int reason, void *lingerd, int status)
+{
+    if (reason == APR_OC_REASON_DEATH || reason == APR_OC_REASON_LOST) {
+        apr_proc_other_child_unregister(lingerd);
+        has_ended(lingerd, status);
+    }
+}
+
+/** Has Apache's main loop say when it ends. */
+static void watch(own_lingerd *lingerd)
+{
+    apr_proc_other_child_register(&lingerd->proc, lingerd_maintenance,
+                                  lingerd, NULL, own.pool);
+}
+
+/** Whether anybody takes connections at the socket. */
+static int somebody_serves(const char *socket)
+{
+    lingerd_sender sender;
+    int serves;
+
+    if (lingerd_init(&sender, socket) != 0) {
+        return 0;
+    }
+    serves = lingerd_open(&sender) == 0 || lingerd_transient(errno);
+    lingerd_drop(&sender, 0);
+    return serves;
+}
+
+/**
+ * What becomes of the child of fork(2).
+ *
+ * It is in a process group of its own, as Apache tells the whole of its group
+ * to stop, which lingerd must not hear twice.  What Apache's own service
+ * manager has said to Apache is not for it.
+ */
+static void become_lingerd(const char **argv)
+{
+    static const char *const not_its_own[] = {
+        "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC",
+        "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"
+    };
+    sigset_t none;
+    size_t i;
+    int null;
+
+    setpgid(0, 0);
+    apr_pool_cleanup_for_exec();
+    null = open("/dev/null", O_RDWR);
+    if (null >= 0) {
+        dup2(null, STDIN_FILENO);
+        dup2(null, STDOUT_FILENO);
+        if (null > STDERR_FILENO) {
+            close(null);
+        }
+    }
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    for (i = 0; i < sizeof(not_its_own) / sizeof(not_its_own[0]); i++) {
+        unsetenv(not_its_own[i]);
+    }
+    execv(argv[0], (char **)argv);
+    _exit(1);
+}
+
+/** Start the one that is wanted; it takes over from the one that is there. */
+static void start_lingerd(void)
+{
+    own_lingerd *old = serving(), *new = previous();
+    apr_pool_t *process = own.server->process->pool;
+    int take_over = lives(old) && !old->dismissed
+                    && strcmp(old->socket, own.socket) == 0;
+    pid_t pid;
+
+    own.argv[1] = take_over ? "-fr" : "-f";
+    pid = access(own.argv[0], X_OK) == 0 ? fork() : -1;
+    if (pid == 0) {
+        become_lingerd(own.argv);
+    }
+    if (pid < 0) {
+        ap_log_error(APLOG_MARK, APLOG_ERR, errno, own.server,
+                     "LingerdExec: cannot start %s", own.argv[0]);
+        put_off(0, 1);
+        return;
+    }
+    new->proc.pid = pid;
+    new->command = apr_pstrdup(process, own.command);
+    new->socket = apr_pstrdup(process, own.socket);
+    new->since = apr_time_now();
+    new->dismissed = 0;
+    watch(new);
+    own.kept->serving = !own.kept->serving;
+    if (take_over) {
+        ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, own.server,
+                     "lingerd (process %d) is to take over from process %d, "
+                     "which was started with another configuration",
+                     (int)pid, (int)old->proc.pid);
+    }
+    else {
+        ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, own.server,
+                     "started lingerd (process %d)", (int)pid);
+    }
+}
+
+/** See to it that the lingerd that is wanted runs; at the next opportunity,
+ *  if it cannot be now. */
+static void tend(void)
+{
+    own_retained *kept = own.kept;
+    own_lingerd *lingerd = serving();
+    int others;
+
+    if (lives(lingerd) && !lingerd->dismissed && own.argv
+        && strcmp(lingerd->command, own.command) == 0) {
+        return;
+    }
+    if (lives(lingerd) && !lingerd->dismissed
+        && (!own.argv || strcmp(lingerd->socket, own.socket) != 0)) {
+        ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, own.server,
+                     "lingerd (process %d) is not wanted any more at %s, and "
+                     "ends when what lingers there has",
+                     (int)lingerd->proc.pid, lingerd->socket);
+        lingerd->dismissed = 1;
+        kill(lingerd->proc.pid, SIGTERM);
+    }
+    if (!own.argv || lives(previous()) || apr_time_now() < kept->again
+        || (kept->wrong && strcmp(kept->wrong, own.command) == 0)) {
+        return;
+    }
+    others = (!lives(lingerd) || lingerd->dismissed) && somebody_serves(own.socket);
+    if (others && !kept->others) {
+        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, own.server,
+                     "a lingerd that this Apache has not started serves at "
+                     "%s: connections are handed over to that one, and "
+                     "LingerdExec starts none until it has gone.  It is a "
+                     "service of the system, or was left there by an Apache "
+                     "that was killed; 'lingerd -k -s %s' ends it",
+                     own.socket, own.socket);
+    }
+    kept->others = others;
+    if (!others) {
+        start_lingerd();
+    }
+}
+
+/** Apache's parent comes here every ten seconds or so. */
+static int lingerd_monitor(apr_pool_t *p, server_rec *s)
+{
+    (void)p;
+    (void)s;
+    if (own.kept) {
+        tend();
+    }
+    return DECLINED;
+}
+
+/** Which file a descriptor or a path is, and for a path as of when. */
+static const char *identity(apr_pool_t *p, const struct stat *file, int dated)
+{
+    return apr_psprintf(p, "\n%" APR_UINT64_T_FMT " %" APR_UINT64_T_FMT
+                        " %" APR_UINT64_T_FMT, (apr_uint64_t)file->st_dev,
+                        (apr_uint64_t)file->st_ino,
+                        dated ? (apr_uint64_t)file->st_mtime : 0);
+}
+
+/** Whether an option is among words, as the first or only one of a word. */
+static int is_given(const apr_array_header_t *words, char option)
+{
+    int i;
+
+    for (i = 0; i < words->nelts; i++) {
+        const char *word = APR_ARRAY_IDX(words, i, const char *);
+        if (word[0] == '-' && word[1] == option) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/** The whole command line, its second word for start_lingerd() to say. */
+static apr_array_header_t *command_line(apr_pool_t *p,
+                                        const apr_array_header_t *command)
+{
+    apr_array_header_t *argv = apr_array_make(p, command->nelts + 6,
+                                              sizeof(const char *));
+    const char *option = NULL;
+    const unixd_config_rec *apache = &ap_unixd_config;
+    int i;
+
+    APR_ARRAY_PUSH(argv, const char *) = APR_ARRAY_IDX(command, 0,
+                                                       const char *);
+    APR_ARRAY_PUSH(argv, const char *) = "-f";
+    APR_ARRAY_PUSH(argv, const char *) = "-s";
+    APR_ARRAY_PUSH(argv, const char *) = own.socket;
+    if (geteuid() == 0 && apache->user_id != 0
+        && apache->user_id != (uid_t)-1) {
+        if (!is_given(command, 'u')) {
+            option = apr_psprintf(p, "-u%lu:%lu",
+                                  (unsigned long)apache->user_id,
+                                  (unsigned long)apache->group_id);
+        }
+        else if (!is_given(command, 'g')) {
+            option = apr_psprintf(p, "-g%lu",
+                                  (unsigned long)apache->group_id);
+        }
+    }
+    if (option) {
+        APR_ARRAY_PUSH(argv, const char *) = option;
+    }
+    for (i = 1; i < command->nelts; i++) {
+        APR_ARRAY_PUSH(argv, const char *) = APR_ARRAY_IDX(command, i,
+                                                           const char *);
+    }
+    return argv;
+}
+
+/**
+ * The configuration goes, and if that is because Apache ends, lingerd is to be
+ * told so, once: the second time it would cut off what lingers.  As process 1
+ * of a container Apache has told it already, by a signal to its process group,
+ * of which the number is 1: to kill(2) that is everybody.  From then on
+ * lingerd lets nobody in.  It is only waited for then; all others are told
+ * when the pool of the process ends, see set_up_own().
+ */
+static apr_status_t lingerd_forget(void *unused)
+{
+    apr_time_t deadline = apr_time_now() + TOLD_WITHIN;
+    int i, serves;
+
+    (void)unused;
+    for (i = 0; i < 2 && getpgrp() == 1
+                && ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_EXITING; i++) {
+        own_lingerd *lingerd = &own.kept->lingerd[i];
+
+        if (!lives(lingerd)) {
+            continue;
+        }
+        while ((serves = somebody_serves(lingerd->socket)) != 0
+               && apr_time_now() < deadline) {
+            apr_sleep(LOOK_EVERY);
+        }
+        if (!serves) {
+            apr_proc_wait(&lingerd->proc, NULL, NULL, APR_WAIT);
+            lingerd->proc.pid = NOBODY;
+        }
+    }
+    return APR_SUCCESS;
+}
+
+/** Start lingerd, or keep the one that runs, or have it replaced. */
+static void set_up_own(apr_pool_t *p, server_rec *s)
+{
+    const lingerd_config *conf = ap_get_module_config(s->module_config,
+                                                      &lingerd_module);
+    own_retained *kept = ap_retained_data_get(OWN_KEY);
+    const char *chroot_dir = ap_unixd_config.chroot_dir;
+    struct stat file;
+    int i;
+
+    memset(&own, 0, sizeof(own));
+    if (!kept) {
+        if (!conf->command) {
+            return;
+        }
+        kept = ap_retained_data_create(OWN_KEY, sizeof(*kept));
+        for (i = 0; i < 2; i++) {
+            kept->lingerd[i].proc.pid = NOBODY;
+            /* Whatever becomes of Apache, even if it cannot read its
+             * configuration any more and we are not there: SIGTERM, and
+             * wait. */
+            apr_pool_note_subprocess(s->process->pool,
+                                     &kept->lingerd[i].proc,
+                                     APR_KILL_ONLY_ONCE);
+        }
+    }
+    own.server = s;
+    own.pool = p;
+    own.kept = kept;
+    kept->again = 0;
+    kept->delay = 0;
+    kept->wrong = NULL;
+    kept->others = 0;
+    apr_pool_cleanup_register(p, NULL, lingerd_forget, apr_pool_cleanup_null);
+    for (i = 0; i < 2; i++) {
+        if (lives(&kept->lingerd[i])) {
+            watch(&kept->lingerd[i]);
+        }
+    }
+    if (conf->command && !mpm_is_async()) {
+        apr_array_header_t *argv;
+
+        /* Only Apache's children are in there. */
+        own.socket = chroot_dir ? apr_pstrcat(p, chroot_dir, conf->path, NULL)
+                                : conf->path;
+        argv = command_line(p, conf->command);
+        own.command = apr_array_pstrcat(p, argv, '\n');
+        if (stat(APR_ARRAY_IDX(argv, 0, const char *), &file) == 0) {
+            own.command = apr_pstrcat(p, own.command, identity(p, &file, 1),
+                                      NULL);
+        }
+        if (fstat(STDERR_FILENO, &file) == 0) {
+            own.command = apr_pstrcat(p, own.command, identity(p, &file, 0),
+                                      NULL);
+        }
+        APR_ARRAY_PUSH(argv, const char *) = NULL;
+        own.argv = (const char **)argv->elts;
+    }
+    tend();
+}
+
 /** Say once that an asynchronous MPM is in use, and set up the complaint. */
 static int lingerd_post_config(apr_pool_t *p, apr_pool_t *plog,
                                apr_pool_t *ptemp, server_rec *s)
@@ -413,6 +918,12 @@ static int lingerd_post_config(apr_pool_t *p, apr_pool_t *plog,
     }
     else {
         child.complaint = apr_pcalloc(p, sizeof(*child.complaint));
+    }
+
+    /* With -X Apache never comes to the end of its parent. */
+    if (!ap_exists_config_define("DEBUG")
+        && !ap_exists_config_define("ONE_PROCESS")) {
+        set_up_own(p, s);
     }
     return OK;
 }
@@ -509,6 +1020,43 @@ static const char *set_socket(cmd_parms *cmd, void *dummy, const char *arg)
     return NULL;
 }
 
+static const char *set_exec(cmd_parms *cmd, void *dummy, int argc,
+                            char *const argv[])
+{
+    lingerd_config *conf = ap_get_module_config(cmd->server->module_config,
+                                                &lingerd_module);
+    const char *error = ap_check_cmd_context(cmd, GLOBAL_ONLY);
+    const char *program, *option;
+    int i;
+
+    (void)dummy;
+    if (error) {
+        return error;
+    }
+    if (argc < 1 || !argv[0][0]) {
+        return "LingerdExec takes the path of lingerd, and its options";
+    }
+    program = ap_server_root_relative(cmd->pool, argv[0]);
+    if (!program) {
+        return apr_pstrcat(cmd->pool, "LingerdExec: ", argv[0],
+                           " is not a valid path", NULL);
+    }
+    conf->command = apr_array_make(cmd->pool, argc, sizeof(const char *));
+    APR_ARRAY_PUSH(conf->command, const char *) = program;
+    for (i = 1; i < argc; i++) {
+        APR_ARRAY_PUSH(conf->command, const char *) = argv[i];
+    }
+    for (option = "fsrkShVw"; *option; option++) {
+        if (is_given(conf->command, *option)) {
+            return apr_psprintf(cmd->pool, "LingerdExec: -%c is not for here:"
+                                " Apache gives lingerd -f, -r and -s itself,"
+                                " with the path of LingerdSocket; -k and -S"
+                                " are for the command line", *option);
+        }
+    }
+    return NULL;
+}
+
 static const char *set_enabled(cmd_parms *cmd, void *dummy, int on)
 {
     lingerd_config *conf = ap_get_module_config(cmd->server->module_config,
@@ -522,6 +1070,9 @@ static const char *set_enabled(cmd_parms *cmd, void *dummy, int on)
 static const command_rec lingerd_commands[] = {
     AP_INIT_TAKE1("LingerdSocket", set_socket, NULL, RSRC_CONF,
                   "the path of the socket on which lingerd listens"),
+    AP_INIT_TAKE_ARGV("LingerdExec", set_exec, NULL, RSRC_CONF,
+                      "the path of lingerd, and its options: Apache starts "
+                      "and ends it"),
     AP_INIT_FLAG("Lingerd", set_enabled, NULL, RSRC_CONF,
                  "whether connections to be closed are handed over to "
                  "lingerd: On (default) or Off"),
@@ -532,6 +1083,7 @@ static void lingerd_register_hooks(apr_pool_t *p)
 {
     (void)p;
     ap_hook_post_config(lingerd_post_config, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_monitor(lingerd_monitor, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_child_init(lingerd_child_init, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_pre_close_connection(lingerd_pre_close, NULL, NULL,
                                  APR_HOOK_REALLY_LAST);

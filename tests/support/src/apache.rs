@@ -12,7 +12,7 @@ use lingerd_platform::process;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write, stderr};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -166,6 +166,8 @@ pub struct Setup {
     lines: String,
     other: String,
     environment: Vec<(&'static str, PathBuf)>,
+    user: Option<u32>,
+    process_1: bool,
 }
 
 impl Setup {
@@ -186,6 +188,8 @@ impl Setup {
             lines: String::new(),
             other: String::new(),
             environment: Vec::new(),
+            user: None,
+            process_1: false,
         }
     }
 
@@ -260,6 +264,18 @@ impl Setup {
         self
     }
 
+    /// Started as this user, and with the group of the same number, in place of root.
+    pub fn user(mut self, id: u32) -> Self {
+        self.user = Some(id);
+        self
+    }
+
+    /// As process 1 of its container, as an engine starts it: the leader of a session. Linux only.
+    pub fn process_1(mut self) -> Self {
+        self.process_1 = true;
+        self
+    }
+
     /// With more lines of configuration; later ones win.
     pub fn with(mut self, lines: &str) -> Self {
         self.lines += lines;
@@ -302,18 +318,36 @@ impl Setup {
             let site = Site::new();
             let addresses = free_addresses(self.ip);
             let installation = self.write(&site, addresses.map(|address| address.port()))?;
-            let child = guarded(&installation.httpd, &site)
-                .arg("-DFOREGROUND")
-                .arg("-f")
-                .arg(site.path("httpd.conf"))
-                .envs(self.environment.iter().map(|(variable, path)| (variable, path)))
-                .spawn()
-                .map_err(|e| format!("sh: {e}"))?;
+            let unshare = Path::new("unshare");
+            let mut command = guarded(if self.process_1 { unshare } else { &installation.httpd }, &site);
+            if self.process_1 {
+                command
+                    .args(["--pid", "--mount-proc", "--fork", "--kill-child", "setsid"])
+                    .arg(&installation.httpd);
+            }
+            command.arg("-DFOREGROUND").arg("-f").arg(site.path("httpd.conf"));
+            command.envs(self.environment.iter().map(|(variable, path)| (variable, path)));
+            if let Some(id) = self.user {
+                chown(site.path(""), Some(id), Some(id)).unwrap();
+                command.uid(id).gid(id).current_dir("/");
+            }
+            let child = command.spawn().map_err(|e| format!("sh: {e}"))?;
             let [address, other] = addresses;
             let v6 = self.also_v6.then(|| SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port()));
-            let mut apache = Apache { site, child, address, v6, other };
+            let pid = child.id() as i32;
+            let mut apache = Apache { site, child, pid, address, v6, other };
             wait_until("Apache serves", || apache.error_log().contains(READY) || apache.has_ended());
             if !apache.has_ended() {
+                if self.process_1 {
+                    // The other child is the shell that guards it.
+                    let children = ["-o", "pid=,comm=", "--ppid", &pid.to_string()];
+                    let children = run(Command::new("ps").args(children)).stdout;
+                    let inside = children.lines().find_map(|line| {
+                        let (pid, name) = line.trim().split_once(' ')?;
+                        (name.trim() != "sh").then(|| pid.parse().unwrap())
+                    });
+                    apache.pid = inside.expect("a process 1");
+                }
                 return Ok(apache);
             }
             let said = fs::read_to_string(apache.site.path("stderr")).unwrap() + &apache.error_log();
@@ -355,7 +389,7 @@ impl Setup {
             conf += &installation.load(module)?;
         }
         conf += "LogFormat \"%X %>s %B %P %U\" lingerd\nCustomLog access_log lingerd\n";
-        if process::effective_uid() == 0 {
+        if process::effective_uid() == 0 && self.user.is_none() {
             let user = USERS.iter().find_map(|name| process::user(name).ok().flatten());
             let user = user.ok_or("there is no user for Apache to run as")?;
             conf += &installation.load("unixd")?;
@@ -382,8 +416,13 @@ impl Setup {
             other += "SSLEngine on\nSSLCertificateFile cert.pem\nSSLCertificateKeyFile key.pem\n";
         }
         if let Some(socket) = &self.lingerd {
-            let module = installation.mod_lingerd().display();
-            conf += &format!("LoadModule lingerd_module \"{module}\"\n");
+            let mut module = installation.mod_lingerd().to_owned();
+            if self.user.is_some() {
+                let copy = site.path("mod_lingerd.so"); // the build directory may be closed to that one
+                fs::copy(&module, &copy).unwrap();
+                module = copy;
+            }
+            conf += &format!("LoadModule lingerd_module \"{}\"\n", module.display());
             conf += &format!("LingerdSocket \"{}\"\n", socket.display());
         }
         conf += &self.lines;
@@ -450,6 +489,7 @@ pub struct Apache {
     /// Where it keeps its files.
     pub site: Arc<Site>,
     child: Child,
+    pid: i32,
     /// Where it serves.
     pub address: SocketAddr,
     /// Where it also serves, if it was to and can.
@@ -461,7 +501,7 @@ pub struct Apache {
 impl Apache {
     /// The parent process.
     pub fn pid(&self) -> i32 {
-        self.child.id() as i32
+        self.pid
     }
 
     /// Puts a file up.
@@ -503,14 +543,28 @@ impl Apache {
 
     /// `apachectl graceful`; comes back when the new configuration is in force.
     pub fn restart_gracefully(&self) {
+        self.restart_by(libc::SIGUSR1);
+    }
+
+    /// `apachectl restart`, which ends the workers; comes back when the new configuration is in force.
+    pub fn restart(&self) {
+        self.restart_by(libc::SIGHUP);
+    }
+
+    fn restart_by(&self, signal: i32) {
         let before = self.errors_with(READY).len();
-        process::kill(self.pid(), libc::SIGUSR1).unwrap();
+        process::kill(self.pid(), signal).unwrap();
         wait_until("Apache has restarted", || self.errors_with(READY).len() > before);
     }
 
     /// Stops it, workers in mid-linger too.
     pub fn stop(&mut self) {
         process::kill(self.pid(), libc::SIGTERM).unwrap();
+        self.wait_for_end();
+    }
+
+    /// Waits until it has ended.
+    pub fn wait_for_end(&mut self) {
         wait_until("Apache ends", || self.has_ended());
     }
 
@@ -524,7 +578,7 @@ impl Drop for Apache {
         if thread::panicking() {
             // Not eprintln!, which panics where nobody listens any more.
             let _ = writeln!(stderr(), "Apache's log:\n{}", self.error_log());
-            let _ = process::kill(-self.pid(), libc::SIGKILL); // the whole group
+            let _ = process::kill(-(self.child.id() as i32), libc::SIGKILL); // the whole group
             let _ = self.child.wait();
         } else if !self.has_ended() {
             self.stop();

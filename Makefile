@@ -84,6 +84,16 @@ check-dist:
 deny:
 	$(CARGO) deny --locked check
 
+# The packages for Debian and Ubuntu, in target/deb.
+deb:
+	@sh ci/packages deb
+	@sh ci/deb
+
+# These on a Debian that systemd has booted, from 'apt install' to 'apt purge'. As root.
+check-systemd: deb
+	@sh ci/packages systemd
+	@sh ci/systemd
+
 # Installs what 'make' has built, so that it needs no Rust and can run as root. Each file is put in
 # place by a rename: a program that runs keeps its old one, where a copy would write into it.
 install:
@@ -125,4 +135,5 @@ clean:
 	cd apache-2.4 && rm -rf .libs mod_lingerd.o mod_lingerd.lo mod_lingerd.slo mod_lingerd.la
 	cd apache-1.3 && rm -rf .libs ap_lingerd.o ap_lingerd.lo ap_lingerd.slo
 
-.PHONY: all demo check check-arch fuzz miri bench torture soak html dist check-dist deny install uninstall clean
+.PHONY: all demo check check-arch check-systemd fuzz miri bench torture soak html dist check-dist deny deb install \
+  uninstall clean

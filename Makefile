@@ -120,6 +120,18 @@ install:
 	  put 644 $$module "$(DESTDIR)$$modules/mod_lingerd.so"; \
 	else echo "mod_lingerd was not built and is not installed"; fi
 
+# The SMF service of illumos and Solaris; 'svcadm restart manifest-import' imports it.
+install-smf:
+	umask 022 && mkdir -p $(DESTDIR)/lib/svc/manifest/network $(DESTDIR)/lib/svc/method
+	cp platform/illumos/lingerd.xml $(DESTDIR)/lib/svc/manifest/network/lingerd.xml
+	cp platform/illumos/svc-lingerd $(DESTDIR)/lib/svc/method/svc-lingerd
+	chmod 444 $(DESTDIR)/lib/svc/manifest/network/lingerd.xml
+	chmod 555 $(DESTDIR)/lib/svc/method/svc-lingerd
+
+# IPS packages of what 'make' has built, in a repository below target/ips. On illumos and Solaris only.
+ips:
+	@APXS=$(APXS) sh platform/illumos/ips
+
 uninstall:
 	rm -f $(DESTDIR)$(SBINDIR)/lingerd $(DESTDIR)$(BINDIR)/ablinger
 	for page in man/*.[1-8]; do rm -f $(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}; done
@@ -136,4 +148,5 @@ clean:
 	cd apache-1.3 && rm -rf .libs ap_lingerd.o ap_lingerd.lo ap_lingerd.slo
 
 .PHONY: all demo check check-arch check-systemd fuzz miri bench torture soak html dist check-dist deny deb install \
+  install-smf ips uninstall clean
   uninstall clean

@@ -149,4 +149,3 @@ clean:
 
 .PHONY: all demo check check-arch check-systemd fuzz miri bench torture soak html dist check-dist deny deb install \
   install-smf ips uninstall clean
-  uninstall clean

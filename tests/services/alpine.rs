@@ -37,6 +37,9 @@ for each in $subpackages; do
     mkdir -p "$subpkgdir"
     case $each in
     *-doc) (cd "$builddir"; amove usr/share/man usr/share/licenses) ;;
+    *-bash-completion) (cd "$builddir"; amove usr/share/bash-completion/completions) ;;
+    *-zsh-completion) (cd "$builddir"; amove usr/share/zsh/site-functions) ;;
+    *-fish-completion) (cd "$builddir"; amove usr/share/fish/vendor_completions.d) ;;
     *-openrc) (cd "$builddir"; amove etc/conf.d etc/init.d) ;;
     *:*) (cd "$builddir" && set -e && "${each#*:}") ;;
     *) echo "no stand-in for $each" >&2; exit 1 ;;
@@ -76,7 +79,16 @@ fn the_packages_have_all_that_they_should() {
         "./lingerd/usr/sbin/lingerd",
         "./lingerd/usr/bin/ablinger",
         "./lingerd-doc/usr/share/man/man1/ablinger.1",
+        "./lingerd-doc/usr/share/man/man7/lingerd-protocol.7",
+        "./lingerd-doc/usr/share/man/man7/lingerd-tuning.7",
         "./lingerd-doc/usr/share/man/man8/lingerd.8",
+        "./lingerd-doc/usr/share/man/man8/mod_lingerd.8",
+        "./lingerd-bash-completion/usr/share/bash-completion/completions/ablinger",
+        "./lingerd-bash-completion/usr/share/bash-completion/completions/lingerd",
+        "./lingerd-zsh-completion/usr/share/zsh/site-functions/_ablinger",
+        "./lingerd-zsh-completion/usr/share/zsh/site-functions/_lingerd",
+        "./lingerd-fish-completion/usr/share/fish/vendor_completions.d/ablinger.fish",
+        "./lingerd-fish-completion/usr/share/fish/vendor_completions.d/lingerd.fish",
         "./lingerd-doc/usr/share/licenses/lingerd/LICENSE",
         "./lingerd-openrc/etc/conf.d/lingerd",
         "./lingerd-openrc/etc/init.d/lingerd",

@@ -72,8 +72,9 @@ fn the_packages_have_all_that_they_should() {
     ] {
         assert!(files.iter().any(|is| is == file), "no {file} in {files:?}");
     }
-    for manual in ["/usr/share/man/man8/lingerd.8", "/usr/share/man/man1/ablinger.1"] {
-        assert!(files.iter().any(|is| is.starts_with(manual)), "no {manual} in {files:?}");
+    let manuals = ["man8/lingerd.8", "man7/lingerd-protocol.7", "man7/lingerd-tuning.7", "man1/ablinger.1"];
+    for manual in manuals.map(|page| format!("/usr/share/man/{page}")) {
+        assert!(files.iter().any(|is| is.starts_with(&manual)), "no {manual} in {files:?}");
     }
     assert!(!files.iter().any(|is| is.starts_with("/var/run") || is.starts_with("/run")), "{files:?}");
     assert_eq!(query(lingerd, "--configfiles"), ["/etc/sysconfig/lingerd"]);

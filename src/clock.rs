@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The time of a turn: read once after each wait, never going back, whatever the clock does.
 //!
 //! Must not know what it is used for.

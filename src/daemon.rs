@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The daemon: the turn that moves descriptors from the senders to the connections, and the stop.
 //!
 //! It decides who is served next and how much of it (budgets, room for descriptors), and nothing

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Who may come in at a door, by the kernel's word on who has connected; those who may not are counted,
 //! and logged now and then.
 //!

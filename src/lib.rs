@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! lingerd: lingering close, taken over from servers with a process per connection.
 //!
 //! Data flows one way, and nothing calls back up this line:

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What the kernel had no room for, and when it is tried again; warnings that would come as often.
 //!
 //! Must not know what is tried.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What a backend's token names: a connection, a sender, or one of the daemon's own.
 //!
 //! Must not know what any of them is for.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The start: everything that takes privilege, then the privilege is given up, then all else that a daemon
 //! which serves has no need of (the sandbox), then the rest; and the kernel as the daemon's world.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The counters, and the forms in which a person or a monitor reads them.
 //!
 //! Counts what it is told, and decides nothing; must not know who tells it.

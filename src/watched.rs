@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! A descriptor that the backend reports, or does not for a while.
 //!
 //! Must not know what it is.

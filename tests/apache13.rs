@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Apache 1.3 with aplinger.diff, and a real lingerd behind it.
 //!
 //! There is no package of it, so that whoever has built one says where: APACHE13_HTTPD=/path/httpd.

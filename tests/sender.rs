@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The C sender, ap_lingerd.c, in a small server that is not Apache, with a real lingerd behind it.
 //!
 //! What can fail on the way to the daemon is made to fail: by a daemon that is away, killed or

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Cruel clients of a real Apache with a real lingerd behind it: each gets its whole response.
 //!
 //! Their times are shorter than in real life. How long anything takes is not asserted, and lingerd's

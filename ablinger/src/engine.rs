@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The clients: one thread, one loop, any number of sockets.
 //!
 //! Each client goes round: wait for its turn, connect, send, receive, hold, close. A socket is

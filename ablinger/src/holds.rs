@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! How long each socket is held: normally distributed times.
 //!
 //! Knows no socket and no clock.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! HTTP/1.1 as a client sees it: the request's bytes, and where a response ends (RFC 9112).
 //!
 //! Sans-IO: [`Response`] is fed the bytes as they come, in whatever pieces, and says when the

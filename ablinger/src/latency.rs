@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Percentiles of very many times in little memory.
 //!
 //! A histogram of microseconds whose buckets grow with the value: exact up to 2 ms, and above that

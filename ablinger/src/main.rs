@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! ablinger: a load generator whose clients keep their sockets open after the response has ended.
 //!
 //! This file wires the parts together and owns what the user sees of an error: its words and the

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The command line: options and the URL.
 //!
 //! Everything a user can get wrong here is said with the option's name and the value given. Must

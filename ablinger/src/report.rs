@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What was counted, and how it is printed.
 //!
 //! The JSON keys are an interface, listed in ablinger(1): they may grow in number, never change.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! ablinger against small servers that do one thing each, over real sockets.
 //!
 //! What is asserted is counts and the order of events, never how long something took. A run that

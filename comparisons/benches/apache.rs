@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! A stock Apache and one with lingerd, side by side: `make bench`, and in short `make demo`.
 //!
 //! Both are prefork with 10 workers, KeepAlive Off, and a page of 20 kB made by mod_php; they run

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What the daemon costs, counted and not timed: `cargo bench -p comparisons --bench cost`.
 //!
 //! Instructions a linger (callgrind), system calls a linger (strace) and bytes of user memory a

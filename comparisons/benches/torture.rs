@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Cruel clients of four servers, side by side: `make torture`.
 //!
 //! Apache prefork as it comes, nginx with `lingering_close on` and with `always`, and Apache prefork

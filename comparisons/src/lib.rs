@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What the side-by-side comparisons share: the cruel clients, an nginx for them, how they print, and
 //! what they do when somebody has lost patience.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! A real nginx in a directory of its own, which serves the pages of cruel clients twice: with
 //! `lingering_close on` and with `always`.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What a daemon tells its successor, and a successor says first, from whoever listens or comes in at the
 //! control socket's path. The input is bytes as they are, or one frame's text a line.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! A hand-off message: the byte and the control data that recvmsg(2) has written, as the daemon
 //! reads them.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The command line: one argument a line. Whatever they are, they are accepted with a meaning that
 //! makes sense, or refused in words.
 

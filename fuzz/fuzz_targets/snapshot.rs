@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The counters as `lingerd -S` gets them, from whoever answers at the control socket's path.
 
 #![no_main]

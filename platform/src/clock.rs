@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The monotonic clock, and the short pause before a turn.
 
 use std::thread;

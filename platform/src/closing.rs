@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Closes descriptors whose close(2) may wait, in a thread of its own.
 //!
 //! The last close of a file may wait for its file system, that of a terminal for its line, and

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Leaving the terminal, and telling the one who started us how it went.
 //!
 //! The parent stays until the daemon reports that it serves, or that it failed; until then the

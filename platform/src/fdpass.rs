@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Unix stream sockets, and descriptors passed over them: unix(7), cmsg(3), SCM_RIGHTS.
 //!
 //! Knows the control message and its traps; must not know what the descriptors are.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! All of lingerd that differs by system, and every `unsafe` block of it.
 //!
 //! What is in here wraps one kernel facility each, in the words of its man page, and decides

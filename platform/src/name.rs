@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! A name in a directory that is held open: what is there can be looked at, and the name removed, from
 //! inside a sandbox, where a path may lead nowhere; and in that directory, whatever its own name is by
 //! then.

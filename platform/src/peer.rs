@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Who is at the other end of a Unix socket: SO_PEERCRED and its like.
 
 use std::fmt;

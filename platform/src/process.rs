@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The process's own standing: users and groups, limits, signals to others, locks.
 //!
 //! Wraps one call each; what to do about an error is the caller's business.

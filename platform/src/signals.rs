@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Signals as bytes on sockets, so that one loop can wait for them as for anything else.
 //!
 //! Each signal is one byte: two that arrive in one turn are still two. No `unsafe`: `signal-hook`

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The system's log: one message at a time, never waiting where that can be helped.
 //!
 //! Must not know what is logged, nor what to do when it cannot be.

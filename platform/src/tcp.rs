@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What a lingering close asks of a TCP socket: tcp(7), ioctl and recv flags of each system.
 //!
 //! Never sets O_NONBLOCK: the flag belongs to the open file description, which the sender's copy

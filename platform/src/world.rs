@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The world as the daemon sees it: everything it does beyond its own memory, as traits.
 //!
 //! Each trait has its contract where it is defined, beside the real thing: [`Backend`] waits,

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! lingerd: reads the command line, and is the daemon, stops it, or prints its counters.
 
 #![forbid(unsafe_code)]

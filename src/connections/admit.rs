@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! How a descriptor becomes a connection, or is refused.
 //!
 //! Must not know who sent it, or with what.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! How the process's descriptors are shared out between connections, senders and what a message
 //! may bring, so that the kernel never has to drop one that was handed over.
 //!

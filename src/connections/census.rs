@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! How many connections come from where, so that no one address can have the table for itself.
 //!
 //! An address is counted by a hash of it, in a table of fixed size: with what nobody outside can guess,

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Chains through rows: each row has its neighbours' places in it, so that it joins and leaves in
 //! constant time and without allocating.
 //!

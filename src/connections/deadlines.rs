@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The timer wheel: finds who is due, and when the next one is, in constant time.
 //!
 //! A wheel has levels of 64 slots, of which each spans 64 of the level below: 1/64 s, 1 s, 64 s, and

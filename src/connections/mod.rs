@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The connections that linger: taken over, looked at, and ended, each exactly once.
 //!
 //! What becomes of a connection is decided by [`crate::rules`]; here it is done. Knows sockets and

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! One look at one connection: reads, asks, and does what the rules say.
 //!
 //! Must not know why it is looked at.

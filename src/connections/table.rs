@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The lingering connections: rows of facts in a slab, chained by when they are due and by age.
 //!
 //! Adding, touching, finding who is due and who is to go first cost the same whatever the number of

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The daemon driven by hand, on real sockets: what the simulation cannot show, as it has its own.
 
 use super::*;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What can happen to a connection, what is to be done about it, and why it ended.
 
 use super::time::Time;

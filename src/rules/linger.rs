@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The rules of lingering: one connection's state machine.
 //!
 //! They are those of RFC 9112 section 9.6: half-close, and go on reading until the peer closes or is

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The rules: what is to become of a connection, and when, as state machines without a world.
 //!
 //! They are fed what happened and answer what to do next. They have no socket, no clock, no

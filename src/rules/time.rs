@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Points in time, and spans between them, in 1/64 s: small enough to be kept by the million.
 //!
 //! A point is kept modulo 2^32, which is 776 days, and means something only beside another one.

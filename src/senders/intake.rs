@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Who is connected, and what they have said: letting in, reading, and parting.
 //!
 //! Must not know what a message is about.

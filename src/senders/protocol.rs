@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The hand-off protocol: what the bytes of a sender mean.
 //!
 //! Version 1: the byte `L` with 1 to 253 sockets in SCM_RIGHTS, no reply. Must not know what becomes

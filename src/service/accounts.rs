@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Users and groups that options name, each by a name of the system's database or by a number.
 //!
 //! A name that the database has wins over a number: that one may look like a number is the database's

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The control socket: where `lingerd -S` gets the running daemon's counters, `lingerd -k` tells it to
 //! stop, and its successor comes to take over.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The directories of the daemon's files: made where they are missing, and used only where nobody else
 //! can put other files in the place of the daemon's.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! A listening Unix socket with a name in the file system: made with its permissions in place,
 //! never on top of a live one, and removed only by the one who made it. Or a service manager's, whose name
 //! and permissions are its own.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Where log messages go: syslog, or standard error in the foreground.
 //!
 //! Logging never holds the daemon up: a message that cannot be taken now is dropped and counted,

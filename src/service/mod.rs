@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What makes the daemon a service of its system: the command line, users and groups, the pid
 //! file, the sockets' names, their directories, `lingerd -S`, and the log.
 //!

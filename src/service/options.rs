@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The command line: its text, its defaults and its errors. It must do nothing itself.
 
 use crate::rules::linger::Rules;

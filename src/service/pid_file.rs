@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The pid file: locked for as long as the daemon lives, so that what it says is true.
 //!
 //! Its first line is the process id, for other programs; its second line is where the control socket

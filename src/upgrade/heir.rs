@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The one that takes everything over: what it has been told so far.
 //!
 //! It reads nothing itself; whoever does feeds it. Must not know of sockets.

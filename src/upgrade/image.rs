@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What one daemon tells the next: frames of JSON, and the descriptors that go with each.
 //!
 //! A frame begins with its length in bytes and the number of its descriptors, each four bytes, the

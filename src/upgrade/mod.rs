@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! A daemon's successor: what one tells the next, and how.
 //!
 //! The one that serves gives all that it has away, descriptors with the facts about them, and waits:

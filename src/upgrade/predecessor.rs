@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The daemon that is there already, as its successor sees it: asks it for everything, and says when it
 //! has that.
 //!

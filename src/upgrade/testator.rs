@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The one that gives everything away.
 //!
 //! It sends copies and waits for the word of its successor. Until that has come nothing is given

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Who may hand over, and in which directories the daemon trusts its own files.
 
 use lingerd_platform::process;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What the client sees of it all: its whole response, an orderly end, and never a reset.
 
 use lingerd_platform::tcp::TELLS_ACKNOWLEDGED;

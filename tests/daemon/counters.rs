@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! `lingerd -S`: the counters, their forms, and who may ask.
 
 use lingerd_platform::process;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What is no connected TCP socket is refused, counted, and left as it was.
 
 use lingerd_platform::backend::Interest;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Messages at the hand-off socket, well-formed and not, and the senders they come from.
 
 use socket2::SockRef;

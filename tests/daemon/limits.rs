@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Many at once, and too many: the table's limit and that of the descriptors.
 
 use support::daemon::{Daemon, Site, run};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The daemon from outside: the real binary, real TCP connections, the real hand-off socket.
 
 mod access;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The manners of a daemon: starting, stopping, signals, its files, its neighbours, its privileges.
 
 use lingerd_platform::process;

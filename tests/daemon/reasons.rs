@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Each reason for which a lingered connection ends, and what is counted then.
 
 use lingerd_platform::tcp::TELLS_ACKNOWLEDGED;

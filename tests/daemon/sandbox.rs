@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The sandbox that every daemon of these tests runs in: that it does, and that it says so.
 
 use lingerd_platform::sandbox;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! A system that has nothing left: what its kernel refuses, a directory without room, a log that is full.
 //!
 //! What cannot be forced on a system that others use too, strace(1) has the daemon's calls say: the rest

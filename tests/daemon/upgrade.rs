@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! One daemon after another: what is taken over, from whom, and what becomes of it if that fails.
 
 use lingerd_platform::fdpass::Link;

@@ -1,4 +1,6 @@
 /*
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
  * A server of one process that serves one client at a time, as small as one
  * can be that hands its connections over with ap_lingerd.c.
  *

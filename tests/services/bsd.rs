@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The rc.d(8) scripts of the ports of FreeBSD, NetBSD and OpenBSD, on the rc.subr(8) of the system where it
 //! is that one, and else on a stand-in for it, under the shell that is closest to the system's.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! A service script, as a package installs it and an administrator runs it.
 
 use std::ffi::OsString;

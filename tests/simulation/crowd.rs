@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Everybody outside the daemon: senders, their clients, who asks for the counters, and signals.
 //!
 //! Must not know what the daemon ought to do with them.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The whole daemon in a fake world: simulated time, thousands of clients, and everything that can go
 //! wrong, in an order that a seed decides. A small model beside it says what must hold.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What must hold, in plain words and little code: a second opinion on what the daemon did, from what
 //! the kernel saw of it.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! One run: a daemon in a world that a seed has chosen, from its start to its end.
 
 use crate::crowd::Crowd;

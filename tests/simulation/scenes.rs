@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Scenes that no seed would find, each played once: crowds that are ready in the same moment, senders
 //! that would have everything, tables that nobody touches for hours.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Who wants to take over from the daemon: a process that is told everything in its own time, as
 //! `lingerd -r` is, or that dies, hangs or says what it should not meanwhile.
 //!

@@ -1,4 +1,6 @@
 /*
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
  * Counts what a server hands over that does not count by itself: stands before
  * the C library's sendmsg(2), by LD_PRELOAD.  A letter in a file says that a
  * hand-off begins, another one that it has succeeded or failed.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Clients, thousands at a time in few threads, of every kind that there is: each knows what it is to
 //! get, and tells what became of it.
 

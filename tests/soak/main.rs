@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Chaos and soak: clients of every kind, senders that die, and a daemon that is killed, stopped, frozen,
 //! restarted and upgraded at random; and at the end each response is accounted for.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The daemons of one site, one after the other, and all that may befall them. After each blow there is one
 //! daemon that serves, and what every daemon says at its end is added up.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! A sender: a process of its own, so that it can be killed at any moment. Like a server with threads it
 //! accepts, answers, and hands over on one link; and what it cannot hand over it lingers on itself, as
 //! mod_lingerd has Apache do.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! A response as its client sees it: where it ends, and whether its content is right. Sans-IO.
 
 use super::pages::BIG;

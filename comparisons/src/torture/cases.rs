@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The cases: what each client asks for, how fast, and what it does meanwhile.
 //!
 //! Those named after an issue are of the shape that people have complained of there, of whatever

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! One client: plays the script of a case and tells what it saw.
 
 use super::answer::Answer;

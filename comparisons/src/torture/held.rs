@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! For how long the server's side of a connection was some process's (Linux: /proc/net).
 
 use std::collections::HashMap;

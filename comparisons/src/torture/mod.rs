@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Cruel clients: what becomes of a response whose client is slow, stalls, or still sends.
 //!
 //! They know HTTP and the pages of [`pages`], and nothing of lingerd. A case is the script of one

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What the servers serve to cruel clients. The content of every page is [`tcp::response`], of one
 //! size or another.
 

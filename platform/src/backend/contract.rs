@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The contract of [`Backend`] as tests: the same for the kernel's and for a fake one.
 //!
 //! A test names what happens in its words and plays it on a [`Stage`]. What only a kernel can show

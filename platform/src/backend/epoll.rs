@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Linux: epoll(7), level-triggered.
 
 use super::{Backend, Descriptor, Interest, Token};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! FreeBSD, NetBSD, OpenBSD, DragonFly and macOS: kqueue(2), level-triggered (no EV_CLEAR).
 //!
 //! What is new waits for the next `wait`, which hands it to the kernel in the call that waits: most

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Waiting for many descriptors at once: one contract, one implementation a kernel facility.
 //!
 //! The implementation is chosen at compile time and reached by static dispatch through

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Any POSIX system: poll(2). Its cost grows with the number of descriptors, not of events.
 
 use super::{Backend, Descriptor, Interest, Token};

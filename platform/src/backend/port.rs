@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! illumos and Solaris: event ports, port_create(3C).
 //!
 //! An association ends with the event that reports it, which is why [`Backend::rearm`] exists. To

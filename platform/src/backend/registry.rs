@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Who is registered with a backend, by descriptor number.
 //!
 //! For the kernel facilities that do not tell (kqueue and event ports take a second registration

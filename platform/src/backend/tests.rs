@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The contract on this system's backend, and what only a kernel can show.
 
 use super::contract::{Pair, Stage, contract_tests, wait};

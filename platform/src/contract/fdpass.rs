@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The contracts of [`Link`] and [`Door`], and of who is at the other end.
 
 use super::{Caller, Peer, Received, Socket, Stage};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The contracts of the world as tests: the same for the kernel's and for the fake one.
 //!
 //! A test says in a contract's words what happens, and plays it on a [`Stage`]. What only a kernel can

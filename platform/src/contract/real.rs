@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The kernel's world as a [`Stage`].
 
 use super::{Caller, Peer, Stage, Stranger};

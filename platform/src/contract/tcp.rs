@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The contract of [`Tcp`].
 
 use super::{Peer, Received, Socket, Stage, Stranger, Waits};

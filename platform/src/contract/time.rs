@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The contracts of [`Clock`], [`SlowClose`] and [`Signal`].
 
 use super::{Peer, Received, Stage};

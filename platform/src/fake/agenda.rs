@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What is going to happen, in the order of time and, at one time, in the order in which it was put
 //! down. Must not know what any of it is.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What waits: registrations belong to the open file description, and a list of what may be ready is
 //! gone through from its front, as in epoll.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The clock that the daemon sees, its signals, and what closes slowly.
 
 use super::descriptors::{Fd, Kind, Received};

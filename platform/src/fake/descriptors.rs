@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Open file descriptions, who has a reference to each, and the table of a process's descriptors:
 //! dup(2), close(2). Must not know what a description's kind does beyond its end.
 

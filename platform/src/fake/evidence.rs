@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What a run leaves behind for those who judge it: how often each call was made, a log whose hash
 //! tells two runs apart, and what was done that no contract allows.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What a connection is made of, and what became of it. Must not know how.
 
 use super::descriptors::By;

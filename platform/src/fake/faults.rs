@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What kind of kernel it is, and what goes wrong in it though nobody did anything wrong. Must not
 //! know the calls that ask.
 

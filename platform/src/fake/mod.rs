@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! A fake world: one kernel in simulated time, and what the daemon's process is given by it.
 //!
 //! It keeps to every contract in this crate, the unpleasant parts first, and runs as fast as it can:

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! A list whose places are used again, and whose keys are not. Must not know what it keeps.
 
 /// Names one thing for good.

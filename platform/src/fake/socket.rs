@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The two ends of a TCP connection as programs see them: the socket that the daemon was handed,
 //! and the client.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The contracts' stages, as the fake world has them.
 
 use super::tcp::SEND_BUFFER;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What the kernel knows, all in one place, and how its time passes.
 
 use super::agenda::{self, Action, Agenda};

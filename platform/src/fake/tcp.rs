@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! TCP connections, as two streams of numbered bytes of which only the numbers are kept, RFC 9293.
 //!
 //! What one end tells the other is always all that it has to tell by then, so that whatever was lost

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What no contract says, because it is the simulation's: time, chance, evidence, and that what is
 //! forbidden is noticed.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Unix sockets: doors, who connects to them, and descriptors in flight, unix(7).
 
 use super::descriptors::{By, Fd, Held, Kind, Received};

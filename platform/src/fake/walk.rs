@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! A plain daemon and a crowd of senders and clients, on every kind of kernel and with everything
 //! that can go wrong: what the fake world must bring to a good end itself before it judges others.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! FreeBSD: capability mode, capsicum(4).
 //!
 //! In it no path leads anywhere: what is left is what the process has open, and what lies below a

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Linux: no_new_privs, Landlock, capabilities, and a filter of the system calls.
 
 use super::{Report, seccomp};

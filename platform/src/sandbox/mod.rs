@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The sandbox: what a daemon that serves has no need of is taken from it, for good, before anybody can
 //! talk to it.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Systems that have nothing of the kind, or nothing that is documented.
 
 use super::Report;

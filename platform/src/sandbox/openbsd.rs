@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! OpenBSD: unveil(2) and pledge(2).
 
 use super::Report;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Linux: the system calls that a daemon makes once it serves, seccomp(2).
 //!
 //! Three answers. What is on the list is done. What only an intruder would try ends the process. To

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! illumos and Solaris: privileges(7).
 
 use super::Report;

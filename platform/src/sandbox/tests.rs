@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What can be done inside, and what not: each act in a process of its own, as nobody comes out again.
 
 use super::{BUILT_IN, Report, enter};

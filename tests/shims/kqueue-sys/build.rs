@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! `KQUEUE_LIB_DIR`, if set, names the folder of a built libkqueue: it is linked in the emulation's
 //! place. The dynamic linker has to find it too (LD_LIBRARY_PATH).
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Where things are: the project, the programs that cargo has built of it, and room for what tests
 //! build themselves.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The real binary in a directory of its own, watched through its own counters and its log.
 
 use crate::sender::Sender;

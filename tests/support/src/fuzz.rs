@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Tests of what must hold in whatever order things happen: chance from seeds, and the seed of what
 //! failed.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Clients of Apache. Those that get or exchange something keep their end of the connection open
 //! until they are dropped, and panic at what is not a whole response.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What the integration tests and the comparisons share: a daemon of their own in a directory of its own, senders,
 //! TCP connections, and waiting for what must happen.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! A sender: what a server does at the hand-off socket, and what it must not do.
 
 use crate::{PATIENCE, eventually};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! TCP connections over loopback: the client's end, and the server's, which is to be handed over.
 
 use crate::PATIENCE;

@@ -1,4 +1,6 @@
 /*
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
  * A stand-in for Apache 1.3's headers: what ap_lingerd.h and lingering_close()
  * need of them, and no more.
  */

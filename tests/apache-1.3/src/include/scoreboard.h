@@ -1,4 +1,6 @@
 /*
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
  * A stand-in for the file of this name in Apache 1.3: what apstatus.diff
  * changes, with as little around it as the patch looks at.
  */

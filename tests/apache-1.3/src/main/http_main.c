@@ -1,4 +1,6 @@
 /*
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
  * A stand-in for the file of this name in Apache 1.3, written for the tests
  * of aplinger.diff: a program that serves one connection, standard input, by
  * closing it as Apache does, and says how it went.

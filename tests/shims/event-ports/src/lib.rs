@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! Event ports over epoll(7): the names that libc has on illumos and Solaris, with what
 //! port_create(3C), port_associate(3C) and port_getn(3C) promise of them.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! The emulation over epoll(7).
 //!
 //! A *knote*, as the kernels call it, is one filter on one descriptor in one kqueue. epoll knows

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! kqueue(2) on Linux, under the names of the `kqueue-sys` crate.
 //!
 //! It is there for one thing: lingerd's tests shall run on Linux against the same kqueue code that

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What concerns the process as a whole: its table of descriptors, its children, its time. So
 //! these tests run one at a time.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! What kqueue(2) promises, one test a promise.
 
 mod support;

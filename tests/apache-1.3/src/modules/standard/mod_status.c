@@ -1,4 +1,6 @@
 /*
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
  * A stand-in for the file of this name in Apache 1.3: what apstatus.diff
  * changes, in a function that writes to standard output in place of a client.
  */

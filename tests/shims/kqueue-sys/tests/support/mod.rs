@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
 //! A kqueue as the tests use it: through the two calls, nothing else.
 #![allow(dead_code, unused_imports)] // each test program uses what it needs
 

@@ -35,7 +35,7 @@ fn check(serve: &Serve, may_have: impl Fn(char) -> bool) {
         None => assert!(serve.foreground),
     }
     assert!(serve.user_group.is_none() || serve.user.is_some());
-    assert!(serve.mode <= 0o777 && serve.mode & 0o600 == 0o600);
+    assert!(serve.mode.is_none_or(|mode| mode <= 0o777 && mode & 0o600 == 0o600));
     assert_ne!(serve.capacity, Some(0));
     let rules = &serve.rules;
     for span in [rules.idle, rules.max, rules.limit, serve.drain] {

@@ -35,6 +35,10 @@ fn packages(site: &Site) -> Option<Vec<PathBuf>> {
             .arg(top.join(format!("SOURCES/{name}.tar.gz")))
             .arg(&name),
     );
+    let crates = site.path("crates");
+    fs::create_dir_all(crates.join(&name).join("vendor")).unwrap();
+    let vendor = top.join(format!("SOURCES/{name}-vendor.tar.xz"));
+    must(Command::new("tar").current_dir(&crates).arg("-cJf").arg(vendor).arg(&name));
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     must(
         Command::new("rpmbuild")

@@ -621,9 +621,14 @@ static void become_lingerd(const char **argv)
         "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC",
         "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"
     };
+    static const int handled[] = {
+        SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD, SIGPIPE, SIGALRM,
+        AP_SIG_GRACEFUL, AP_SIG_GRACEFUL_STOP
+    };
     sigset_t none;
     size_t i;
-    int null;
+    long most;
+    int fd, null;
 
     setpgid(0, 0);
     apr_pool_cleanup_for_exec();
@@ -635,12 +640,24 @@ static void become_lingerd(const char **argv)
             close(null);
         }
     }
+    /* Whatever Apache has open, and had when it was started, is not its. */
+    most = sysconf(_SC_OPEN_MAX);
+    for (fd = STDERR_FILENO + 1; fd < (most > 0 && most < 65536 ? most : 65536);
+         fd++) {
+        close(fd);
+    }
+    /* A signal that has come since fork(2) is for it, and none of Apache's
+     * handlers; they were blocked until now. */
+    for (i = 0; i < sizeof(handled) / sizeof(handled[0]); i++) {
+        signal(handled[i], SIG_DFL);
+    }
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     for (i = 0; i < sizeof(not_its_own) / sizeof(not_its_own[0]); i++) {
         unsetenv(not_its_own[i]);
     }
     execv(argv[0], (char **)argv);
+    fprintf(stderr, "LingerdExec: %s: %s\n", argv[0], strerror(errno));
     _exit(1);
 }
 
@@ -651,13 +668,17 @@ static void start_lingerd(void)
     apr_pool_t *process = own.server->process->pool;
     int take_over = lives(old) && !old->dismissed
                     && strcmp(old->socket, own.socket) == 0;
+    sigset_t all, before;
     pid_t pid;
 
     own.argv[1] = take_over ? "-fr" : "-f";
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, &before);
     pid = access(own.argv[0], X_OK) == 0 ? fork() : -1;
     if (pid == 0) {
         become_lingerd(own.argv);
     }
+    sigprocmask(SIG_SETMASK, &before, NULL);
     if (pid < 0) {
         ap_log_error(APLOG_MARK, APLOG_ERR, errno, own.server,
                      "LingerdExec: cannot start %s", own.argv[0]);
@@ -809,6 +830,14 @@ static apr_status_t lingerd_forget(void *unused)
     int i, serves;
 
     (void)unused;
+    /* One that stands still would not hear that it is to end, and APR takes
+     * it for one that has. */
+    for (i = 0; i < 2
+                && ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_EXITING; i++) {
+        if (lives(&own.kept->lingerd[i])) {
+            kill(own.kept->lingerd[i].proc.pid, SIGCONT);
+        }
+    }
     for (i = 0; i < 2 && getpgrp() == 1
                 && ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_EXITING; i++) {
         own_lingerd *lingerd = &own.kept->lingerd[i];
@@ -863,6 +892,13 @@ static void set_up_own(apr_pool_t *p, server_rec *s)
     kept->others = 0;
     apr_pool_cleanup_register(p, NULL, lingerd_forget, apr_pool_cleanup_null);
     for (i = 0; i < 2; i++) {
+        pid_t *pid = &kept->lingerd[i].proc.pid;
+
+        /* While the module was not loaded somebody else may have heard that
+         * it has ended, and the number may be another process's. */
+        if (lives(&kept->lingerd[i]) && waitpid(*pid, NULL, WNOHANG) != 0) {
+            *pid = NOBODY;
+        }
         if (lives(&kept->lingerd[i])) {
             watch(&kept->lingerd[i]);
         }

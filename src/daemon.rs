@@ -73,8 +73,8 @@ pub struct Parts<W: World> {
     pub pid_file: Option<(String, Box<dyn Descriptor>)>,
     /// A number that nobody outside can guess.
     pub chance: u64,
-    /// Is told what becomes of the daemon.
-    pub tell: Box<dyn Fn(Notice)>,
+    /// Is told what becomes of the daemon; whether it was, if there is anybody to be told.
+    pub tell: Box<dyn Fn(Notice) -> bool>,
 }
 
 /// How a daemon's life ends.
@@ -105,7 +105,7 @@ pub struct Daemon<W: World> {
     signals: Signals<W::Signal>,
     control: Control<W>,
     pid_file: Option<(String, Box<dyn Descriptor>)>,
-    tell: Box<dyn Fn(Notice)>,
+    tell: Box<dyn Fn(Notice) -> bool>,
     /// Who wants to take over, once this turn is over.
     successor: Option<W::Link>,
     /// Who has, to be told what this one is told in its last moments.
@@ -231,8 +231,11 @@ impl<W: World> Daemon<W> {
             );
         }
         let most = room.connections(0);
-        info!("serving ({}); up to {most} connections linger at once", W::Backend::NAME);
-        (self.tell)(Notice::Serving);
+        // One that has taken over from one that stops stops, too.
+        if !self.is_stopping() {
+            info!("serving ({}); up to {most} connections linger at once", W::Backend::NAME);
+            (self.tell)(Notice::Serving);
+        }
         while !self.is_done() {
             self.turn()?;
         }
@@ -417,6 +420,8 @@ impl<W: World> Daemon<W> {
                     self.control.tell_stopping(client);
                     self.stop();
                 }
+                Some(Order::StopToo) if self.is_stopping() => {}
+                Some(Order::StopToo) => self.stop(),
                 Some(Order::TakeOver) => self.successor = self.control.take(client, &mut self.backend),
                 None => {}
             },
@@ -474,10 +479,6 @@ impl<W: World> Daemon<W> {
         let start = self.clock.uptime();
         match self.give(&link) {
             Ok(true) => {
-                // Before it hears that it serves, and tells so itself.
-                if let Some(pid) = link.peer().ok().and_then(|peer| peer.pid) {
-                    (self.tell)(Notice::SucceededBy(pid));
-                }
                 Testator::new(&link, self.clock.clock(), Duration::ZERO).say(image::GIVEN);
                 let took = self.clock.uptime().saturating_sub(start).as_secs_f64() * 1e3;
                 let connections = self.connections.len();
@@ -495,7 +496,7 @@ impl<W: World> Daemon<W> {
     /// Tells the successor that it is to stop, if this one was told so since it has let go.
     fn pass_stop_on(&mut self) {
         if let Some(heir) = self.heir.as_ref().filter(|_| self.signals.stop.take() > 0) {
-            Testator::new(heir, self.clock.clock(), Duration::ZERO).say(Order::Stop.byte());
+            Testator::new(heir, self.clock.clock(), Duration::ZERO).say(Order::StopToo.byte());
         }
     }
 
@@ -505,14 +506,18 @@ impl<W: World> Daemon<W> {
         // Told to stop, it has ended in time, whoever hangs.
         let left = self.end_at.map_or(testator::PATIENCE, |at| self.clock.until(at));
         let mut testator = Testator::new(link, self.clock.clock(), left.min(testator::PATIENCE));
-        let given = self.give_to(&mut testator);
+        let given = self.give_to(link, &mut testator);
         if given.is_err() {
             testator.keep();
         }
         given
     }
 
-    fn give_to(&self, testator: &mut Testator<'_, W::Link, W::Clock>) -> Result<bool, testator::Error> {
+    fn give_to(
+        &self,
+        link: &W::Link,
+        testator: &mut Testator<'_, W::Link, W::Clock>,
+    ) -> Result<bool, testator::Error> {
         let request = testator.request()?;
         if request.only_if_stopping && !self.is_stopping() {
             return testator.refuse().map(|()| false);
@@ -554,6 +559,12 @@ impl<W: World> Daemon<W> {
         }
         testator.send(&Frame::End, &[])?;
         testator.wait_until_it_has_it()?;
+        // Before it hears that it serves, and tells so itself. A manager that does not know takes the end of this
+        // process for that of the service, and ends the new one.
+        let pid = link.peer().ok().and_then(|peer| peer.pid);
+        if !(self.tell)(Notice::SucceededBy(pid.unwrap_or(0))) {
+            return Err(io::Error::other("the service manager cannot be told who it is").into());
+        }
         Ok(true)
     }
 

@@ -78,6 +78,9 @@ pub enum Error {
         "{0} does not go with a socket that the service manager has passed on, which says itself whose it is"
     )]
     NotOurs(&'static str),
+    /// It listens there, and the one that is there has let go of it.
+    #[error("{}: the service manager listens there; have it start lingerd", .0.display())]
+    Managers(PathBuf),
     /// The background has other descriptors.
     #[error(
         "the service manager has passed on a socket, which lingerd takes in the foreground only: with -f"
@@ -202,9 +205,8 @@ impl Plan {
             pid_file: path.zip(pid_file.as_ref().map(shared)),
             chance: RandomState::new().hash_one(0),
             tell: Box::new(move |notice| {
-                if let Some(Err(e)) = manager.as_ref().map(|manager| manager.tell(notice)) {
-                    log::warn!("cannot tell the service manager: {e}");
-                }
+                let told = manager.as_ref().map_or(Ok(()), |manager| manager.tell(notice));
+                told.inspect_err(|e| log::warn!("cannot tell the service manager: {e}")).is_ok()
             }),
         };
         let mut daemon = Daemon::new(parts, options.rules, options.drain, room)?;
@@ -301,7 +303,11 @@ impl Plan {
         let theirs = estate.take(Role::Door).filter(|_| socket.exists());
         let door = match (passed_on, theirs) {
             (Some(door), _) => door,
-            (None, Some(door)) if estate.household.door_is_shared => Endpoint::passed_on(door, socket)?,
+            (None, Some(door)) if estate.household.door_is_shared => {
+                self.is_not_ours()?;
+                Endpoint::passed_on(door, socket)?
+            }
+            (None, None) if estate.household.door_is_shared => return Err(Error::Managers(socket.clone())),
             (None, Some(door)) => Endpoint::inherit(door.into(), socket, self.access(uid))?,
             (None, None) => Endpoint::bind(socket, self.access(uid))?,
         };
@@ -316,6 +322,11 @@ impl Plan {
             }
         };
         Ok(Basis { door, control, pid_file, left_over, inherited: Some((predecessor, estate)) })
+    }
+
+    /// That nothing is asked for that is the service manager's to say.
+    fn is_not_ours(&self) -> Result<(), Error> {
+        is_not_ours(&self.options)
     }
 
     /// Who may use the hand-off socket.
@@ -350,17 +361,21 @@ fn passed_on(options: &Serve) -> Result<Option<OwnedFd>, Error> {
     if !options.foreground {
         return Err(Error::Background);
     }
-    for (option, is_given) in [("-g", options.group.is_some()), ("-m", options.mode.is_some())] {
-        if is_given {
-            return Err(Error::NotOurs(option));
-        }
-    }
+    is_not_ours(options)?;
     let mut sockets =
         manager::passed_on().map_err(Error::system("what the service manager has passed on"))?;
     match (sockets.pop(), sockets.len()) {
         (socket, 0) => Ok(socket),
         (_, others) => Err(Error::TooMany(others + 1)),
     }
+}
+
+/// That -g and -m are not given, as the socket is a service manager's.
+fn is_not_ours(options: &Serve) -> Result<(), Error> {
+    let given = [("-g", options.group.is_some()), ("-m", options.mode.is_some())]
+        .into_iter()
+        .find(|(_, given)| *given);
+    given.map_or(Ok(()), |(option, _)| Err(Error::NotOurs(option)))
 }
 
 /// As whom this process will run, if it is told to be `uid`.

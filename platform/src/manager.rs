@@ -65,8 +65,15 @@ impl Manager {
     /// Tells it.
     ///
     /// # Errors
-    /// What send(2) says; `WouldBlock` when it has not read for half a second.
+    /// What send(2) says; `WouldBlock` when it has not read for half a second. `InvalidInput` for a process that
+    /// nobody knows.
     pub fn tell(&self, notice: Notice) -> io::Result<()> {
+        if matches!(notice, Notice::SucceededBy(pid) if pid <= 0) {
+            return Err(io::Error::new(
+                ErrorKind::InvalidInput,
+                "the system does not say which process it is",
+            ));
+        }
         loop {
             match self.0.send(notice.text().as_bytes()) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}

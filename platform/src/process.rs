@@ -90,6 +90,31 @@ fn user_entry(
     Ok(Some(User { name, uid, gid }))
 }
 
+/// Does `act` with the rights of `uid` and `gid`, if root is to and there is such a user; else with those that this
+/// process has. It must have one thread.
+///
+/// # Errors
+/// What setegid(2) and seteuid(2) say, or `act`. That root cannot be had back is one, too: `act` was done then.
+pub fn as_user<T>(uid: Option<u32>, gid: Option<u32>, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let Some(uid) = uid.filter(|_| effective_uid() == 0) else { return act() };
+    let before = effective_gid();
+    // SAFETY: setegid(2) takes a number.
+    let set_group = |gid: u32| check(unsafe { libc::setegid(gid) });
+    // SAFETY: seteuid(2) takes a number.
+    let set_user = |uid: u32| check(unsafe { libc::seteuid(uid) });
+    set_group(gid.unwrap_or(before))?;
+    let done = match set_user(uid) {
+        Ok(_) => {
+            let done = act();
+            set_user(0)?;
+            done
+        }
+        Err(e) => Err(e),
+    };
+    set_group(before)?;
+    done
+}
+
 /// Looks a group's id up by its name. `Ok(None)` when there is none.
 ///
 /// # Errors

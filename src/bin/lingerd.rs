@@ -12,6 +12,7 @@ use lingerd::service::pid_file::{self, Running};
 use lingerd::start::{Plan, Started};
 use lingerd_platform::backend::{Backend, System};
 use lingerd_platform::detach::detach;
+use lingerd_platform::manager;
 use lingerd_platform::process;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -61,7 +62,9 @@ fn main() -> ExitCode {
 
 /// Says what is wrong on standard error; nobody is left to tell if that is gone.
 fn complain(message: &str) {
-    let _ = writeln!(io::stderr(), "lingerd: {message}");
+    // As the log would say it there, sd-daemon(3).
+    let name = if manager::logs_to_the_journal() { "<3>" } else { "lingerd: " };
+    let _ = writeln!(io::stderr(), "{name}{message}");
 }
 
 fn print(text: &str) -> Result<u8> {

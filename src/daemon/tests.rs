@@ -133,7 +133,7 @@ fn daemon<B: Backend>(name: &str, backend: B) -> (Daemon<With<B>>, HandClock, Pa
         control: Endpoint::bind(&control::path(&path), access).unwrap(),
         pid_file: None,
         chance: 1,
-        tell: Box::new(|_| {}),
+        tell: Box::new(|_| true),
     };
     let [idle, max, limit] = [5, 30, 300].map(Span::from_secs);
     let room = Room::share(1024, 64, None).unwrap();

@@ -39,18 +39,21 @@ pub enum Order {
     Counters,
     /// That the daemon stops; and to be told when it has.
     Stop,
+    /// The same, unless it does already: what a predecessor was told that has let go, and perhaps told this one, too.
+    StopToo,
     /// To take over from it.
     TakeOver,
 }
 
 impl Order {
-    const ALL: [Order; 3] = [Order::Counters, Order::Stop, Order::TakeOver];
+    const ALL: [Order; 4] = [Order::Counters, Order::Stop, Order::StopToo, Order::TakeOver];
 
     /// The byte that says so.
     pub const fn byte(self) -> u8 {
         match self {
             Order::Counters => b'S',
             Order::Stop => b'K',
+            Order::StopToo => b'k',
             Order::TakeOver => b'T',
         }
     }

@@ -8,7 +8,7 @@
 use lingerd_platform::process;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 
 /// What is wrong with a directory.
@@ -63,7 +63,7 @@ pub enum Error {
 pub fn make(file: &Path, uid: Option<u32>) -> Result<(), Error> {
     let Some(directory) = file.parent() else { return Ok(()) };
     match fs::create_dir(directory) {
-        Ok(()) => chown(directory, uid, None).map_err(|e| Error::Give(directory.to_owned(), e)),
+        Ok(()) => lchown(directory, uid, None).map_err(|e| Error::Give(directory.to_owned(), e)),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(e) => Err(Error::Make(directory.to_owned(), e)),
     }

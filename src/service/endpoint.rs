@@ -102,15 +102,25 @@ impl Endpoint {
         // The mode is there from the first moment, and without chmod(2), which would follow whatever
         // the owner of the directory might put in the socket's place meanwhile.
         let before = process::umask(!access.mode & 0o777);
-        let bound = UnixListener::bind(path);
+        // Where the directory is another user's, he could put another file there before that is given to him: so it is
+        // made as his, with no more rights than he has. In root's nobody can.
+        let owner = path.parent().and_then(|it| fs::metadata(it).ok()).map(|it| it.uid());
+        let theirs = access.uid.filter(|&uid| uid != 0 && owner == Some(uid));
+        let made = process::as_user(theirs, access.gid, || {
+            let bound = UnixListener::bind(path)?;
+            if theirs.is_some() && access.gid.is_some() {
+                lchown(path, None, access.gid)?;
+            }
+            Ok(bound)
+        });
         process::umask(before);
-        let listener = bound.map_err(|e| Error::Listen(at(), e))?;
+        let listener = made.map_err(|e| Error::Listen(at(), e))?;
         let made = fs::symlink_metadata(path).map_err(|e| Error::Look(at(), e))?;
         let name = Name::of(path).map_err(|e| Error::Look(at(), e))?.into();
         let file = Access { gid: access.gid.or(Some(made.gid())), ..access };
         let identity = (made.dev(), made.ino()).into();
         let endpoint = Endpoint { listener, name, file, identity, access: Some(access) };
-        if access.uid.is_some() || access.gid.is_some() {
+        if theirs.is_none() && (access.uid.is_some() || access.gid.is_some()) {
             lchown(path, access.uid, access.gid).map_err(|e| Error::Owner(at(), e))?;
         }
         endpoint.listener.set_nonblocking(true).map_err(|e| Error::Listen(at(), e))?;
@@ -143,6 +153,9 @@ impl Endpoint {
             fs::symlink_metadata(at).is_ok_and(|it| (it.dev(), it.ino()) == (there.dev(), there.ino()));
         if !same {
             return Err(wrong(format!("a socket at {}", at.display())));
+        }
+        if SockRef::from(&listener).r#type().is_ok_and(|it| it != Type::STREAM) {
+            return Err(wrong("a socket that is no stream".to_owned()));
         }
         // It listens already: whoever asks who does, unix(7), SO_PEERCRED, is told this process from now on.
         SockRef::from(&listener)

@@ -4,12 +4,13 @@
 //! serves, and keeps the socket from one daemon to the next.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use support::daemon::{Daemon, Site, mode};
+use support::daemon::{Daemon, Site, mode, run};
 use support::sender::Sender;
 use support::{PATIENCE, tcp};
 
@@ -142,6 +143,14 @@ fn what_is_passed_on_has_to_be_that_socket_alone_and_in_the_foreground() {
     fails(passed_on(&site, clone(), 9, &["-f"]), "descriptor 5 is not open");
     let elsewhere = UnixListener::bind(site.path("other")).unwrap();
     fails(passed_on(&site, elsewhere, 1, &["-f"]), "a socket at ");
+    #[cfg(target_os = "linux")]
+    {
+        let packets = socket2::Socket::new(socket2::Domain::UNIX, libc::SOCK_SEQPACKET.into(), None).unwrap();
+        fs::remove_file(site.socket()).unwrap();
+        packets.bind(&socket2::SockAddr::unix(site.socket()).unwrap()).unwrap();
+        packets.listen(1).unwrap();
+        fails(passed_on(&site, packets, 1, &["-f"]), "no stream");
+    }
     fails(passed_on(&site, File::open("/dev/null").unwrap(), 1, &["-f"]), "no Unix socket");
     let mut no_number = passed_on(&site, clone(), 1, &["-f"]);
     no_number.env("LISTEN_FDS", "-1");
@@ -169,4 +178,59 @@ fn the_journal_is_told_the_priority_of_each_line() {
     log.set_len(0).unwrap();
     let lines = start(format!("{}:{}", it.dev(), it.ino() + 1)); // it was the one who started it whose that is
     assert!(lines.contains("lingerd: warning: a sender sent "), "{lines}");
+}
+
+#[test]
+fn where_the_manager_cannot_be_told_who_takes_over_nobody_does() {
+    let site = Site::new();
+    let notices = UnixDatagram::bind(site.path("notify")).unwrap();
+    let log = File::options().append(true).create(true).open(site.path("log")).unwrap();
+    let mut command = site.lingerd();
+    command.args(["-f", "-t", "1000", "-T", "2000", "-D", "4000"]).env("NOTIFY_SOCKET", site.path("notify"));
+    let old = Daemon::adopt(&site, command.stdin(Stdio::null()).stderr(log).spawn().unwrap());
+    let (clients, servers) = tcp::connections(2);
+    old.sender().hand_over_all(&servers);
+    drop(servers);
+    old.wait_for("lingering=2");
+    let full = UnixDatagram::unbound().unwrap();
+    full.connect(site.path("notify")).unwrap();
+    full.set_nonblocking(true).unwrap();
+    while full.send(b"STATUS=").is_ok() {}
+    // It would take the end of the old one for that of the service.
+    run(site.lingerd().args(["-f", "-r"])).assert_failed(1, "serves on");
+    old.wait_for("lingering=2");
+    drop(notices);
+    drop(clients);
+    old.wait_for("closed=2");
+}
+
+#[test]
+fn what_is_the_managers_is_not_asked_for_by_a_successor_either() {
+    let site = Site::new();
+    let listener = listen(&site);
+    let old = start(&site, &listener, &[]);
+    for option in [["-g", "0"], ["-m", "0666"]] {
+        run(site.lingerd().args(["-f", "-r"]).args(option)).assert_failed(1, "does not go with a socket");
+    }
+    old.wait_for("lingering=0");
+    assert_eq!(mode(&site.socket()), 0o640);
+}
+
+#[test]
+fn one_that_stops_already_is_not_told_twice_by_its_predecessor() {
+    let site = Site::new();
+    let mut daemon = site.start(&[]);
+    let (clients, servers) = tcp::connections(1);
+    daemon.sender().hand_over_all(&servers);
+    drop(servers);
+    daemon.wait_for("lingering=1");
+    for _ in 0..2 {
+        let mut predecessor = UnixStream::connect(site.control()).unwrap();
+        predecessor.write_all(b"k").unwrap();
+        daemon.wait_for_log("told to stop: 1 connections");
+        daemon.wait_for("lingering=1 stopped=0");
+    }
+    drop(clients);
+    assert_eq!(daemon.wait_for_end(), Some(0));
+    assert!(!site.log().contains("cut off"));
 }

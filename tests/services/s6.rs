@@ -13,6 +13,10 @@ fn booted(options: &str) -> Option<Root> {
     for file in ["LINGERD_USER", "LINGERD_GROUP", "LINGERD_OPTIONS"] {
         root.install(&format!("platform/s6/env/{file}"), &format!("/service/lingerd/env/{file}"), "644");
     }
+    for (file, first) in [("LINGERD_USER", "lingerd\n"), ("LINGERD_GROUP", "www-data\n")] {
+        // The first line is the value, whatever it is.
+        assert!(crate::root::read(&format!("platform/s6/env/{file}")).starts_with(first), "{file}");
+    }
     root.must("chown nobody /run/lingerd; cd /service/lingerd/env; echo nobody >LINGERD_USER; echo 0 >LINGERD_GROUP");
     configure(&root, options);
     root.start("exec s6-svscan /service");

@@ -220,7 +220,7 @@ impl Stage {
             control,
             pid_file: None,
             chance: 1,
-            tell: Box::new(|_| {}),
+            tell: Box::new(|_| true),
         };
         let [idle, max, limit] = plan.rules.map(Span::at_least);
         let room = Room::share(plan.limit as u64, process.open_descriptors(), plan.wanted).expect("room");

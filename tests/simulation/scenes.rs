@@ -100,7 +100,7 @@ impl Scene {
             control,
             pid_file: None,
             chance: 1,
-            tell: Box::new(|_| {}),
+            tell: Box::new(|_| true),
         };
         let [idle, max, limit] = rules.map(Span::at_least);
         let room = Room::share(DESCRIPTORS as u64, process.open_descriptors(), most).expect("room");

@@ -248,7 +248,7 @@ impl Successor {
             control,
             pid_file: None,
             chance: 1,
-            tell: Box::new(|_| {}),
+            tell: Box::new(|_| true),
         };
         let [idle, max, limit] = self.wish.rules.map(Span::at_least);
         let (rules, drain) = (Rules { idle, max, limit }, Span::at_least(self.wish.drain));
@@ -327,7 +327,7 @@ impl Successor {
         let Fate::Owns(new) = self.fate.replace(Fate::Gone) else { panic!("it has not got everything") };
         let New { mut daemon, estate, door } = *new;
         daemon.take_over(estate);
-        if self.word.borrow().contains(&Order::Stop.byte()) {
+        if self.word.borrow().contains(&Order::StopToo.byte()) {
             daemon.stop();
         }
         self.caller.close();

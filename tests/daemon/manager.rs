@@ -112,12 +112,13 @@ fn the_manager_is_told_when_it_serves_stops_and_who_has_taken_over() {
 fn one_that_the_manager_starts_takes_over_from_whoever_serves_there() {
     let site = Site::new();
     let listener = listen(&site);
-    let old = start(&site, &listener, &[]);
+    let mut old = start(&site, &listener, &[]);
     let mut stray = site.start(&["-r"]); // by hand: the manager takes it that its daemon has ended
+    assert_eq!(old.wait_for_end(), Some(0));
     let sender = stray.sender();
     let (clients, servers) = tcp::connections(2);
     sender.hand_over_all(&servers);
-    drop((old, servers));
+    drop(servers);
     stray.wait_for("lingering=2");
     let daemon = start(&site, &listener, &[]);
     assert_eq!(stray.wait_for_end(), Some(0));

@@ -304,7 +304,7 @@ impl Plan {
         let door = match (passed_on, theirs) {
             (Some(door), _) => door,
             (None, Some(door)) if estate.household.door_is_shared => {
-                self.is_not_ours()?;
+                is_not_ours(&self.options)?;
                 Endpoint::passed_on(door, socket)?
             }
             (None, None) if estate.household.door_is_shared => return Err(Error::Managers(socket.clone())),
@@ -322,11 +322,6 @@ impl Plan {
             }
         };
         Ok(Basis { door, control, pid_file, left_over, inherited: Some((predecessor, estate)) })
-    }
-
-    /// That nothing is asked for that is the service manager's to say.
-    fn is_not_ours(&self) -> Result<(), Error> {
-        is_not_ours(&self.options)
     }
 
     /// Who may use the hand-off socket.

@@ -39,6 +39,9 @@ const MAX_CLIENTS: u32 = 10_000_000;
 /// The longest -t, some 31 years; only there to keep arithmetic in range.
 const MAX_SECONDS: f64 = 1e9;
 
+/// Where a URL without a port leads.
+const DEFAULT_PORT: u16 = 80;
+
 /// What the command line asks for.
 #[derive(Debug, PartialEq)]
 pub enum Command {
@@ -90,11 +93,12 @@ pub enum Format {
 pub struct Target {
     /// As it was given.
     pub url: String,
-    /// What to resolve: a name or an address, an IPv6 one without its brackets.
+    /// What to resolve: a name or an address, an IPv6 one without its brackets but with its zone.
     pub host: String,
     /// Where to connect to.
     pub port: u16,
-    /// What the Host field says: the host as the URL writes it, with the port if it was given.
+    /// What the Host field says: the host as the URL writes it without a zone, and the port unless
+    /// it is the default.
     pub authority: String,
     /// Path and query, as the request line has them; never empty.
     pub path: String,
@@ -199,11 +203,18 @@ fn target(url: &str) -> Result<Target, UsageError> {
     if authority.as_str().contains('@') {
         return wrong(format!("\"{url}\": a user or password in the URL is not supported"));
     }
+    // An address with its zone (RFC 6874) is written without it to the server, whose name it is not.
     let host = authority.host();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let (name, zone) = match bare.split_once('%') {
+        Some((_, "" | "25")) => return wrong(format!("\"{url}\": the address has an empty zone")),
+        Some((address, zone)) => (address, Some(zone.strip_prefix("25").unwrap_or(zone))),
+        None => (bare, None),
+    };
     // Authority's own port() answers None for no port and for a wrong one alike. host() is a
     // prefix of the authority here, since there is no user in it.
     let port = match authority.as_str().strip_prefix(host).unwrap_or_default() {
-        "" | ":" => 80,
+        "" | ":" => DEFAULT_PORT, // RFC 3986 section 6.2.3
         rest => match rest.strip_prefix(':').map(str::parse) {
             Some(Ok(port)) if port != 0 => port,
             _ => return wrong(format!("\"{url}\": the port must be a number from 1 to 65535")),
@@ -211,9 +222,15 @@ fn target(url: &str) -> Result<Target, UsageError> {
     };
     Ok(Target {
         url: url.to_owned(),
-        host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+        host: match zone {
+            Some(zone) => format!("{name}%{zone}"),
+            None => name.to_owned(),
+        },
         port,
-        authority: authority.as_str().to_owned(),
+        authority: {
+            let host = if host.starts_with('[') { format!("[{name}]") } else { name.to_owned() };
+            if port == DEFAULT_PORT { host } else { format!("{host}:{port}") }
+        },
         path: match uri.query() {
             Some(query) => format!("{}?{query}", uri.path()),
             None => uri.path().to_owned(),
@@ -293,13 +310,18 @@ mod tests {
             ("http://h", "h", 80, "h", "/"),
             ("http://h/", "h", 80, "h", "/"),
             ("HTTP://h/", "h", 80, "h", "/"),
-            ("http://h:/", "h", 80, "h:", "/"),
+            ("http://h:/", "h", 80, "h", "/"),
+            ("http://h:80/", "h", 80, "h", "/"),
             ("http://h:8080/a/b?c=d&e", "h", 8080, "h:8080", "/a/b?c=d&e"),
             ("http://h?q", "h", 80, "h", "/?q"),
             ("http://h/a#part", "h", 80, "h", "/a"),
             ("http://127.0.0.1:81/x", "127.0.0.1", 81, "127.0.0.1:81", "/x"),
             ("http://[::1]/", "::1", 80, "[::1]", "/"),
             ("http://[::1]:8080/", "::1", 8080, "[::1]:8080", "/"),
+            ("http://[::1]:/", "::1", 80, "[::1]", "/"),
+            ("http://[fe80::1%25eth0]:8080/", "fe80::1%eth0", 8080, "[fe80::1]:8080", "/"),
+            ("http://[fe80::1%25250]/", "fe80::1%250", 80, "[fe80::1]", "/"),
+            ("http://[fe80::1%lo0]/a", "fe80::1%lo0", 80, "[fe80::1]", "/a"),
         ] {
             let target = target(url).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(
@@ -326,6 +348,7 @@ mod tests {
             ("http://h:x/", "http://h:x/"),
             ("http://u:p@h/", "password"),
             ("http://[::1/", "http://[::1/"),
+            ("http://[::1%25]/", "zone"),
             ("http://h/a b", "http://h/a b"),
             ("http://h/\r\nX: y", "http://h/"),
         ] {

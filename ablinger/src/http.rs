@@ -3,8 +3,8 @@
 //! HTTP/1.1 as a client sees it: the request's bytes, and where a response ends (RFC 9112).
 //!
 //! Sans-IO: [`Response`] is fed the bytes as they come, in whatever pieces, and says when the
-//! response has ended. It keeps no body, and knows no socket and no clock. A response that curl(1)
-//! or a browser takes is one here too: a field that breaks the grammar is passed over.
+//! response has ended. It keeps no body, and knows no socket and no clock. As curl(1) and
+//! browsers do, it passes over a field that breaks the grammar.
 
 use httparse::{EMPTY_HEADER, Header, ParserConfig, Status};
 
@@ -14,11 +14,11 @@ const MAX_ELEMENT: usize = 300 * 1024;
 /// The fields of a head that there is room for at first; few have more.
 const FIELDS: usize = 64;
 
-/// The one request that all clients send.
-pub fn request(authority: &str, path: &str) -> Vec<u8> {
+/// The request that all clients send; `connection` is what should become of the connection.
+pub fn request(authority: &str, path: &str, connection: &str) -> Vec<u8> {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: ablinger/{}\r\nAccept: */*\r\n\
-         Connection: close\r\n\r\n",
+         Connection: {connection}\r\n\r\n",
         env!("CARGO_PKG_VERSION")
     )
     .into_bytes()
@@ -40,6 +40,14 @@ pub struct Response {
     held: Vec<u8>,
     status: u16,
     content: u64,
+    keeps: bool,
+}
+
+/// What a head says.
+struct Head {
+    status: u16,
+    next: Next,
+    keeps: bool,
 }
 
 /// What the next byte belongs to.
@@ -70,6 +78,7 @@ impl Response {
         self.held.clear();
         self.status = 0;
         self.content = 0;
+        self.keeps = false;
     }
 
     /// The status code, once the head has come.
@@ -82,16 +91,23 @@ impl Response {
         self.content
     }
 
+    /// Whether the server would take another request on this connection, once the response has
+    /// ended (RFC 9112 section 9.3).
+    pub fn keeps_connection(&self) -> bool {
+        self.keeps && self.next == Next::Nothing
+    }
+
     /// Takes the bytes that came next. `Ok(true)`: the response has ended with them; what may
-    /// follow it is nobody's, since the request asked the server to close.
+    /// follow it is nobody's, since there is never more than one request under way.
     pub fn feed(&mut self, mut input: &[u8]) -> Result<bool, BadHttp> {
         while self.next != Next::Nothing {
             let Some(&first) = input.first() else { return Ok(false) };
             let used = match self.next {
                 Next::Head => match self.element(input, head)? {
-                    Some((used, (status, next))) => {
-                        self.status = status;
-                        self.next = next;
+                    Some((used, head)) => {
+                        self.status = head.status;
+                        self.next = head.next;
+                        self.keeps = head.keeps;
                         used
                     }
                     None => return Ok(false),
@@ -176,8 +192,8 @@ impl Response {
     }
 }
 
-/// Parses a head: the status, and what comes after it (RFC 9112 section 6.3, for a GET).
-fn head(bytes: &[u8]) -> Parsed<(u16, Next)> {
+/// Parses a head.
+fn head(bytes: &[u8]) -> Parsed<Head> {
     parse_head(bytes).or_else(|bad| {
         // RFC 9112 section 2.2: a CR without its LF is as good as a blank.
         let is_lone = |&(at, byte): &(usize, &u8)| {
@@ -193,7 +209,7 @@ fn head(bytes: &[u8]) -> Parsed<(u16, Next)> {
     })
 }
 
-fn parse_head(bytes: &[u8]) -> Parsed<(u16, Next)> {
+fn parse_head(bytes: &[u8]) -> Parsed<Head> {
     let mut config = ParserConfig::default();
     config
         // RFC 9112 section 5.2: a user agent takes obsolete line folding in a response for a space.
@@ -218,8 +234,9 @@ fn parse_head(bytes: &[u8]) -> Parsed<(u16, Next)> {
     }
 }
 
-/// The status of a complete head, and what comes after it.
-fn meaning(response: &httparse::Response<'_, '_>) -> Result<(u16, Next), BadHttp> {
+/// What a complete head says: the status, what comes after it (RFC 9112 section 6.3, for a GET), and
+/// what becomes of the connection.
+fn meaning(response: &httparse::Response<'_, '_>) -> Result<Head, BadHttp> {
     let status = response.code.unwrap_or(0); // always there in a complete head
     let next = match status {
         101 => return Err(BadHttp("the server switched protocols, which nobody asked for")),
@@ -228,7 +245,18 @@ fn meaning(response: &httparse::Response<'_, '_>) -> Result<(u16, Next), BadHttp
         200..=999 => content(response.headers)?,
         _ => return Err(BadHttp("the status code is below 100")),
     };
-    Ok((status, next))
+    let says = |option: &[u8]| {
+        let mut fields =
+            response.headers.iter().filter(|field| field.name.eq_ignore_ascii_case("Connection"));
+        fields.any(|field| elements(field.value).any(|element| element.eq_ignore_ascii_case(option)))
+    };
+    let keeps = !says(b"close") && (response.version == Some(1) || says(b"keep-alive"));
+    Ok(Head { status, next, keeps })
+}
+
+/// The elements of a field that is a list. One that is empty is none (RFC 9110 section 5.6.1.2).
+fn elements(value: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 
 /// How the content after these header fields is framed.
@@ -236,10 +264,8 @@ fn content(fields: &[Header<'_>]) -> Result<Next, BadHttp> {
     let mut coding = None;
     let mut length: Option<u64> = None;
     for field in fields {
-        // A list may be spread over several fields; the elements count in the order of all. One
-        // that is empty is none (RFC 9110 section 5.6.1.2).
-        let elements = field.value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
-        let mut elements = elements.filter(|element| !element.is_empty());
+        // A list may be spread over several fields; the elements count in the order of all.
+        let mut elements = elements(field.value);
         if field.name.eq_ignore_ascii_case("Transfer-Encoding") {
             coding = elements.next_back().or(coding);
         } else if field.name.eq_ignore_ascii_case("Content-Length") {
@@ -464,6 +490,25 @@ mod tests {
     }
 
     #[test]
+    fn whether_the_connection_is_kept() {
+        for (head, keeps) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0", true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close", false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: a, Close", false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive", true),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0", false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: Keep-Alive", true),
+            ("HTTP/1.1 200 OK", false), // it ends with the stream
+        ] {
+            let mut response = Response::default();
+            response.feed(format!("{head}\r\n\r\n").as_bytes()).unwrap();
+            assert_eq!(response.keeps_connection(), keeps, "{head}");
+            response.clear();
+            assert!(!response.keeps_connection());
+        }
+    }
+
+    #[test]
     fn what_never_ends_is_refused() {
         for begin in [
             "HTTP/1.1 200 OK\r\nX: ",
@@ -492,7 +537,7 @@ mod tests {
 
     #[test]
     fn the_request_is_one_that_servers_take() {
-        let bytes = request("[::1]:8080", "/a?b");
+        let bytes = request("[::1]:8080", "/a?b", "close");
         let mut fields = [EMPTY_HEADER; 8];
         let mut parsed = httparse::Request::new(&mut fields);
         assert_eq!(parsed.parse(&bytes), Ok(Status::Complete(bytes.len())));

@@ -1,96 +1,126 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-//! Percentiles of very many times in little memory.
+//! Percentiles of very many times in little memory, without what would flatter them.
 //!
-//! A histogram of microseconds whose buckets grow with the value: exact up to 2 ms, and above that
-//! never wider than 1/1024 of the value. It takes a few hundred kilobytes at most however long a
-//! run is, where a list of all times would grow for ever. Knows numbers only.
+//! A time counts from when its request was due, not from when it was sent: a client that a slow
+//! server keeps from sending would else leave out the worst (coordinated omission). And a request
+//! that nobody has answered by the end is not left out either: so far it took as long as it has
+//! waited. Knows numbers only.
 
+use hdrhistogram::Histogram;
 use std::time::Duration;
 
-/// The buckets of each power of two above the exact ones.
-const BUCKETS: u64 = 1 << BITS;
-const BITS: u32 = 10;
+/// The longest time that is told from others, in microseconds: a day.
+const LONGEST: u64 = 24 * 60 * 60 * 1_000_000;
+
+/// So many digits of each time count: exact up to 2 ms, and above that a thousandth too great at
+/// most.
+const DIGITS: u8 = 3;
 
 /// The times seen so far.
-#[derive(Default)]
-pub struct Histogram {
-    /// How often each bucket was met; grows to the greatest one.
-    counts: Vec<u64>,
-    total: u64,
-    min: u64,
-    max: u64,
+#[derive(Clone)]
+pub struct Latencies {
+    answered: Histogram<u64>,
+    /// How long those had waited that were not answered by the end.
+    waiting: Histogram<u64>,
 }
 
-impl Histogram {
-    /// Adds a time.
+impl Default for Latencies {
+    fn default() -> Self {
+        // It fails for bounds that make no sense, and these are constants.
+        let empty = Histogram::new_with_max(LONGEST, DIGITS).expect("a range that a histogram can have");
+        Latencies { answered: empty.clone(), waiting: empty }
+    }
+}
+
+/// In microseconds.
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Latencies {
+    /// Adds the time that an answer took.
     pub fn add(&mut self, time: Duration) {
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let bucket = bucket(micros);
-        if self.counts.len() <= bucket {
-            self.counts.resize(bucket + 1, 0);
-        }
-        self.counts[bucket] += 1;
-        self.min = if self.total == 0 { micros } else { self.min.min(micros) };
-        self.max = self.max.max(micros);
-        self.total += 1;
+        self.answered.saturating_record(micros(time));
     }
 
-    /// The least time that at least `percent` of a hundred of all times do not exceed (the nearest
-    /// rank), in microseconds; 0 asks for the least of all, 100 for the greatest. `None` while
-    /// there is no time at all.
+    /// Adds the time that a request had waited in vain when the run ended.
+    pub fn add_waiting(&mut self, time: Duration) {
+        self.waiting.saturating_record(micros(time));
+    }
+
+    /// How many requests were not answered by the end.
+    pub fn unanswered(&self) -> u64 {
+        self.waiting.len()
+    }
+
+    /// The longest that one had waited in vain, in microseconds; 0 if there is none.
+    pub fn longest_wait(&self) -> u64 {
+        self.waiting.max()
+    }
+
+    /// The least time within which at least `percent` of a hundred are answered, in microseconds; 0
+    /// asks for the least of all, 100 for the greatest. `None`: it is longer than the run tells.
     pub fn percentile(&self, percent: u32) -> Option<u64> {
-        if self.total == 0 {
-            return None;
-        }
-        if percent == 0 {
-            return Some(self.min);
-        }
-        let rank = (u128::from(self.total) * u128::from(percent)).div_ceil(100);
-        let mut seen = 0;
-        for (bucket, &count) in self.counts.iter().enumerate() {
-            seen += u128::from(count);
-            if seen >= rank {
-                // The bucket's end, so that the answer is never below the truth; the greatest
-                // time of all is known better than that.
-                return Some(bucket_end(bucket).min(self.max));
+        // What rounding may have made of a share that is just enough.
+        const BLUR: f64 = 1e-9;
+        let open = 1.0 - f64::from(percent) / 100.0 + BLUR;
+        self.shares().into_iter().find(|share| share.open <= open).map(|share| share.time)
+    }
+
+    /// How the share of those without an answer falls with time: the estimate of Kaplan and Meier. At each
+    /// time that an answer took it falls by as many as were answered then, of all those that had waited
+    /// until then. Who had not, when the run ended, says nothing of that time.
+    fn shares(&self) -> Vec<Share> {
+        let mut waited = (self.answered.len() + self.waiting.len()) as f64;
+        let mut waiting = self.waiting.iter_recorded().peekable();
+        let mut open = 1.0;
+        let mut shares = Vec::new();
+        for met in self.answered.iter_recorded() {
+            let time = met.value_iterated_to();
+            while let Some(less) = waiting.next_if(|wait| wait.value_iterated_to() < time) {
+                waited -= less.count_since_last_iteration() as f64;
             }
+            let answered = met.count_since_last_iteration() as f64;
+            // Of the slowest of all nobody knows how many would be slower: half a one, for the curve.
+            let curve = open * (waited - answered).max(0.5) / waited;
+            open *= (waited - answered) / waited;
+            waited -= answered;
+            shares.push(Share { time, open, curve });
         }
-        Some(self.max)
+        shares
+    }
+
+    /// The curve: for each time that was met, in milliseconds, one of how many requests took longer.
+    pub fn curve(&self) -> Vec<(f64, f64)> {
+        let point = |share: Share| (share.time as f64 / 1000.0, 1.0 / share.curve);
+        self.shares().into_iter().map(point).collect()
     }
 }
 
-/// The bucket that `value` falls into.
-fn bucket(value: u64) -> usize {
-    let bits = u64::BITS - value.leading_zeros();
-    // How many low bits this bucket does not tell apart.
-    let shift = bits.saturating_sub(BITS + 1);
-    (u64::from(shift) * BUCKETS + (value >> shift)) as usize
-}
-
-/// The greatest value of `bucket`.
-fn bucket_end(bucket: usize) -> u64 {
-    let bucket = bucket as u64;
-    let shift = (bucket / BUCKETS).saturating_sub(1);
-    let start = bucket - shift * BUCKETS;
-    (start << shift) + ((1 << shift) - 1)
+/// What share of the requests took longer than a time.
+struct Share {
+    time: u64,
+    open: f64,
+    /// The same, but never none.
+    curve: f64,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn of(micros: impl IntoIterator<Item = u64>) -> Histogram {
-        let mut histogram = Histogram::default();
-        for micros in micros {
-            histogram.add(Duration::from_micros(micros));
-        }
-        histogram
+    fn of(answered: impl IntoIterator<Item = u64>, waiting: impl IntoIterator<Item = u64>) -> Latencies {
+        let mut latencies = Latencies::default();
+        answered.into_iter().for_each(|micros| latencies.add(Duration::from_micros(micros)));
+        waiting.into_iter().for_each(|micros| latencies.add_waiting(Duration::from_micros(micros)));
+        latencies
     }
 
     #[test]
     fn nothing_has_no_percentile() {
-        assert_eq!(Histogram::default().percentile(50), None);
+        assert_eq!(Latencies::default().percentile(50), None);
+        assert_eq!(of([], [7]).percentile(0), None);
     }
 
     #[test]
@@ -116,35 +146,58 @@ mod tests {
             ((1..=1000).rev().collect(), 99, 990),
         ] {
             let shown = format!("{percent} of {times:?}");
-            assert_eq!(of(times).percentile(percent), Some(expected), "{shown}");
+            assert_eq!(of(times, []).percentile(percent), Some(expected), "{shown}");
         }
     }
 
     #[test]
-    fn buckets_join_without_gap_or_overlap() {
-        assert_eq!(bucket(0), 0);
-        for next in 1..100_000 {
-            let value = bucket_end(next - 1) + 1;
-            let greatest = bucket_end(next);
-            if greatest == u64::MAX {
-                return;
-            }
-            assert_eq!((bucket(value), bucket(greatest)), (next, next), "{value}..={greatest}");
-            assert!(greatest - value <= value / 1024, "{value}..={greatest}");
+    fn who_waits_in_vain_is_not_left_out() {
+        for (answered, waiting, percent, expected) in [
+            // Three of four are still waiting: half were not answered within any time that was seen.
+            (vec![1], vec![9, 9, 9], 25, Some(1)),
+            (vec![1], vec![9, 9, 9], 50, None),
+            (vec![1, 2], vec![9, 9], 50, Some(2)),
+            (vec![1, 2], vec![9, 9], 51, None),
+            // Who has waited for less than that says nothing of it.
+            (vec![1, 2, 10], vec![5, 5], 40, Some(2)),
+            (vec![1, 2, 10], vec![5, 5], 41, Some(10)),
+            (vec![10, 10], vec![1, 1, 1, 1], 100, Some(10)),
+            (vec![1, 1, 1, 10], vec![5], 60, Some(1)),
+            (vec![1, 1, 1, 10], vec![5], 61, Some(10)),
+            (vec![1, 1, 1], vec![3, 9], 60, Some(1)),
+            (vec![1, 1, 1], vec![3, 9], 61, None),
+            // The greatest is not known while one waits for longer, or was not answered within that.
+            (vec![1, 2], vec![1], 100, Some(2)),
+            (vec![1, 2], vec![2], 100, None),
+            (vec![1, 2], vec![3], 100, None),
+        ] {
+            let shown = format!("{percent} of {answered:?} while {waiting:?} wait");
+            assert_eq!(of(answered, waiting).percentile(percent), expected, "{shown}");
         }
-        panic!("the buckets never reach the greatest number");
     }
 
     #[test]
     fn never_below_the_truth_and_hardly_above() {
         let times: Vec<u64> = (1..=50_000).map(|n| n * 977).collect();
-        let histogram = of(times.iter().copied());
-        for percent in [1, 10, 50, 90, 95, 99] {
+        let latencies = of(times.iter().copied(), []);
+        for percent in [1, 10, 50, 90, 95, 99, 100] {
             let truth = times[times.len() * percent as usize / 100 - 1];
-            let told = histogram.percentile(percent).unwrap();
+            let told = latencies.percentile(percent).unwrap();
             assert!(told >= truth && told <= truth + truth / 1000, "{percent}: {told} for {truth}");
         }
-        assert_eq!(histogram.percentile(0), Some(977));
-        assert_eq!(histogram.percentile(100), times.last().copied());
+        assert_eq!(latencies.percentile(0), Some(977));
+    }
+
+    #[test]
+    fn what_is_longer_than_a_day_is_as_good_as_a_day() {
+        let latencies = of([u64::MAX], []);
+        assert!(latencies.percentile(50).is_some_and(|told| told >= LONGEST));
+    }
+
+    #[test]
+    fn the_curve_is_of_all_that_is_known() {
+        assert_eq!(of([1000, 2000], []).curve(), [(1.0, 2.0), (2.0, 4.0)]);
+        assert_eq!(of([1000], [2000]).curve(), [(1.0, 2.0)]);
+        assert_eq!(of([1000], [900]).curve(), [(1.0, 2.0)]);
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! [`options`] reads the command line, [`engine`] makes the requests with the framing of [`http`]
 //! and the hold times of [`holds`], and [`report`] prints what was counted, with the percentiles
-//! of [`latency`].
+//! of [`latency`]. [`profile`] compares runs of different clients, [`plot`] draws. What goes to
+//! standard error goes through [`terminal`].
 
 #![forbid(unsafe_code)]
 
@@ -16,18 +17,25 @@ mod holds;
 mod http;
 mod latency;
 mod options;
+mod plot;
+mod profile;
 mod report;
+mod terminal;
 
 use lingerd_platform::backend::{Backend, System};
 use lingerd_platform::process::raise_descriptor_limit;
 use lingerd_platform::signals::Signals;
 use options::{Command, Format, Options, Stop, Target};
-use std::fmt;
+use profile::{Habit, Part, Profile};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
+use terminal::{Progress, complain};
 
-/// Some response was not complete, or the run could not be made. In the manual.
+/// Some response was not complete or had a bad status, or the run could not be made. In the manual.
 const EXIT_FAILURE: u8 = 1;
 /// The command line is wrong. In the manual.
 const EXIT_USAGE: u8 = 2;
@@ -39,9 +47,10 @@ const OTHER_DESCRIPTORS: u64 = 32;
 fn main() -> ExitCode {
     let options = match options::parse(std::env::args_os().skip(1)) {
         Ok(Command::Run(options)) => options,
-        Ok(Command::Help) => return print(options::HELP),
+        Ok(Command::Help) => return status(print(&options::help())),
         Ok(Command::Version) => {
-            return print(&format!("ablinger {} ({})\n", env!("CARGO_PKG_VERSION"), System::NAME));
+            let version = format!("ablinger {} ({})\n", env!("CARGO_PKG_VERSION"), System::NAME);
+            return status(print(&version));
         }
         Err(error) => {
             complain(format_args!("{error}"));
@@ -50,52 +59,160 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    match run(&options) {
-        Ok(code) => code,
-        Err(error) => {
-            complain(format_args!("{error}"));
-            ExitCode::from(EXIT_FAILURE)
+    status(run(&options).unwrap_or_else(|error| {
+        complain(format_args!("{error}"));
+        false
+    }))
+}
+
+fn status(all_is_well: bool) -> ExitCode {
+    if all_is_well { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) }
+}
+
+/// Makes what is asked for and prints its report; whether all went well. An error is a run that could
+/// not be made.
+fn run(options: &Options) -> Result<bool, String> {
+    if let Some(path) = &options.plot {
+        // Nobody wants to hear of it after an hour's run. What is in the file stays there until then.
+        let opened = File::options().append(true).create(true).open(path);
+        opened.map_err(|error| cannot_write(path, &error))?;
+    }
+    let mut runs = Runs {
+        addresses: resolve(&options.target)?,
+        signals: Signals::install()
+            .map_err(|error| format!("cannot install the signal handlers: {error}"))?,
+    };
+    if options.profile {
+        return profile(options, &mut runs);
+    }
+    let tally = runs.measure(options, "")?;
+    let printed = print(&match options.format {
+        Format::Text => report::text(options, &tally),
+        Format::Json => report::json(&report::Report::new(options, &tally)),
+    });
+    let plotted = plot(options, &[("latency".to_owned(), &tally.latencies)]);
+    Ok(printed && plotted && tally.all_complete())
+}
+
+/// The same for the runs of a profile.
+fn profile(options: &Options, runs: &mut Runs) -> Result<bool, String> {
+    let mut profile = Profile { parts: Vec::new() };
+    for (number, habit) in (1..).zip(Habit::ALL) {
+        let part = habit.options(options);
+        if habit != Habit::Close {
+            runs.settle(&part)?;
         }
+        let tally = runs.measure(&part, &format!("{number} of {}: ", Habit::ALL.len()))?;
+        let over = tally.interrupted || tally.address.is_none();
+        profile.parts.push(Part { habit, options: part, tally });
+        if over {
+            break;
+        }
+    }
+    let printed = print(&match options.format {
+        Format::Text => profile.text(options),
+        Format::Json => report::json(&profile.json(options)),
+    });
+    let parts = profile.parts.iter();
+    let curves: Vec<_> =
+        parts.map(|part| (part.habit.describe(&part.options), &part.tally.latencies)).collect();
+    let plotted = plot(options, &curves);
+    Ok(printed && plotted && profile.all_complete())
+}
+
+/// What all runs have in common.
+struct Runs {
+    addresses: Vec<SocketAddr>,
+    signals: Signals,
+}
+
+impl Runs {
+    /// Makes a run; `what` it is, a terminal is told.
+    fn measure(&mut self, options: &Options, what: &str) -> Result<report::Tally, String> {
+        let request = |connection| http::request(&options.target.authority, &options.target.path, connection);
+        let plan = engine::Plan {
+            addresses: self.addresses.clone(),
+            request: request("close"),
+            request_to_keep: request("keep-alive"),
+            clients: match options.stop {
+                // More clients than requests would have nothing to do.
+                Stop::Requests(n) => u64::from(options.concurrency).min(n) as u32,
+                Stop::After(_) => options.concurrency,
+            },
+            stop: options.stop,
+            rate: options.rate,
+            keep: options.keep,
+            pause: Duration::from_millis(options.pause_ms.into()),
+            read_rate: options.read_rate,
+        };
+        check_descriptors(plan.clients)?;
+        let holds = holds::Holds::new(options.linger_ms, options.stddev_ms, fastrand::Rng::new());
+        let progress = Progress::new(what);
+        engine::run(&plan, holds, &mut self.signals, progress).map_err(|error| error.to_string())
+    }
+
+    /// Makes a few requests, which are answered after all that the server had in its queue.
+    fn settle(&mut self, options: &Options) -> Result<(), String> {
+        const REQUESTS: u32 = 10;
+        let few = Options {
+            stop: Stop::Requests(REQUESTS.into()),
+            concurrency: REQUESTS,
+            ..Habit::Close.options(options)
+        };
+        self.measure(&few, "until the server is free: ").map(drop)
     }
 }
 
-/// Makes the run and prints its report. An error is a run that could not be made.
-fn run(options: &Options) -> Result<ExitCode, String> {
-    let addresses = resolve(&options.target)?;
-    let clients = match options.stop {
-        // More clients than requests would have nothing to do.
-        Stop::Requests(n) => u64::from(options.concurrency).min(n) as u32,
-        Stop::After(_) => options.concurrency,
-    };
-    check_descriptors(clients)?;
-    let mut signals =
-        Signals::install().map_err(|error| format!("cannot install the signal handlers: {error}"))?;
-    let plan = engine::Plan {
-        addresses,
-        request: http::request(&options.target.authority, &options.target.path),
-        clients,
-        stop: options.stop,
-    };
-    let holds = holds::Holds::new(options.linger_ms, options.stddev_ms, fastrand::Rng::new());
-    let tally = engine::run(&plan, holds, &mut signals).map_err(|error| error.to_string())?;
-    let text = match options.format {
-        Format::Text => report::text(options, &tally),
-        Format::Json => report::json(options, &tally),
-    };
-    let printed = print(&text);
-    Ok(if tally.all_complete() { printed } else { ExitCode::from(EXIT_FAILURE) })
+/// Draws the curves, if asked to; whether that went well.
+fn plot(options: &Options, curves: &[(String, &latency::Latencies)]) -> bool {
+    let Some(path) = &options.plot else { return true };
+    let title = format!("{}, {} clients", options.target.url, options.concurrency);
+    let written = plot::svg(&title, curves)
+        .and_then(|svg| fs::write(path, svg).map_err(|error| cannot_write(path, &error)));
+    if let Err(error) = &written {
+        complain(format_args!("{error}"));
+    }
+    written.is_ok()
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> String {
+    format!("cannot write {}: {error}", path.display())
 }
 
 /// All addresses of the target, in the resolver's order. Asked once: a run that met the resolver
 /// again and again would measure it.
 fn resolve(target: &Target) -> Result<Vec<SocketAddr>, String> {
-    let name = (target.host.as_str(), target.port);
-    let addresses: Vec<_> = name
+    let mut addresses = look_up(&target.host, target.port)?;
+    if let Some(zone) = &target.zone {
+        let scope = scope(zone)?;
+        for address in &mut addresses {
+            if let SocketAddr::V6(address) = address {
+                address.set_scope_id(scope);
+            }
+        }
+    }
+    Ok(addresses)
+}
+
+/// The number of a zone that is given by its number or the interface's name.
+fn scope(zone: &str) -> Result<u32, String> {
+    if let Ok(number) = zone.parse() {
+        return Ok(number);
+    }
+    // The resolver knows the names of interfaces, but some take them with link-local addresses alone.
+    match look_up(&format!("fe80::1%{zone}"), 0).as_deref() {
+        Ok([SocketAddr::V6(address), ..]) if address.scope_id() != 0 => Ok(address.scope_id()),
+        _ => Err(format!("there is no interface \"{zone}\" here, as the URL's address has it for its zone")),
+    }
+}
+
+fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    let addresses: Vec<_> = (host, port)
         .to_socket_addrs()
-        .map_err(|error| format!("cannot find the address of \"{}\": {error}", target.host))?
+        .map_err(|error| format!("cannot find the address of \"{host}\": {error}"))?
         .collect();
     if addresses.is_empty() {
-        return Err(format!("cannot find the address of \"{}\": the name has none", target.host));
+        return Err(format!("cannot find the address of \"{host}\": the name has none"));
     }
     Ok(addresses)
 }
@@ -114,20 +231,13 @@ fn check_descriptors(clients: u32) -> Result<(), String> {
     ))
 }
 
-/// Prints to standard output; `println!` would panic where a pipe was closed.
-fn print(text: &str) -> ExitCode {
+/// Prints to standard output, and says whether that went well; `println!` would panic where a pipe
+/// was closed.
+fn print(text: &str) -> bool {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(format_args!("cannot write to standard output: {error}"));
-            ExitCode::from(EXIT_FAILURE)
-        }
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    if let Err(error) = &written {
+        complain(format_args!("cannot write to standard output: {error}"));
     }
-}
-
-/// Says something on standard error, in the one form that all messages have.
-fn complain(message: fmt::Arguments<'_>) {
-    // Nothing is left to say when even standard error is closed; `eprintln!` would panic.
-    let _ = writeln!(io::stderr(), "ablinger: {message}");
+    written.is_ok()
 }

@@ -8,36 +8,63 @@
 use http::Uri;
 use std::ffi::OsString;
 use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What is printed after a usage error.
 pub const USAGE: &str = "\
-usage: ablinger [-Vh] [-c concurrency] [-n requests | -t seconds]
-                [-l linger_ms] [-s stddev_ms] [-o text|json] URL
+usage: ablinger [-Vh] [-c concurrency] [-n requests | -t seconds] [-r rate]
+                [-l linger_ms] [-s stddev_ms] [-B bytes] [-k requests] [-p pause_ms]
+                [-o text|json] [-g file] URL
+       ablinger -P [-c concurrency] [-t seconds] [-l linger_ms] [-s stddev_ms]
+                [-B bytes] [-p pause_ms] [-o text|json] [-g file] URL
 ";
 
-/// What -h prints.
-pub const HELP: &str = "\
-usage: ablinger [-Vh] [-c concurrency] [-n requests | -t seconds]
-                [-l linger_ms] [-s stddev_ms] [-o text|json] URL
-
+/// What -h prints below that.
+const OPTIONS: &str = "
 Makes HTTP requests and keeps each socket open for a while after the response has ended.
 
-  -c concurrency  clients at once (1)
+  -c concurrency  clients at once (1; with -P 200)
   -n requests     stop when this many responses have ended (1)
-  -t seconds      stop after this time
-  -l linger_ms    how long each socket is held after its response (1000)
+  -t seconds      stop after this time (with -P for each of four parts, 5)
+  -r rate         so many requests are due a second, whether or not a client is free
+  -l linger_ms    how long each socket is held after its last response (1000)
   -s stddev_ms    standard deviation of that time (0)
+  -B bytes        each client reads so many bytes a second (as fast as it can; with -P 50000)
+  -k requests     requests on each connection (1)
+  -p pause_ms     pause between a response and the client's next request (0; with -P 1000)
+  -P              profile: say which of its clients the server waits for, and what helps
   -o text|json    how the report is printed (text)
+  -g file         plot the latencies into this file, as SVG
   -V              print the version
   -h              print this help
 ";
 
+/// What -h prints.
+pub fn help() -> String {
+    format!("{USAGE}{OPTIONS}")
+}
+
 /// More clients than any system has descriptors for; only there to keep arithmetic in range.
 const MAX_CLIENTS: u32 = 10_000_000;
 
-/// The longest -t, some 31 years; only there to keep arithmetic in range.
-const MAX_SECONDS: f64 = 1e9;
+/// The shortest and the longest -t, some 31 years; only there to keep arithmetic in range.
+const SECONDS: RangeInclusive<f64> = 0.001..=1e9;
+
+/// The least and the greatest -r: one in some minutes, and more than a thread can send.
+const RATES: RangeInclusive<f64> = 0.001..=1e6;
+
+/// What -P takes where it is not told.
+mod profile {
+    /// More than servers with a process per connection have of these.
+    pub const CLIENTS: u64 = 200;
+    /// Of each part.
+    pub const SECONDS: f64 = 5.0;
+    /// As a busy mobile network has it.
+    pub const BYTES: u64 = 50_000;
+    pub const PAUSE_MS: u64 = 1000;
+}
 
 /// Where a URL without a port leads.
 const DEFAULT_PORT: u16 = 80;
@@ -46,7 +73,7 @@ const DEFAULT_PORT: u16 = 80;
 #[derive(Debug, PartialEq)]
 pub enum Command {
     /// A run.
-    Run(Options),
+    Run(Box<Options>),
     /// -h
     Help,
     /// -V
@@ -54,18 +81,30 @@ pub enum Command {
 }
 
 /// A run, as asked for.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// -c: how many clients.
     pub concurrency: u32,
     /// -n or -t.
     pub stop: Stop,
+    /// -r: requests due a second.
+    pub rate: Option<f64>,
     /// -l, in milliseconds.
     pub linger_ms: u32,
     /// -s, in milliseconds.
     pub stddev_ms: u32,
+    /// -B: bytes that a client reads a second.
+    pub read_rate: Option<u32>,
+    /// -k: requests on a connection.
+    pub keep: u32,
+    /// -p, in milliseconds.
+    pub pause_ms: u32,
+    /// -P
+    pub profile: bool,
     /// -o
     pub format: Format,
+    /// -g
+    pub plot: Option<PathBuf>,
     /// The URL, taken apart.
     pub target: Target,
 }
@@ -79,6 +118,16 @@ pub enum Stop {
     After(Duration),
 }
 
+impl Stop {
+    /// The same, but at `time` at the latest.
+    pub fn at_most(self, time: Duration) -> Stop {
+        match self {
+            Stop::Requests(n) => Stop::Requests(n),
+            Stop::After(after) => Stop::After(after.min(time)),
+        }
+    }
+}
+
 /// How the report is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -89,12 +138,14 @@ pub enum Format {
 }
 
 /// A URL, taken apart as far as a client needs it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// As it was given.
     pub url: String,
-    /// What to resolve: a name or an address, an IPv6 one without its brackets but with its zone.
+    /// What to resolve: a name or an address, an IPv6 one without its brackets.
     pub host: String,
+    /// The zone of an IPv6 address (RFC 4007 section 11): the name or number of an interface.
+    pub zone: Option<String>,
     /// Where to connect to.
     pub port: u16,
     /// What the Host field says: the host as the URL writes it without a zone, and the port unless
@@ -121,11 +172,22 @@ fn wrong<T>(message: String) -> Result<T, UsageError> {
 /// Reads the command line, without the program's name.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, UsageError> {
     let mut known = getopts::Options::new();
-    for (option, hint) in
-        [("c", "concurrency"), ("n", "requests"), ("t", "seconds"), ("l", "ms"), ("s", "ms"), ("o", "format")]
-    {
+    for (option, hint) in [
+        ("c", "concurrency"),
+        ("n", "requests"),
+        ("t", "seconds"),
+        ("r", "rate"),
+        ("l", "ms"),
+        ("s", "ms"),
+        ("B", "bytes"),
+        ("k", "requests"),
+        ("p", "ms"),
+        ("o", "format"),
+        ("g", "file"),
+    ] {
         known.optopt(option, "", "", hint);
     }
+    known.optflag("P", "", "");
     known.optflag("V", "", "");
     known.optflag("h", "", "");
     let given = known.parse(args).map_err(|fail| {
@@ -145,16 +207,36 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, UsageError
         return Ok(Command::Version);
     }
 
-    let concurrency = number(&given, "c", 1, u64::from(MAX_CLIENTS))?.map_or(1, |n| n as u32);
-    let stop = match (number(&given, "n", 1, u64::MAX)?, seconds(&given)?) {
-        (Some(_), Some(_)) => {
-            return wrong("-n and -t exclude each other: stop after a number or after a time".into());
+    let profile = given.opt_present("P");
+    for (excluded, by, why) in [
+        ("n", "P", "each of a profile's parts takes -t seconds"),
+        ("r", "P", "a profile finds the rates itself"),
+        ("k", "P", "a profile has the clients of all kinds"),
+        ("p", "r", "the rate says when requests are due"),
+        ("n", "t", "stop after a number or after a time"),
+    ] {
+        if given.opt_present(excluded) && given.opt_present(by) {
+            return wrong(format!("-{excluded} and -{by} exclude each other: {why}"));
         }
-        (None, Some(time)) => Stop::After(time),
-        (requests, None) => Stop::Requests(requests.unwrap_or(1)),
+    }
+    let u32_max = u64::from(u32::MAX);
+    // What is taken where it was not given, by a profile and by others.
+    let value = |option, min, max, profiles: u64, others: u64| {
+        let default = if profile { profiles } else { others };
+        // It fits, as none of the greatest is greater.
+        number(&given, option, min, max).map(|value| value.unwrap_or(default) as u32)
     };
-    let linger_ms = number(&given, "l", 0, u64::from(u32::MAX))?.map_or(1000, |ms| ms as u32);
-    let stddev_ms = number(&given, "s", 0, u64::from(u32::MAX))?.map_or(0, |ms| ms as u32);
+    // Who does not wait has nothing to show to a profile.
+    let least_wait = u64::from(profile);
+    let stop = match real(&given, "t", "a number of seconds", SECONDS)? {
+        Some(seconds) => Stop::After(Duration::from_secs_f64(seconds)),
+        None if profile => Stop::After(Duration::from_secs_f64(profile::SECONDS)),
+        None => Stop::Requests(number(&given, "n", 1, u64::MAX)?.unwrap_or(1)),
+    };
+    let read_rate = match value("B", 1, u32_max, profile::BYTES, 0)? {
+        0 => None,
+        bytes => Some(bytes),
+    };
     let format = match given.opt_str("o").as_deref() {
         None | Some("text") => Format::Text,
         Some("json") => Format::Json,
@@ -165,7 +247,20 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, UsageError
         [] => return wrong("the URL is missing".into()),
         [_, second, ..] => return wrong(format!("one URL only: \"{second}\" is too many")),
     };
-    Ok(Command::Run(Options { concurrency, stop, linger_ms, stddev_ms, format, target }))
+    Ok(Command::Run(Box::new(Options {
+        concurrency: value("c", 1, u64::from(MAX_CLIENTS), profile::CLIENTS, 1)?,
+        stop,
+        rate: real(&given, "r", "a number of requests a second", RATES)?,
+        linger_ms: value("l", least_wait, u32_max, 1000, 1000)?,
+        stddev_ms: value("s", 0, u32_max, 0, 0)?,
+        read_rate,
+        keep: value("k", 1, u32_max, 1, 1)?,
+        pause_ms: value("p", least_wait, u32_max, profile::PAUSE_MS, 0)?,
+        profile,
+        format,
+        plot: given.opt_str("g").map(PathBuf::from),
+        target,
+    })))
 }
 
 /// The value of `-option`, a whole number from `min` to `max`; `None` when it was not given.
@@ -177,12 +272,22 @@ fn number(given: &getopts::Matches, option: &str, min: u64, max: u64) -> Result<
     }
 }
 
-/// The value of -t.
-fn seconds(given: &getopts::Matches) -> Result<Option<Duration>, UsageError> {
-    let Some(text) = given.opt_str("t") else { return Ok(None) };
+/// The value of `-option`, which is `what` and in that range; `None` when it was not given.
+fn real(
+    given: &getopts::Matches,
+    option: &str,
+    what: &str,
+    range: RangeInclusive<f64>,
+) -> Result<Option<f64>, UsageError> {
+    let Some(text) = given.opt_str(option) else { return Ok(None) };
     match text.parse::<f64>() {
-        Ok(value) if value > 0.0 && value <= MAX_SECONDS => Ok(Some(Duration::from_secs_f64(value))),
-        _ => wrong(format!("-t \"{text}\": must be a number of seconds above 0, for example 30 or 0.5")),
+        Ok(value) if range.contains(&value) => Ok(Some(value)),
+        _ => {
+            let (least, most) = range.into_inner();
+            wrong(format!(
+                "-{option} \"{text}\": must be {what} from {least} to {most}, for example 30 or 0.5"
+            ))
+        }
     }
 }
 
@@ -222,10 +327,8 @@ fn target(url: &str) -> Result<Target, UsageError> {
     };
     Ok(Target {
         url: url.to_owned(),
-        host: match zone {
-            Some(zone) => format!("{name}%{zone}"),
-            None => name.to_owned(),
-        },
+        host: name.to_owned(),
+        zone: zone.map(str::to_owned),
         port,
         authority: {
             let host = if host.starts_with('[') { format!("[{name}]") } else { name.to_owned() };
@@ -248,7 +351,7 @@ mod tests {
 
     fn run(line: &str) -> Options {
         match parse_line(line) {
-            Ok(Command::Run(options)) => options,
+            Ok(Command::Run(options)) => *options,
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -260,15 +363,31 @@ mod tests {
         assert_eq!(options.stop, Stop::Requests(1));
         assert_eq!((options.linger_ms, options.stddev_ms), (1000, 0));
         assert_eq!(options.format, Format::Text);
+        assert_eq!((options.rate, options.read_rate, options.keep, options.pause_ms), (None, None, 1, 0));
+        assert!(!options.profile && options.plot.is_none());
+    }
+
+    #[test]
+    fn a_profile_has_defaults_of_its_own() {
+        let options = run("-P http://h/");
+        assert!(options.profile);
+        assert_eq!((options.concurrency, options.linger_ms, options.pause_ms), (200, 1000, 1000));
+        assert_eq!((options.read_rate, options.stop), (Some(50_000), Stop::After(Duration::from_secs(5))));
+        let options = run("-P -c 9 -t 1 -l 10 -p 20 -B 30 http://h/");
+        assert_eq!((options.concurrency, options.linger_ms, options.pause_ms), (9, 10, 20));
+        assert_eq!((options.read_rate, options.stop), (Some(30), Stop::After(Duration::from_secs(1))));
     }
 
     #[test]
     fn every_option() {
-        let options = run("-c 10000 -n 5 -l 0 -s 7 -o json http://h/");
+        let options = run("-c 10000 -n 5 -l 0 -s 7 -o json -r 2.5 -B 50000 -k 3 -g a.svg http://h/");
         assert_eq!(options.concurrency, 10_000);
         assert_eq!(options.stop, Stop::Requests(5));
         assert_eq!((options.linger_ms, options.stddev_ms), (0, 7));
         assert_eq!(options.format, Format::Json);
+        assert_eq!((options.rate, options.read_rate, options.keep), (Some(2.5), Some(50_000), 3));
+        assert_eq!(options.plot, Some(PathBuf::from("a.svg")));
+        assert_eq!(run("-k 2 -p 20 http://h/").pause_ms, 20);
         assert_eq!(run("-t 0.5 http://h/").stop, Stop::After(Duration::from_millis(500)));
         assert_eq!(run("-t30 http://h/").stop, Stop::After(Duration::from_secs(30)));
         assert_eq!(parse_line("-h"), Ok(Command::Help));
@@ -295,6 +414,18 @@ mod tests {
             ("-t inf http://h/", "-t"),
             ("-t 1e300 http://h/", "-t"),
             ("-n 1 -t 1 http://h/", "-n and -t"),
+            ("-r 0 http://h/", "-r"),
+            ("-r 1e7 http://h/", "-r"),
+            ("-r 1e-300 http://h/", "0.001"),
+            ("-B 0 http://h/", "-B"),
+            ("-k 0 http://h/", "-k"),
+            ("-k 2 -p 5 -r 1 http://h/", "-p and -r"),
+            ("-P -l 0 http://h/", "-l"),
+            ("-P -p 0 http://h/", "-p"),
+            ("-P -n 1 http://h/", "-n and -P"),
+            ("-P -r 1 http://h/", "-r and -P"),
+            ("-P -k 2 http://h/", "-k and -P"),
+            ("-g", "-g"),
             ("-l 4294967296 http://h/", "-l"),
             ("-s x http://h/", "-s"),
             ("-o xml http://h/", "-o"),
@@ -319,9 +450,7 @@ mod tests {
             ("http://[::1]/", "::1", 80, "[::1]", "/"),
             ("http://[::1]:8080/", "::1", 8080, "[::1]:8080", "/"),
             ("http://[::1]:/", "::1", 80, "[::1]", "/"),
-            ("http://[fe80::1%25eth0]:8080/", "fe80::1%eth0", 8080, "[fe80::1]:8080", "/"),
-            ("http://[fe80::1%25250]/", "fe80::1%250", 80, "[fe80::1]", "/"),
-            ("http://[fe80::1%lo0]/a", "fe80::1%lo0", 80, "[fe80::1]", "/a"),
+            ("http://[fe80::1%25eth0]:8080/", "fe80::1", 8080, "[fe80::1]:8080", "/"),
         ] {
             let target = target(url).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(
@@ -330,6 +459,18 @@ mod tests {
                 "{url}"
             );
             assert_eq!(target.url, url);
+        }
+    }
+
+    #[test]
+    fn zones() {
+        for (url, zone) in [
+            ("http://[::1]/", None),
+            ("http://[fe80::1%25eth0]:8080/", Some("eth0")),
+            ("http://[fe80::1%25250]/", Some("250")),
+            ("http://[fe80::1%lo0]/", Some("lo0")), // as curl takes it, too
+        ] {
+            assert_eq!(target(url).unwrap().zone.as_deref(), zone, "{url}");
         }
     }
 

@@ -7,7 +7,7 @@
 
 use socket2::{Domain, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -77,44 +77,27 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// One flat JSON object, taken apart strictly: what is not understood panics.
-struct Json(Vec<(String, String)>);
+/// The report as JSON: one object on one line.
+struct Json(serde_json::Value, String);
 
 impl Json {
     fn of(output: &Output) -> Json {
         let text = stdout(output);
-        let mut rest = text
-            .strip_suffix("}\n")
-            .and_then(|text| text.strip_prefix('{'))
-            .unwrap_or_else(|| panic!("no object: {text:?}, {}", stderr(output)));
-        let mut fields = Vec::new();
-        while !rest.is_empty() {
-            let (key, after) = rest.strip_prefix('"').unwrap().split_once("\": ").unwrap();
-            assert!(key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{key}");
-            let end = match after.strip_prefix('"') {
-                // No URL in these tests has a quote in it.
-                Some(string) => string.find('"').unwrap() + 2,
-                None => after.find(',').unwrap_or(after.len()),
-            };
-            let (value, after) = after.split_at(end);
-            assert!(value.starts_with('"') || value == "null" || value.parse::<f64>().is_ok(), "{value}");
-            fields.push((key.to_owned(), value.to_owned()));
-            rest = match after {
-                "" => "",
-                _ => after.strip_prefix(", ").unwrap(),
-            };
-        }
-        Json(fields)
+        assert!(text.ends_with("}\n") && text.lines().count() == 1, "{text:?}, {}", stderr(output));
+        Json(serde_json::from_str(&text).unwrap(), text)
     }
 
-    fn text(&self, key: &str) -> &str {
-        let found: Vec<_> = self.0.iter().filter(|(name, _)| name == key).collect();
-        assert_eq!(found.len(), 1, "{key}");
-        &found[0].1
+    fn value(&self, key: &str) -> &serde_json::Value {
+        self.0.get(key).unwrap_or_else(|| panic!("{key} in {}", self.1))
     }
 
     fn number(&self, key: &str) -> u64 {
-        self.text(key).parse().unwrap_or_else(|_| panic!("{key}: {}", self.text(key)))
+        self.value(key).as_u64().unwrap_or_else(|| panic!("{key}: {}", self.value(key)))
+    }
+
+    /// A time in milliseconds.
+    fn ms(&self, key: &str) -> f64 {
+        self.value(key).as_f64().unwrap_or_else(|| panic!("{key}: {}", self.value(key)))
     }
 
     /// Complete, failed, reset, truncated.
@@ -264,14 +247,54 @@ fn no_content_and_interim_responses() {
 }
 
 #[test]
-fn a_status_that_is_no_success_is_complete_and_counted() {
-    let (output, json) = run_against(4, |i, mut socket| {
-        let status = ["200 OK", "302 Found", "404 Not Found", "503 Busy"][i];
+fn a_bad_status_is_counted_apart_and_flatters_nothing() {
+    let (output, json) = run_against(5, |i, mut socket| {
+        let status = ["200 OK", "302 Found", "404 Not Found", "503 Busy", "304 Not Modified"][i];
         socket.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nno").as_bytes()).unwrap();
     });
-    assert_eq!(json.outcome(), [4, 0, 0, 0]);
-    assert_eq!(json.number("non_2xx"), 3);
+    assert_eq!(json.outcome(), [3, 0, 0, 0]);
+    assert_eq!((json.number("bad_status"), json.number("non_2xx")), (2, 4));
+    assert_eq!(json.number("requests"), 5);
+    assert_eq!(json.number("content_bytes"), 4, "of the complete ones alone");
+    let rate = json.ms("requests_per_second") * json.ms("seconds");
+    assert!((2.9..3.1).contains(&rate), "{rate}: the rate is of the complete ones alone");
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.starts_with("ablinger: status 404 from 127.0.0.1:"), "{said}");
+    assert_eq!(said.lines().count(), 1, "said once: {said}");
+}
+
+#[test]
+fn redirects_alone_are_a_success() {
+    let (output, json) = run_against(1, |_, mut socket| {
+        socket.write_all(b"HTTP/1.1 301 Moved\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n").unwrap();
+    });
+    assert_eq!(json.outcome(), [1, 0, 0, 0]);
     assert_eq!(output.status.code(), Some(0));
+}
+
+/// What curl takes: see ablinger/src/http.rs for a table of many more.
+#[test]
+fn heads_of_real_servers() {
+    const HEADS: [&str; 9] = [
+        "HTTP/1.1 200 OK\r\nContent-Length : 5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\"Connection: close\"\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX Powered: y\r\nContent-Length: 5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX@Powered: y\r\nContent-Length: 5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX: a\x01b\r\nContent-Length: 5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5,\r\n\r\n",
+        "HTTP/1.1 200\nContent-Length: 5\n\n",
+        "HTTP/1.1 200 OK\r\nX: a\r\n  folded\r\nContent-Length: 5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n{129}Content-Length: 5\r\n\r\n",
+    ];
+    let (output, json) = run_against(HEADS.len(), |i, mut socket| {
+        let head = HEADS[i].replace("{129}", &"Set-Cookie: a=b\r\n".repeat(128));
+        socket.write_all(format!("{head}hello").as_bytes()).unwrap();
+        // The end of the stream is not what ends the response.
+        assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0);
+    });
+    assert_eq!(json.outcome(), [HEADS.len() as u64, 0, 0, 0], "{}", stderr(&output));
+    assert_eq!(json.number("content_bytes"), 5 * HEADS.len() as u64);
 }
 
 #[test]
@@ -332,8 +355,8 @@ fn a_refused_connection_is_failed_and_ends_a_run_that_never_connected() {
     let json = Json::of(&output);
     assert_eq!(json.outcome(), [0, 1, 0, 0]);
     assert_eq!(json.number("failed_connect"), 1);
-    assert_eq!(json.text("address"), "null");
-    assert_eq!(json.text("latency_p50_ms"), "null");
+    assert!(json.value("address").is_null());
+    assert!(json.value("latency_p50_ms").is_null());
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
     assert!(said.contains(&address.to_string()) && said.contains("refused"), "{said}");
@@ -413,17 +436,21 @@ fn a_connect_that_is_refused_late_is_failed() {
 #[test]
 fn json_has_the_documented_keys_in_their_order() {
     let (_, json) = run_against(1, |_, mut socket| socket.write_all(WHOLE).unwrap());
-    let keys: Vec<_> = json.0.iter().map(|(key, _)| key.as_str()).collect();
     let documented = [
         "url",
         "address",
         "concurrency",
         "linger_ms",
         "stddev_ms",
+        "rate",
+        "read_rate",
+        "requests_per_connection",
+        "pause_ms",
         "seconds",
         "requests",
         "requests_per_second",
         "complete",
+        "bad_status",
         "non_2xx",
         "failed",
         "failed_connect",
@@ -431,8 +458,14 @@ fn json_has_the_documented_keys_in_their_order() {
         "failed_http",
         "reset",
         "truncated",
+        "unanswered",
+        "longest_wait_ms",
         "held_peak",
         "reset_while_held",
+        "connections",
+        "not_kept",
+        "closed_while_kept",
+        "reopened",
         "bytes",
         "content_bytes",
         "latency_min_ms",
@@ -441,15 +474,19 @@ fn json_has_the_documented_keys_in_their_order() {
         "latency_p95_ms",
         "latency_p99_ms",
         "latency_max_ms",
+        "first_byte_p50_ms",
+        "first_byte_p99_ms",
     ];
-    assert_eq!(keys, documented);
+    assert_eq!(json.0.as_object().unwrap().len(), documented.len(), "{}", json.1);
+    let places: Vec<_> = documented.iter().map(|key| json.1.find(&format!("\"{key}\":"))).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{}", json.1);
     let manual = include_str!("../../man/ablinger.1");
     for key in documented {
         assert!(manual.contains(&format!(".It Cm {key}\n")), "{key} is not in the manual");
     }
-    let latencies: Vec<f64> =
-        documented[20..].iter().map(|&key| json.text(key).parse().expect("a number")).collect();
-    assert!(latencies.is_sorted(), "{latencies:?}");
+    let latencies: Vec<_> =
+        documented.iter().filter(|key| key.starts_with("latency")).map(|key| json.ms(key)).collect();
+    assert!(latencies.len() == 6 && latencies.is_sorted(), "{latencies:?}");
 }
 
 #[test]
@@ -459,7 +496,20 @@ fn text_names_all_counts() {
     let output = ablinger(&[&url]);
     server.join().unwrap();
     let text = stdout(&output);
-    for line in ["URL", "Clients", "Requests/s", "Complete", "Failed", "Reset", "Truncated", "Latency (ms)"] {
+    for line in [
+        "URL",
+        "Clients",
+        "Requests/s",
+        "Complete",
+        "Bad status",
+        "Failed",
+        "Reset",
+        "Truncated",
+        "Unanswered",
+        "Connections",
+        "Latency (ms)",
+        "First byte",
+    ] {
         assert!(text.lines().any(|found| found.starts_with(line)), "{line} in {text}");
     }
     assert_eq!(output.status.code(), Some(0));
@@ -566,7 +616,7 @@ fn a_reset_in_the_hold_is_no_failure_but_counted() {
 }
 
 #[test]
-fn a_run_by_time_does_not_count_what_is_under_way() {
+fn a_run_by_time_counts_what_is_under_way_as_unanswered() {
     let (listener, url) = listen();
     let run = start(&["-c", "2", "-t", "1", "-l", FOR_EVER_MS, "-o", "json", &url]);
     let mut first = accept(&listener);
@@ -577,10 +627,14 @@ fn a_run_by_time_does_not_count_what_is_under_way() {
     let output = finish(run);
     let json = Json::of(&output);
     assert_eq!(json.number("failed") + json.number("reset") + json.number("truncated"), 0);
-    assert!(json.number("complete") <= 1, "the second was never answered");
+    let complete = json.number("complete");
+    assert!(complete <= 1, "the second was never answered");
+    assert_eq!(json.number("unanswered"), 2 - complete);
+    assert!(json.ms("longest_wait_ms") > 500.0, "{}", json.1);
+    assert!(json.value("latency_p90_ms").is_null(), "longer than the run tells: {}", json.1);
     assert_eq!(second.read(&mut [0; 1]).unwrap(), 0);
     // Nothing at all within the time would be no success; the machine may be that slow.
-    assert_eq!(output.status.code(), Some(if json.number("complete") == 1 { 0 } else { 1 }));
+    assert_eq!(output.status.code(), Some(if complete == 1 { 0 } else { 1 }));
 }
 
 #[test]
@@ -630,12 +684,38 @@ fn ipv6() {
     server.join().unwrap();
     let json = Json::of(&output);
     assert_eq!(json.outcome(), [2, 0, 0, 0]);
-    assert_eq!(json.text("address"), format!("\"{address}\""));
+    assert_eq!(json.value("address"), &format!("{address}"));
+}
+
+#[test]
+fn an_ipv6_address_with_its_zone() {
+    let zone = if cfg!(target_os = "linux") { "lo" } else { "lo0" };
+    let known = format!("fe80::1%{zone}");
+    let Some(listener) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0))
+        .ok()
+        .filter(|_| (known.as_str(), 80).to_socket_addrs().is_ok_and(|mut all| all.next().is_some()))
+    else {
+        skip("no zone of this system is known for the loopback's address");
+        return;
+    };
+    let port = listener.local_addr().unwrap().port();
+    let server = thread::spawn(move || {
+        let mut socket = accept(&listener);
+        let request = read_request(&mut socket);
+        socket.write_all(WHOLE).unwrap();
+        request
+    });
+    let output = ablinger(&["-l", "0", "-o", "json", &format!("http://[::1%25{zone}]:{port}/")]);
+    let request = server.join().unwrap();
+    assert_eq!(Json::of(&output).outcome(), [1, 0, 0, 0], "{}", stderr(&output));
+    assert!(request.contains(&format!("\r\nHost: [::1]:{port}\r\n")), "{request}");
+    let output = ablinger(&["http://[::1%25nosuch0]/"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("no interface \"nosuch0\""), "{}", stderr(&output));
 }
 
 #[test]
 fn a_name_is_tried_at_all_its_addresses() {
-    use std::net::ToSocketAddrs;
     let loopback = |address: SocketAddr| address.ip() == Ipv4Addr::LOCALHOST;
     let (listener, url) = listen();
     let port = listener.local_addr().unwrap().port();
@@ -650,7 +730,295 @@ fn a_name_is_tried_at_all_its_addresses() {
     server.join().unwrap();
     let json = Json::of(&output);
     assert_eq!(json.outcome(), [2, 0, 0, 0], "{}", stderr(&output));
-    assert_eq!(json.text("address"), format!("\"127.0.0.1:{port}\""));
+    assert_eq!(json.value("address"), &format!("127.0.0.1:{port}"));
+}
+
+/// The ablinger's next request on a connection that it has kept.
+fn next_request(socket: &mut TcpStream, says: &str) {
+    let request = read_request(socket);
+    assert!(request.contains(&format!("\r\nConnection: {says}\r\n")), "{request}");
+}
+
+#[test]
+fn a_connection_is_kept_for_so_many_requests() {
+    let (listener, url) = listen();
+    let run = start(&["-n", "5", "-k", "3", "-l", "0", "-o", "json", &url]);
+    let mut first = accept(&listener);
+    for says in ["keep-alive", "keep-alive", "close"] {
+        next_request(&mut first, says);
+        first.write_all(WHOLE).unwrap();
+    }
+    assert_eq!(first.read(&mut [0; 1]).unwrap(), 0, "closed after the last one");
+    let mut second = accept(&listener);
+    for _ in 0..2 {
+        next_request(&mut second, "keep-alive");
+        second.write_all(WHOLE).unwrap();
+    }
+    let output = finish(run);
+    let json = Json::of(&output);
+    assert_eq!(json.outcome(), [5, 0, 0, 0]);
+    assert_eq!((json.number("connections"), json.number("requests_per_connection")), (2, 3));
+    assert_eq!((json.number("not_kept"), json.number("reopened")), (0, 0));
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn a_server_that_keeps_no_connection_is_no_failure_and_counted() {
+    let (output, json) = {
+        let (listener, url) = listen();
+        let server = serve(listener, 2, |i, mut socket| {
+            let response: &[u8] = match i {
+                0 => b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+                _ => b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+            };
+            socket.write_all(response).unwrap();
+            assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0);
+        });
+        let output = ablinger(&["-n", "2", "-k", "9", "-l", "0", "-o", "json", &url]);
+        server.join().unwrap();
+        let json = Json::of(&output);
+        (output, json)
+    };
+    assert_eq!(json.outcome(), [2, 0, 0, 0]);
+    assert_eq!((json.number("not_kept"), json.number("connections")), (2, 2));
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn a_kept_connection_that_the_server_has_ended_costs_no_request() {
+    let (listener, url) = listen();
+    let run = start(&["-n", "3", "-k", "9", "-l", "0", "-p", "200", "-o", "json", &url]);
+    // One is ended in the pause.
+    let mut first = accept(&listener);
+    next_request(&mut first, "keep-alive");
+    first.write_all(WHOLE).unwrap();
+    drop(first);
+    // The next is ended just when the request comes: it is made once more.
+    let mut second = accept(&listener);
+    next_request(&mut second, "keep-alive");
+    second.write_all(WHOLE).unwrap();
+    next_request(&mut second, "keep-alive");
+    reset(second);
+    let mut third = accept(&listener);
+    next_request(&mut third, "keep-alive");
+    third.write_all(WHOLE).unwrap();
+    let output = finish(run);
+    let json = Json::of(&output);
+    assert_eq!(json.outcome(), [3, 0, 0, 0], "{}", stderr(&output));
+    assert_eq!((json.number("closed_while_kept"), json.number("reopened")), (1, 1));
+    assert_eq!(json.number("connections"), 3);
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn a_kept_connection_that_breaks_within_a_response_is_a_failure() {
+    let (listener, url) = listen();
+    let run = start(&["-n", "2", "-k", "9", "-l", "0", "-o", "json", &url]);
+    let mut socket = accept(&listener);
+    next_request(&mut socket, "keep-alive");
+    socket.write_all(WHOLE).unwrap();
+    next_request(&mut socket, "keep-alive");
+    socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nh").unwrap();
+    drop(socket);
+    let output = finish(run);
+    let json = Json::of(&output);
+    assert_eq!(json.outcome(), [1, 0, 0, 1]);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_slow_reader_leaves_the_rest_with_the_server() {
+    const BODY: usize = 20_000_000;
+    let (listener, url) = listen();
+    // A hundred thousand seconds for it: whatever of it is there after a while is in buffers.
+    let run = start(&["-t", "1.5", "-B", "200", "-o", "json", &url]);
+    let mut socket = accept(&listener);
+    read_request(&mut socket);
+    socket.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n").as_bytes()).unwrap();
+    let body = vec![b'x'; BODY];
+    // It ends with a reset, as the client closes with bytes unread.
+    assert!(socket.write_all(&body).is_err(), "all of it was taken");
+    let output = finish(run);
+    let json = Json::of(&output);
+    assert_eq!(json.outcome(), [0, 0, 0, 0], "{}", stderr(&output));
+    assert_eq!((json.number("unanswered"), json.number("read_rate")), (1, 200));
+    // With what it may make good, and the read that it begins with.
+    let (bytes, most) = (json.number("bytes"), json.ms("seconds") * 200.0 + 2.0 * 20.0);
+    assert!(bytes > 0 && bytes as f64 <= most, "{bytes} of {most}");
+}
+
+#[test]
+fn a_slow_reader_gets_all_of_a_response_in_the_end() {
+    let (listener, url) = listen();
+    let server = serve(listener, 2, |_, mut socket| {
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let chunk = format!("{:x}\r\n{}\r\n", 20_000, "x".repeat(20_000));
+        socket.write_all(format!("{head}{chunk}{chunk}0\r\n\r\n").as_bytes()).unwrap();
+    });
+    let output = ablinger(&["-n", "2", "-B", "200000", "-l", "0", "-o", "json", &url]);
+    server.join().unwrap();
+    let json = Json::of(&output);
+    assert_eq!(json.outcome(), [2, 0, 0, 0], "{}", stderr(&output));
+    assert_eq!(json.number("content_bytes"), 80_000);
+    assert!(json.ms("latency_min_ms") >= 100.0, "40 kB at 200 kB/s, less what one read takes: {}", json.1);
+    assert!(json.ms("first_byte_p50_ms") <= json.ms("latency_p50_ms"), "{}", json.1);
+}
+
+#[test]
+fn with_a_rate_latency_counts_from_when_a_request_was_due() {
+    const STALL: Duration = Duration::from_millis(500);
+    let (listener, url) = listen();
+    // One client and a server that stalls once: of the ten requests that come due meanwhile none is sent, and
+    // each would have had an answer at once.
+    let server = serve(listener, 20, |i, mut socket| {
+        if i == 0 {
+            thread::sleep(STALL);
+        }
+        socket.write_all(WHOLE).unwrap();
+    });
+    let output = ablinger(&["-n", "20", "-r", "20", "-l", "0", "-o", "json", &url]);
+    server.join().unwrap();
+    let json = Json::of(&output);
+    assert_eq!(json.outcome(), [20, 0, 0, 0]);
+    assert_eq!(json.ms("rate"), 20.0);
+    assert!(json.ms("latency_max_ms") >= 500.0, "{}", json.1);
+    // Due at 50, 100, ... 450 ms, and not sent before 500: the fifth slowest of twenty waited for 300.
+    assert!(json.ms("latency_p90_ms") >= 350.0, "{}", json.1);
+    assert!(json.ms("seconds") >= 0.95, "the last is due then: {}", json.1);
+}
+
+#[test]
+fn what_is_due_and_finds_no_client_is_unanswered() {
+    let (listener, url) = listen();
+    let run = start(&["-t", "1", "-r", "100", "-o", "json", &url]);
+    let mut socket = accept(&listener);
+    read_request(&mut socket);
+    let json = Json::of(&finish(run));
+    let (unanswered, due) = (json.number("unanswered") as f64, json.ms("seconds") * 100.0);
+    assert!((unanswered - due).abs() < 2.0, "{unanswered} of {due} that came due");
+    assert!(json.ms("longest_wait_ms") >= 900.0, "{}", json.1);
+}
+
+#[test]
+fn a_plot_is_written_and_what_cannot_be_written_is_said() {
+    let directory = support::built::scratch();
+    let file = directory.join(format!("plot-{}.svg", std::process::id()));
+    let (listener, url) = listen();
+    let server = serve(listener, 3, |_, mut socket| socket.write_all(WHOLE).unwrap());
+    let output = ablinger(&["-n", "3", "-l", "0", "-g", file.to_str().unwrap(), &url]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let svg = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert!(svg.starts_with("<svg ") && svg.contains("<polyline") && svg.contains(&url), "{svg}");
+    drop(server);
+
+    let (listener, url) = listen();
+    let output = ablinger(&["-l", "0", "-g", "/nonexistent/plot.svg", &url]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("/nonexistent/plot.svg"), "{}", stderr(&output));
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err(), "it is said before the first connects");
+}
+
+/// A server of so many processes: each takes a connection, answers, and waits as Apache does until its
+/// client has closed; with keep-alive, for further requests. Never stops.
+fn server_with_processes(processes: usize, keeps: bool) -> String {
+    let (listener, url) = listen();
+    for _ in 0..processes {
+        let listener = listener.try_clone().unwrap();
+        thread::spawn(move || {
+            loop {
+                let Ok((socket, _)) = listener.accept() else { continue };
+                let _ = answer(socket, keeps);
+            }
+        });
+    }
+    url
+}
+
+/// The connection of a client, from its request to its end.
+fn answer(mut socket: TcpStream, keeps: bool) -> std::io::Result<()> {
+    let mut request = [0; 1000];
+    while socket.read(&mut request)? > 0 {
+        let says = if keeps { "keep-alive" } else { "close" };
+        let head = format!("HTTP/1.1 200 OK\r\nConnection: {says}\r\nContent-Length: 20000\r\n\r\n");
+        socket.write_all(head.as_bytes())?;
+        socket.write_all(&[b'x'; 20_000])?;
+        if !keeps {
+            socket.shutdown(Shutdown::Write)?;
+            std::io::copy(&mut socket, &mut std::io::sink())?;
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_profile_tells_a_server_that_waits_from_one_that_does_not() {
+    for (processes, keeps, suffers) in [
+        (2, true, &["lingering close", "keep-alive", "slow readers"][..]),
+        (2, false, &["lingering close", "slow readers"]),
+        (100, true, &[]),
+    ] {
+        let url = server_with_processes(processes, keeps);
+        let profile =
+            ["-P", "-c", "40", "-t", "1", "-l", "250", "-p", "250", "-B", "20000", "-o", "json", &url];
+        let output = ablinger(&profile);
+        let json = Json::of(&output);
+        let shown = format!("{processes} processes: {}", json.1);
+        assert_eq!(json.value("suffers"), &serde_json::json!(suffers), "{shown}");
+        let says = json.value("says").as_str().unwrap();
+        assert!(suffers.iter().all(|wait| says.contains(wait)), "{shown}");
+        let parts = json.value("parts").as_array().unwrap();
+        assert_eq!(parts.len(), 4);
+        assert_eq!(parts[0]["suffers"], serde_json::Value::Null);
+        assert_eq!(parts[1]["run"]["linger_ms"], 250);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_profile_of_a_server_that_does_not_answer_says_so() {
+    let (listener, url) = listen();
+    drop(listener);
+    let output = ablinger(&["-P", "-t", "0.1", &url]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("Nothing is known of this server"), "{}", stdout(&output));
+    assert!(stderr(&output).contains("refused"), "{}", stderr(&output));
+}
+
+/// ablinger on a terminal, and what that shows; `None` where there is no script(1) as util-linux has it.
+fn on_a_terminal(command: &str) -> Option<String> {
+    let log = support::built::scratch().join(format!("terminal-{}", std::process::id()));
+    let script = Command::new("script")
+        .args(["-q", "-e", "-c", command])
+        .arg(&log)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    let shown = std::fs::read(&log).ok();
+    let _ = std::fs::remove_file(&log);
+    match script {
+        Ok(status) if status.success() => shown.map(|shown| String::from_utf8_lossy(&shown).into_owned()),
+        _ => {
+            skip("there is no script(1) that runs a command (-c) on a terminal");
+            None
+        }
+    }
+}
+
+#[test]
+fn a_terminal_shows_how_far_a_run_is_and_a_file_does_not() {
+    let (listener, url) = listen();
+    let _server = serve(listener, 1000, |_, mut socket| socket.write_all(WHOLE).unwrap());
+    let run = format!("{} -t 1.5 -l 100 {url}", env!("CARGO_BIN_EXE_ablinger"));
+    let Some(shown) = on_a_terminal(&format!("{run} >/dev/null")) else { return };
+    assert!(shown.contains(" responses, ") && shown.contains(" waiting"), "{shown:?}");
+    let (_, rest) = shown.rsplit_once(" waiting").unwrap();
+    assert!(rest.contains("\r\x1b[K"), "the line is gone at the end: {shown:?}");
+    let output = ablinger(&["-t", "1", "-l", "100", &url]);
+    assert_eq!(stderr(&output), "");
 }
 
 #[test]
@@ -731,7 +1099,7 @@ fn version_and_help() {
     assert_eq!(help.status.code(), Some(0));
     let help = stdout(&help);
     let manual = include_str!("../../man/ablinger.1");
-    for option in ["c", "n", "t", "l", "s", "o", "V", "h"] {
+    for option in ["c", "n", "t", "r", "l", "s", "B", "k", "p", "P", "o", "g", "V", "h"] {
         assert!(help.contains(&format!("\n  -{option} ")), "-{option} in {help}");
         assert!(manual.contains(&format!("\n.It Fl {option}")), "-{option} is not in the manual");
     }

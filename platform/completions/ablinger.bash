@@ -12,19 +12,30 @@ _ablinger() {
         mapfile -t COMPREPLY < <(compgen -W 'text json' -- "$cur")
         return
         ;;
-    -c | -n | -t | -l | -s)
+    -g)
+        _filedir svg
+        return
+        ;;
+    -c | -n | -t | -r | -l | -s | -B | -k | -p)
         return
         ;;
     esac
 
-    local given=" ${words[*]:1:cword-1} " word
+    local given=" ${words[*]:1:cword-1} " word others
     case $cur in
     '' | -*)
-        for word in -c -n -t -l -s -o -V -h; do
+        for word in -c -n -t -r -l -s -B -k -p -P -o -g -V -h; do
+            # None twice, and none with one that excludes it.
             case $word in
-            -n | -t) [[ $given == *' -n '* || $given == *' -t '* ]] && continue ;;
+            -n) others='|-t|-P' ;;
+            -t) others='|-n' ;;
+            -r) others='|-p|-P' ;;
+            -k) others='|-P' ;;
+            -p) others='|-r' ;;
+            -P) others='|-n|-r|-k' ;;
+            *) others='' ;;
             esac
-            [[ $given == *" $word "* || $word != "$cur"* ]] || COMPREPLY+=("$word")
+            [[ $given =~ " "($word$others)" " || $word != "$cur"* ]] || COMPREPLY+=("$word")
         done
         ;;
     *)

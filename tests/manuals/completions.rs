@@ -7,7 +7,7 @@ use crate::options::{PROGRAMS, explained};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
-use support::built::project;
+use support::built::{self, project};
 use support::daemon::{Ended, Site, lingerd, run};
 use support::skip;
 
@@ -86,6 +86,20 @@ fn that_go_with(command: &str) -> BTreeSet<String> {
     words(options.iter().filter(goes).map(|(&letter, _)| letter))
 }
 
+/// The other options that `ablinger` takes together with that of this letter, by its own word.
+fn that_ablinger_takes_with(first: char) -> BTreeSet<String> {
+    let program = built::program("ablinger").unwrap_or_else(|missing| panic!("{missing}"));
+    let options = explained("ablinger");
+    let given = |letter: char| {
+        [format!("-{letter}"), "1".to_owned()].into_iter().take(1 + usize::from(options[&letter]))
+    };
+    let goes = |&letter: &char| {
+        let said = run(Command::new(&program).args(given(first)).args(given(letter)));
+        letter != first && !said.stderr.contains("exclude each other")
+    };
+    words(options.keys().copied().filter(goes))
+}
+
 /// What comes after `-o` in a manual.
 fn formats(manual: &str) -> BTreeSet<String> {
     let manual = Manual::read(manual);
@@ -99,8 +113,18 @@ fn each_option_is_offered_where_it_goes_and_nothing_else() {
     let (with_k, with_s) = (that_go_with("-k"), that_go_with("-S"));
     assert!(with_k.contains("-w") && with_s.contains("-o"), "{with_k:?} {with_s:?}");
     for shell in SHELLS {
-        let lines =
-            ["lingerd -", "lingerd -k -", "lingerd -S -", "lingerd -f -", "lingerd -q -g x -", "ablinger -"];
+        let lines = [
+            "lingerd -",
+            "lingerd -k -",
+            "lingerd -S -",
+            "lingerd -f -",
+            "lingerd -q -g x -",
+            "ablinger -",
+            "ablinger -P -",
+            "ablinger -n 1 -",
+            "ablinger -r 1 -",
+            "ablinger -p 1 -",
+        ];
         let Some(offers) = shell.offers(&lines) else { continue };
         let name = shell.name;
         // Each option of the program, in one of the three places that there are.
@@ -118,6 +142,11 @@ fn each_option_is_offered_where_it_goes_and_nothing_else() {
             offers["lingerd -q -g x -"], others,
             "{name}: none twice, and -q and -d exclude each other"
         );
+        for line in &lines[6..] {
+            let first = line.chars().nth("ablinger -".len()).unwrap();
+            let others: BTreeSet<_> = offers[*line].difference(&words([first])).cloned().collect();
+            assert_eq!(others, that_ablinger_takes_with(first), "{name}: {line}");
+        }
     }
 }
 

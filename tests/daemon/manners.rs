@@ -299,7 +299,7 @@ fn k_stops_a_daemon_and_nothing_of_it_is_left() {
     let mut daemon = site.start_in_background(&[]);
     assert_eq!(site.stop().code, Some(0));
     daemon.wait_for_end();
-    assert!(!site.pidfile().exists() && !site.socket().exists() && !site.control().exists());
+    site.wait_until_nothing_is_left();
     site.stop().assert_failed(3, "no lingerd is running");
 }
 
@@ -316,7 +316,7 @@ fn k_again_stops_at_once() {
     assert_eq!(site.stop().code, Some(0));
     daemon.wait_for_end();
     tcp::write_until_gone(&mut client);
-    assert!(!site.pidfile().exists() && !site.control().exists());
+    site.wait_until_nothing_is_left();
 }
 
 /// The directory may be the daemon's user's, who must not be able to have root stop what it likes.
@@ -469,7 +469,7 @@ fn u_works_in_the_background() {
     daemon.wait_for("closed=1");
     assert_eq!(site.stop().code, Some(0));
     daemon.wait_for_end();
-    assert!(!site.socket().exists() && !site.control().exists());
+    wait_until("its sockets are gone", || !site.socket().exists() && !site.control().exists());
     // The pid file is in a directory of root's: it stays there, and is no obstacle.
     let daemon = site.start_in_background(&["-u", "nobody"]);
     assert_eq!(id(daemon.pid, "uid"), nobody.uid);

@@ -147,7 +147,7 @@ fn in_the_background_one_follows_another_and_the_pid_file_says_which() {
     daemon.wait_for("lingering=0 closed=50 handed_over=50");
     let ended = run(lingerd().args(["-k", "-w", "-p"]).arg(site.pidfile()));
     assert_eq!(ended.stdout, format!("lingerd (pid {}) has ended\n", daemon.pid));
-    assert!(!site.pidfile().exists() && !site.socket().exists() && !site.control().exists());
+    site.wait_until_nothing_is_left();
 }
 
 #[test]

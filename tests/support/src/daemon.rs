@@ -209,8 +209,8 @@ impl Site {
         }
     }
 
-    /// Waits until the names of a daemon that has ended are gone: the pid file, by which others know that it has, goes
-    /// before the control socket.
+    /// Waits until the names of a daemon in the background are gone: that it has ended is told by its pid file, which goes
+    /// before the control socket does.
     pub fn wait_until_nothing_is_left(&self) {
         let names = [self.pidfile(), self.socket(), self.control()];
         wait_until("its names are gone", || !names.iter().any(|name| name.exists()));
@@ -401,7 +401,8 @@ impl Daemon {
     /// the exit code is 0, and the log says so.
     pub fn wait_for_good_end(mut self) -> Counters {
         assert_eq!(self.wait_for_end(), Some(0), "the exit code");
-        self.site.wait_until_nothing_is_left();
+        assert!(!self.site.socket().exists() && !self.site.control().exists(), "a socket was left there");
+        assert!(!self.site.pidfile().exists(), "the pid file was left there");
         let log = self.site.log();
         let last = log.lines().last().and_then(|line| line.strip_prefix("lingerd: stopped: "));
         Counters::from_words(last.unwrap_or_else(|| panic!("the counters are not logged at the end")))

@@ -95,18 +95,19 @@ impl Warning {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::Speech;
 
     #[test]
     fn all_that_waits_is_tried_together_a_second_after_the_first() {
         let mut retry = Retry::default();
         let start = Time::from_ticks(u32::MAX - 10);
         assert!(retry.at().is_none());
-        retry.later(Source::Door, start);
+        retry.later(Source::Door(Speech::Linger), start);
         retry.later(Source::Control, start + Span::from_ticks(60));
-        retry.later(Source::Door, start + Span::from_ticks(61));
+        retry.later(Source::Door(Speech::Linger), start + Span::from_ticks(61));
         assert_eq!(retry.at(), Some(start + AGAIN));
-        assert!(retry.waits_for(Source::Door) && !retry.waits_for(Source::Stop));
-        assert!(retry.take().into_iter().eq([Source::Door, Source::Control]));
+        assert!(retry.waits_for(Source::Door(Speech::Linger)) && !retry.waits_for(Source::Stop));
+        assert!(retry.take().into_iter().eq([Source::Door(Speech::Linger), Source::Control]));
         assert!(retry.at().is_none() && retry.take().is_empty());
     }
 }

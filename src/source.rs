@@ -18,12 +18,26 @@ slotmap::new_key_type! {
 /// meanwhile, as a stop between two sources has all taken over that senders have still sent: the
 /// generation alone tells the two apart. It starts over after 65,536 connections in that place; if
 /// ever so many come in one turn, a connection is looked at for nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Entry {
     /// Less than 2^30: each has had a connection, and a kernel would need terabytes for the sockets of
     /// so many.
     pub(crate) place: u32,
     pub(crate) generation: u16,
+}
+
+/// Which of the hand-off sockets: what is said there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Speech {
+    /// The one that there has always been: `L`.
+    Linger,
+    /// The second one, beside it: `S`, too.
+    Spool,
+}
+
+impl Speech {
+    /// Both, in this order.
+    pub const ALL: [Speech; 2] = [Speech::Linger, Speech::Spool];
 }
 
 /// What a token names.
@@ -34,11 +48,13 @@ pub enum Source {
     /// A sender's connection.
     Sender(Sender),
     /// Where senders come in.
-    Door,
+    Door(Speech),
     /// Where `lingerd -S` and `-k` come in, and a successor.
     Control,
     /// Who has come in there: the number of a place.
     Client(u8),
+    /// What has come from disks.
+    Reader,
     /// SIGTERM and SIGINT.
     Stop,
     /// SIGUSR1.
@@ -74,16 +90,19 @@ impl Source {
                 u64::from(place) | (CONNECTION << KIND) | (u64::from(generation) << 32)
             }
             Source::Sender(sender) => sender.data().as_ffi() | (SENDER << KIND),
-            Source::Door => own(0),
+            Source::Door(Speech::Linger) => own(0),
             Source::Control => own(1),
             Source::Stop => own(2),
             Source::Report => own(3),
             Source::Reload => own(4),
+            Source::Door(Speech::Spool) => own(5),
+            Source::Reader => own(6),
             Source::Client(place) => own(CLIENTS + u64::from(place)),
         })
     }
 
     /// What `token` names, if it is one of ours.
+    #[inline]
     pub fn of(Token(bits): Token) -> Option<Source> {
         let key = bits & !(3 << KIND);
         match kind(Token(bits)) {
@@ -95,7 +114,9 @@ impl Source {
             _ => match key.checked_sub(CLIENTS) {
                 Some(place) => Some(Source::Client(place.try_into().ok()?)),
                 None => {
-                    Source::URGENT.into_iter().chain([Source::Door]).find(|own| own.token() == Token(bits))
+                    let doors = Speech::ALL.map(Source::Door);
+                    let all = Source::URGENT.into_iter().chain(doors).chain([Source::Reader]);
+                    all.into_iter().find(|own| own.token() == Token(bits))
                 }
             },
         }
@@ -125,7 +146,9 @@ mod tests {
             Source::Sender(sender),
             Source::Sender(senders.insert(())),
         ];
-        all.extend(Source::URGENT.into_iter().chain([Source::Door, Source::Client(0), Source::Client(255)]));
+        all.extend(Source::URGENT);
+        all.extend(Speech::ALL.map(Source::Door));
+        all.extend([Source::Reader, Source::Client(0), Source::Client(255)]);
         for (n, source) in all.iter().enumerate() {
             assert_eq!(Source::of(source.token()), Some(*source));
             assert!(all[..n].iter().all(|other| other.token() != source.token()), "{source:?}");
@@ -134,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_token_of_nobody_names_nothing() {
-        for number in [5, CLIENTS + 256] {
+        for number in [7, CLIENTS + 256] {
             assert_eq!(Source::of(Token(number | (OWN << KIND))), None);
         }
     }

@@ -12,6 +12,7 @@ use crate::service::accounts::{self, Account};
 use crate::service::endpoint::{self, Access, Endpoint};
 use crate::service::options::{DEFAULT_MODE, Serve};
 use crate::service::pid_file::{self, PidFile};
+use crate::service::unsent::Unsent;
 use crate::service::{control, directory, logger};
 use crate::upgrade::heir::Estate;
 use crate::upgrade::image::Role;
@@ -19,12 +20,15 @@ use crate::upgrade::predecessor::{self, Predecessor};
 use lingerd_platform::backend::{Backend, Descriptor, System};
 use lingerd_platform::clock::Monotonic;
 use lingerd_platform::closing::Thread;
+use lingerd_platform::content::Regular;
 use lingerd_platform::manager::{self, Manager};
 use lingerd_platform::process;
+use lingerd_platform::reader::Threads;
 use lingerd_platform::sandbox;
 use lingerd_platform::signals::{Handler, Signals};
 use lingerd_platform::world::World;
 use socket2::SockAddr;
+use std::ffi::OsString;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::TcpStream;
@@ -42,6 +46,8 @@ impl World for Kernel {
     type Backend = System;
     type Received = OwnedFd;
     type Socket = TcpStream;
+    type Content = Regular;
+    type Reader = Threads;
     type Link = UnixStream;
     type Door = Endpoint;
     type Signal = Handler;
@@ -86,8 +92,8 @@ pub enum Error {
         "the service manager has passed on a socket, which lingerd takes in the foreground only: with -f"
     )]
     Background,
-    /// What the service manager has passed on is not one socket.
-    #[error("the service manager has passed on {0} sockets, and lingerd has use for one")]
+    /// What the service manager has passed on is more than the two sockets.
+    #[error("the service manager has passed on {0} sockets, and lingerd has use for two")]
     TooMany(usize),
     /// One call that failed.
     #[error("{0}")]
@@ -112,8 +118,8 @@ pub struct Plan {
     socket_group: Option<u32>,
     /// The users and the groups of -a.
     allowed: Option<(Vec<u32>, Vec<u32>)>,
-    /// The hand-off socket, if a service manager has passed it on.
-    passed_on: Option<OwnedFd>,
+    /// The hand-off sockets, if a service manager has passed them on.
+    passed_on: Vec<OwnedFd>,
 }
 
 /// A daemon that serves once it is run.
@@ -170,8 +176,29 @@ impl Plan {
         let backend = System::new().map_err(Error::system(&format!("cannot open {}", System::NAME)))?;
         // Before there may be connections among what is open.
         let room = Room::share(limit, process::open_descriptors() + TO_COME, self.options.capacity)?;
-        let passed_on = self.passed_on.take().map(|socket| Endpoint::passed_on(socket, &self.options.socket));
-        let (basis, access) = (self.basis(passed_on.transpose()?, uid)?, self.access(uid));
+        let paths = [self.options.socket.clone(), second(&self.options.socket)];
+        let mut passed_on = std::mem::take(&mut self.passed_on);
+        // sd_listen_fds(3): where each is a unit of its own nobody says which comes first.
+        if passed_on.len() == 2 && endpoint::is_at(&passed_on[0], &paths[1]) {
+            passed_on.reverse();
+        }
+        let passed_on = passed_on.into_iter().zip(&paths);
+        let passed_on = passed_on.map(|(socket, path)| Endpoint::passed_on(socket, path));
+        let mut passed_on = passed_on.collect::<Result<Vec<_>, _>>()?.into_iter();
+        let passed_on = [passed_on.next(), passed_on.next()];
+        let (basis, access) = (self.basis(passed_on, uid)?, self.access(uid));
+        let (unsent, killed) = match Unsent::open(&self.options.socket, runs_as(uid)) {
+            Ok((unsent, left)) => (Some(Rc::new(unsent)), left),
+            Err(e) => {
+                complaints.push(format!(
+                    "cannot note how many responses are unsent, for the next daemon to know: {e}"
+                ));
+                (None, 0)
+            }
+        };
+        // One that is taken over from is alive, and it is its own until then.
+        let killed = if basis.inherited.is_none() { killed } else { 0 };
+        unsent.iter().filter(|_| basis.inherited.is_none()).for_each(|it| it.claim());
         let owner = runs_as(uid);
         let allowed = match &self.allowed {
             Some((users, groups)) => Allowed::listed(owner, users, groups),
@@ -186,24 +213,32 @@ impl Plan {
             ))?;
         }
         let options = self.options;
-        let Basis { door, control, pid_file, left_over, inherited } = basis;
+        let Basis { door, spool_door, control, pid_file, left_over, inherited } = basis;
         let door_is_shared = door.is_passed_on();
         let mut names = vec![door.name(), control.name()];
+        names.extend(spool_door.as_ref().map(Endpoint::name));
         names.extend(pid_file.as_ref().map(PidFile::name));
+        names.extend(unsent.as_ref().map(|it| it.name()));
+        let noting = unsent.clone();
         let pid_file = pid_file.map(Rc::new);
         let path = options.pid_file.as_deref().map(|path| path.display().to_string());
         let shared = |file: &Rc<PidFile>| -> Box<dyn Descriptor> { Box::new(Rc::clone(file)) };
+        let reader = Threads::new().map_err(Error::system("cannot open a pair of sockets"))?;
         let parts = Parts {
             backend,
             clock: Monotonic::start(),
             slow_close: Thread::default(),
             signals,
+            reader,
+            most_held: options.most_held,
             door,
+            spool_door,
             door_is_shared,
             allowed,
             control,
             pid_file: path.zip(pid_file.as_ref().map(shared)),
             chance: RandomState::new().hash_one(0),
+            note: Box::new(move |number| noting.iter().for_each(|it| it.note(number))),
             tell: Box::new(move |notice| {
                 let told = manager.as_ref().map_or(Ok(()), |manager| manager.tell(notice));
                 told.inspect_err(|e| log::warn!("cannot tell the service manager: {e}")).is_ok()
@@ -215,6 +250,7 @@ impl Plan {
             let link = predecessor.succeed()?;
             // It is this one that serves from here on, whatever fails.
             daemon.claim();
+            unsent.iter().for_each(|it| it.claim());
             if let Some(pid_file) = left_over {
                 pid_file.remove();
             }
@@ -240,6 +276,7 @@ impl Plan {
         log::info!("lingerd {} on {}", env!("CARGO_PKG_VERSION"), options.socket.display());
         complaints.iter().for_each(|complaint| log::warn!("{complaint}"));
         log_sandbox(&sandbox);
+        daemon.were_killed(killed);
         if let Some(estate) = estate {
             daemon.take_over(estate);
         }
@@ -249,11 +286,11 @@ impl Plan {
     /// What a daemon stands on: inherited, if there is one to inherit from, and else made. One that was told
     /// to stop, or that is just starting or ending, is waited for.
     /// What a service manager has passed on to is the one: who else serves there has to give way.
-    fn basis(&self, mut passed_on: Option<Endpoint>, uid: Option<u32>) -> Result<Basis, Error> {
+    fn basis(&self, mut passed_on: [Option<Endpoint>; 2], uid: Option<u32>) -> Result<Basis, Error> {
         let control = control::path(&self.options.socket);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let only_if_stopping = !self.options.take_over && passed_on.is_none();
+            let only_if_stopping = !self.options.take_over && passed_on[0].is_none();
             let error = match predecessor::find(&control, runs_as(uid), only_if_stopping) {
                 Ok(Some((predecessor, estate))) => return self.inherit(predecessor, estate, passed_on, uid),
                 Ok(None) => match self.make(&mut passed_on, uid) {
@@ -271,18 +308,23 @@ impl Plan {
     }
 
     /// Makes everything anew.
-    fn make(&self, passed_on: &mut Option<Endpoint>, uid: Option<u32>) -> Result<Basis, Error> {
+    fn make(&self, passed_on: &mut [Option<Endpoint>; 2], uid: Option<u32>) -> Result<Basis, Error> {
         let control = control::path(&self.options.socket);
         let path = self.options.pid_file.as_deref();
         let pid_file = path.map(|path| PidFile::create(path, &control)).transpose()?;
         // The control socket first: where another one is just starting that one is taken, and no sender is
         // to find a door that shuts again.
         let control = Endpoint::bind(&control, own(uid))?;
-        let door = match passed_on.take() {
-            Some(door) => door,
-            None => Endpoint::bind(&self.options.socket, self.access(uid))?,
+        let second = second(&self.options.socket);
+        let (door, spool_door) = match passed_on.each_mut().map(Option::take) {
+            [Some(door), spool] => (door, spool),
+            // The second one first: who finds the first one looks for it.
+            [None, _] => {
+                let spool = Endpoint::bind(&second, self.access(uid))?;
+                (Endpoint::bind(&self.options.socket, self.access(uid))?, Some(spool))
+            }
         };
-        Ok(Basis { door, control, pid_file, left_over: None, inherited: None })
+        Ok(Basis { door, spool_door, control, pid_file, left_over: None, inherited: None })
     }
 
     /// Takes over what there is, and makes what there is not: one that was told to stop has no door.
@@ -290,7 +332,7 @@ impl Plan {
         &self,
         predecessor: Predecessor,
         mut estate: Estate<OwnedFd>,
-        passed_on: Option<Endpoint>,
+        [passed_on, passed_on_too]: [Option<Endpoint>; 2],
         uid: Option<u32>,
     ) -> Result<Basis, Error> {
         let path = control::path(&self.options.socket);
@@ -311,6 +353,16 @@ impl Plan {
             (None, Some(door)) => Endpoint::inherit(door.into(), socket, self.access(uid))?,
             (None, None) => Endpoint::bind(socket, self.access(uid))?,
         };
+        let second = second(socket);
+        let is_ours = !door.is_passed_on();
+        let theirs = estate.take(Role::SpoolDoor).filter(|_| second.exists());
+        let spool_door = match (passed_on_too, theirs) {
+            (Some(door), _) => Some(door),
+            (None, Some(door)) if is_ours => Some(Endpoint::inherit(door.into(), &second, self.access(uid))?),
+            (None, Some(door)) => Some(Endpoint::passed_on(door, &second)?),
+            (None, None) if is_ours => Some(Endpoint::bind(&second, self.access(uid))?),
+            (None, None) => None,
+        };
         let theirs = estate.take(Role::PidFile).zip(estate.household.pid_file.take());
         let theirs = theirs
             .and_then(|(file, there)| PidFile::inherit(file.into(), Path::new(&there), &path, runs_as(uid)));
@@ -321,7 +373,7 @@ impl Plan {
                 (ours.transpose()?, theirs)
             }
         };
-        Ok(Basis { door, control, pid_file, left_over, inherited: Some((predecessor, estate)) })
+        Ok(Basis { door, spool_door, control, pid_file, left_over, inherited: Some((predecessor, estate)) })
     }
 
     /// Who may use the hand-off socket.
@@ -331,8 +383,8 @@ impl Plan {
 }
 
 /// Descriptors that a daemon will have beside those that it has when it begins to look for a predecessor: its
-/// two sockets, the pid file, the directory of each, the log.
-const TO_COME: usize = 7;
+/// three sockets, the pid file, the number of what is unsent, the directory of each, what reads files, the log.
+const TO_COME: usize = 13;
 
 /// How long to wait for one that is just starting or ending, and how often to look.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -341,6 +393,8 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// What a daemon stands on, and what it has inherited.
 struct Basis {
     door: Endpoint,
+    /// The second one. A service manager need not have it.
+    spool_door: Option<Endpoint>,
     control: Endpoint,
     pid_file: Option<PidFile>,
     /// A predecessor's pid file that lies elsewhere.
@@ -348,21 +402,24 @@ struct Basis {
     inherited: Option<(Predecessor, Estate<OwnedFd>)>,
 }
 
-/// The hand-off socket that a service manager has passed on, if it has.
-fn passed_on(options: &Serve) -> Result<Option<OwnedFd>, Error> {
+/// Where the second hand-off socket lies, at which `S` is spoken.
+fn second(socket: &Path) -> PathBuf {
+    let mut path = OsString::from(socket);
+    path.push(".2");
+    path.into()
+}
+
+/// The hand-off sockets that a service manager has passed on, the first one first.
+fn passed_on(options: &Serve) -> Result<Vec<OwnedFd>, Error> {
     if !manager::has_passed_on() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     if !options.foreground {
         return Err(Error::Background);
     }
     is_not_ours(options)?;
-    let mut sockets =
-        manager::passed_on().map_err(Error::system("what the service manager has passed on"))?;
-    match (sockets.pop(), sockets.len()) {
-        (socket, 0) => Ok(socket),
-        (_, others) => Err(Error::TooMany(others + 1)),
-    }
+    let sockets = manager::passed_on().map_err(Error::system("what the service manager has passed on"))?;
+    if sockets.len() > 2 { Err(Error::TooMany(sockets.len())) } else { Ok(sockets) }
 }
 
 /// That -g and -m are not given, as the socket is a service manager's.

@@ -17,6 +17,8 @@ pub struct Ends {
     peak: u64,
     rejected: u64,
     bytes_discarded: u64,
+    spooled: u64,
+    killed: u64,
 }
 
 impl Ends {
@@ -29,6 +31,8 @@ impl Ends {
             peak: value("peak"),
             rejected: value("rejected"),
             bytes_discarded: value("bytes_discarded"),
+            spooled: value("spooled"),
+            killed: value("killed"),
         }
     }
 
@@ -49,6 +53,16 @@ impl Ends {
         self.bytes_discarded += bytes;
     }
 
+    /// Counts a connection whose response is still to be written.
+    pub fn spooled(&mut self) {
+        self.spooled += 1;
+    }
+
+    /// Counts what a daemon before this one has cut off, as it was killed.
+    pub fn killed(&mut self, responses: u64) {
+        self.killed += responses;
+    }
+
     /// Notes that so many linger now.
     pub fn lingering(&mut self, now: usize) {
         self.peak = self.peak.max(now as u64);
@@ -61,6 +75,8 @@ pub struct Moment<'a> {
     pub ends: &'a Ends,
     /// Connections that linger.
     pub lingering: usize,
+    /// Connections whose response is still to be written, and how many bytes of them are.
+    pub spooling: (usize, u64),
     /// Senders that are connected.
     pub senders: usize,
     /// Messages that are not of the hand-off protocol, and messages cut short by the kernel.
@@ -74,13 +90,15 @@ pub struct Moment<'a> {
 impl Moment<'_> {
     /// The figures.
     pub fn snapshot(&self) -> Snapshot {
-        let &Ends { ended, cut_short, peak, rejected, bytes_discarded } = self.ends;
-        let [closed, reset, idle, max, limit, evicted, stopped] = ended;
+        let &Ends { ended, cut_short, peak, rejected, bytes_discarded, spooled, killed } = self.ends;
+        let [closed, reset, idle, max, limit, evicted, stopped, stalled, broken] = ended;
         let lingering = self.lingering as u64;
+        let (spooling, spool_bytes) = (self.spooling.0 as u64, self.spooling.1);
         Snapshot([
             lingering,
+            spooling,
             peak,
-            lingering + ended.iter().sum::<u64>(),
+            lingering + spooling + ended.iter().sum::<u64>(),
             closed,
             reset,
             idle,
@@ -88,12 +106,17 @@ impl Moment<'_> {
             limit,
             evicted,
             stopped,
+            stalled,
+            broken,
             cut_short,
             rejected,
             self.protocol_errors,
             self.refused,
+            killed,
             self.senders as u64,
             bytes_discarded,
+            spooled,
+            spool_bytes,
             self.uptime,
         ])
     }
@@ -107,9 +130,10 @@ enum Kind {
 }
 
 /// Every figure: its key, its kind, and what it means.
-const FIGURES: [(&str, Kind, &str); 17] = [
+const FIGURES: [(&str, Kind, &str); 23] = [
     ("lingering", Kind::Gauge, "Connections lingering now."),
-    ("peak", Kind::Gauge, "Most connections that lingered at once."),
+    ("spooling", Kind::Gauge, "Connections whose response is still to be written."),
+    ("peak", Kind::Gauge, "Most connections that there were at once."),
     ("handed_over", Kind::Counter, "Connections taken over."),
     ("closed", Kind::Counter, "Ended: the client closed."),
     ("reset", Kind::Counter, "Ended: the client reset it, or it was gone at hand-off."),
@@ -118,12 +142,17 @@ const FIGURES: [(&str, Kind, &str); 17] = [
     ("limit", Kind::Counter, "Ended: the time limit after hand-off (-D)."),
     ("evicted", Kind::Counter, "Ended: the table was full (-n)."),
     ("stopped", Kind::Counter, "Ended: the daemon was told to stop at once."),
+    ("stalled", Kind::Counter, "Ended: what was to be written did not get on for the sender's time-out."),
+    ("broken", Kind::Counter, "Ended: what was to be written could not be read."),
     ("cut_short", Kind::Counter, "Ended by lingerd with bytes unread or unacknowledged."),
     ("rejected", Kind::Counter, "Descriptors refused: no connected TCP sockets."),
     ("protocol_errors", Kind::Counter, "Malformed or truncated hand-off messages."),
     ("refused", Kind::Counter, "Hung up on: not among those who may hand over, or ask."),
+    ("killed", Kind::Counter, "Responses that were cut off with a daemon before that was killed."),
     ("senders", Kind::Gauge, "Senders connected now."),
     ("bytes_discarded", Kind::Counter, "Bytes received while lingering, thrown away."),
+    ("spooled", Kind::Counter, "Connections taken over with a response still to be written."),
+    ("spool_bytes", Kind::Gauge, "Bytes still to be written."),
     ("uptime", Kind::Gauge, "Seconds since the daemon started, or the one that it took over from."),
 ];
 
@@ -241,7 +270,15 @@ mod tests {
     use super::*;
 
     fn moment(ends: &Ends) -> Moment<'_> {
-        Moment { ends, lingering: 4, senders: 2, protocol_errors: 0, refused: 3, uptime: 60 }
+        Moment {
+            ends,
+            lingering: 4,
+            spooling: (5, 6),
+            senders: 2,
+            protocol_errors: 0,
+            refused: 3,
+            uptime: 60,
+        }
     }
 
     fn some() -> Snapshot {
@@ -258,7 +295,7 @@ mod tests {
     #[test]
     fn handed_over_is_the_sum_of_the_reasons_and_lingering() {
         let snapshot = some();
-        assert_eq!(snapshot.get("handed_over"), Some(7));
+        assert_eq!(snapshot.get("handed_over"), Some(12));
         assert_eq!((snapshot.get("closed"), snapshot.get("evicted")), (Some(2), Some(1)));
         assert_eq!((snapshot.get("peak"), snapshot.get("bytes_discarded")), (Some(9), Some(77)));
         assert_eq!((snapshot.get("senders"), snapshot.get("uptime")), (Some(2), Some(60)));
@@ -310,9 +347,9 @@ mod tests {
     fn json_has_the_documented_keys_in_order() {
         assert_eq!(
             some().render(Format::Json),
-            "{\"lingering\":4,\"peak\":9,\"handed_over\":7,\"closed\":2,\"reset\":0,\"idle\":0,\"max\":0,\
-             \"limit\":0,\"evicted\":1,\"stopped\":0,\"cut_short\":1,\"rejected\":0,\"protocol_errors\":0,\
-             \"refused\":3,\"senders\":2,\"bytes_discarded\":77,\"uptime\":60}\n"
+            "{\"lingering\":4,\"spooling\":5,\"peak\":9,\"handed_over\":12,\"closed\":2,\"reset\":0,\"idle\":0,\"max\":0,\
+             \"limit\":0,\"evicted\":1,\"stopped\":0,\"stalled\":0,\"broken\":0,\"cut_short\":1,\"rejected\":0,\"protocol_errors\":0,\
+             \"refused\":3,\"killed\":0,\"senders\":2,\"bytes_discarded\":77,\"spooled\":0,\"spool_bytes\":6,\"uptime\":60}\n"
         );
     }
 

@@ -39,18 +39,32 @@ fuzz_target!(|input: (u8, bool, &[u8])| {
             Ok(Progress::Complete(estate)) => {
                 // Each is there once, in the order in which it was sent.
                 let things: Vec<_> = estate.things.iter().map(|(_, number)| *number).collect();
+                let senders: Vec<_> = estate.senders.iter().map(|(number, _)| *number).collect();
                 let connections: Vec<_> = estate.connections.iter().map(|(number, _)| *number).collect();
-                for list in [&things, &estate.senders, &connections] {
+                let spools = estate.spools.iter();
+                let spools: Vec<_> = spools
+                    .flat_map(|(socket, files, _)| std::iter::once(socket).chain(files).copied())
+                    .collect();
+                let lists = [things, senders, connections, spools];
+                for list in &lists {
                     assert!(list.windows(2).all(|two| two[0] < two[1]), "{list:?}");
                     assert!(list.iter().all(|number| *number < sent));
                 }
-                assert!(things.len() + estate.senders.len() + connections.len() <= sent as usize);
+                assert!(lists.iter().map(Vec::len).sum::<usize>() <= sent as usize);
                 let now = Time::from_ticks(u32::from(step) << 24);
                 for (_, facts) in &estate.connections {
                     let linger = facts.at(now);
                     for time in [linger.handed_over, linger.asked, linger.heard] {
                         assert!((0..=i64::from(Span::LONGEST.ticks())).contains(&now.ticks_since(time)));
                     }
+                }
+                for (_, files, facts) in &estate.spools {
+                    assert_eq!(files.len(), facts.files.len(), "all of it");
+                    let (handed_over, spool) = facts.at(now);
+                    for time in [handed_over, spool.got_on, spool.asked] {
+                        assert!((0..=i64::from(Span::LONGEST.ticks())).contains(&now.ticks_since(time)));
+                    }
+                    assert!(spool.patience > Span::from_ticks(0));
                 }
                 let _ = estate.household.counters();
                 return;

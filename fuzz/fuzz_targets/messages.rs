@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 //! A hand-off message: the byte and the control data that recvmsg(2) has written, as the daemon
-//! reads them.
+//! reads them; and the head of one whose response is still to be written.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use lingerd::senders::protocol::{self, Message};
+use lingerd::senders::protocol::{self, FILES, HEAD, Message, Spool};
+use lingerd::source::Speech;
 use lingerd_platform::fdpass::{self, Received};
 
 fuzz_target!(|input: (u8, bool, &[u8])| {
@@ -27,11 +28,29 @@ fuzz_target!(|input: (u8, bool, &[u8])| {
     let fewer: Vec<_> = fdpass::rights(cut).collect();
     assert!(descriptors.starts_with(&fewer), "{descriptors:?} cut off to {fewer:?}");
 
-    let message = protocol::read(Received::Byte { byte, truncated }, descriptors.len());
-    let linger = byte == b'L' && (truncated || !descriptors.is_empty());
-    match message {
-        Message::Linger { truncated: told } => assert!(linger && told == truncated),
-        Message::Malformed(why) => assert!(!linger && !why.is_empty()),
-        Message::End => panic!("a byte is no end"),
+    for speech in Speech::ALL {
+        let message = protocol::read(Received::Byte { byte, truncated }, descriptors.len(), speech);
+        let linger = byte == b'L' && (truncated || !descriptors.is_empty());
+        let spool = byte == b'S' && speech == Speech::Spool && !truncated;
+        match message {
+            Message::Linger { truncated: told } => assert!(linger && told == truncated),
+            Message::Spool => assert!(spool && (2..=1 + FILES).contains(&descriptors.len())),
+            Message::Malformed(why) => assert!(!linger && !why.is_empty()),
+            Message::End => panic!("a byte is no end"),
+        }
+    }
+
+    // The same bytes as the head of an 'S'.
+    let Some(head) = control.first_chunk::<HEAD>() else { return };
+    for files in 0..=FILES + 1 {
+        let Ok(Spool { extents, patience }) = protocol::spool(head, files) else { continue };
+        assert!(extents.len() == files && files <= FILES && !patience.is_zero());
+        let said = (0..files).map(|n| head[8 + 16 * n..][..16].split_at(8));
+        for ((offset, length), extent) in said.zip(&extents) {
+            assert_eq!(offset, extent.offset.to_be_bytes());
+            assert_eq!(length, extent.length.to_be_bytes());
+            assert!(extent.offset.checked_add(extent.length).is_some());
+        }
+        assert!(extents.iter().try_fold(0_u64, |sum, extent| sum.checked_add(extent.length)).is_some());
     }
 });

@@ -2,9 +2,10 @@
 
 //! Closes descriptors whose close(2) may wait, in a thread of its own.
 //!
-//! The last close of a file may wait for its file system, that of a terminal for its line, and
-//! that of a Unix socket for whatever descriptors are queued in it. None of them is a socket to
-//! linger on, but anybody may send one. Must not know who sent what.
+//! The last close of a terminal may wait for its line, that of a Unix socket for whatever descriptors are
+//! queued in it, and that of much memory takes its time. None of them is a socket to linger on, but anybody
+//! may send one. A file that is not in memory may wait for ever: that is a [`Reader`](crate::reader::Reader)'s
+//! to close. Must not know who sent what.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -9,6 +9,7 @@
 pub mod backend;
 pub mod clock;
 pub mod closing;
+pub mod content;
 #[cfg(test)]
 mod contract;
 pub mod detach;
@@ -19,6 +20,7 @@ pub mod manager;
 pub mod name;
 pub mod peer;
 pub mod process;
+pub mod reader;
 pub mod sandbox;
 pub mod signals;
 pub mod syslog;

@@ -21,12 +21,31 @@ pub trait Tcp: Descriptor + Sized {
     /// A descriptor that may be anything.
     type Received;
 
+    /// What can be written, see [`Content`](crate::content::Content).
+    type Piece;
+
     /// Takes `received` for what it is, if that is a TCP socket, in whatever state; else gives it
     /// back untouched. A file, a pipe, a terminal, a UDP, Unix or raw socket is none.
     ///
     /// # Errors
     /// The descriptor itself, when it is no TCP socket.
     fn of(received: Self::Received) -> Result<Self, Self::Received>;
+
+    /// Sends what there is of `piece`, as much as there is room for, and tells how much that was.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is no room; EPIPE, ECONNRESET and their like when the connection is gone.
+    /// `OutOfMemory` when the system is short of memory (ENOMEM, ENOBUFS): nothing was written. Never EINTR, and
+    /// never SIGPIPE.
+    fn send(&self, piece: &Self::Piece) -> io::Result<usize>;
+
+    /// How many bytes were written and are not yet acknowledged, about; `None` where the system cannot tell (illumos,
+    /// Solaris, DragonFly): that a client gets on shows there only when the socket takes more.
+    fn unacknowledged(&self) -> Option<u64>;
+
+    /// Has its last close reset it, whoever closes it, or not, socket(7), SO_LINGER: what is not all written must
+    /// not look as if it were. [`close`](Self::close) never does.
+    fn reset_at_close(&self, resets: bool);
 
     /// Half-closes: FIN follows what is queued, and receiving goes on, shutdown(2). That the
     /// connection has gone shows in the next read and is no matter here; nor is that it was
@@ -65,10 +84,15 @@ pub trait Tcp: Descriptor + Sized {
     /// close(2) wait for l_linger seconds, and zero seconds would reset the connection. (To drop it
     /// instead leaves that option as it is, for a socket that is somebody else's after all.)
     fn close(self);
+
+    /// Closes and does not wait; but resets it where it came with SO_LINGER and no time: whoever sent it so wants
+    /// that of everybody who does not know better.
+    fn let_go(self);
 }
 
 impl Tcp for TcpStream {
     type Received = OwnedFd;
+    type Piece = Vec<u8>;
 
     /// Asked by way of TCP_NODELAY, which every system's TCP answers and nothing else does:
     /// SO_PROTOCOL would say the same but is missing on macOS and NetBSD. The TCP of the BSDs answers
@@ -92,6 +116,33 @@ impl Tcp for TcpStream {
         if cfg!(any(target_os = "linux", target_os = "android")) || !is_half_closed(self) {
             let _ = self.shutdown(Shutdown::Write);
         }
+    }
+
+    fn send(&self, piece: &Vec<u8>) -> io::Result<usize> {
+        let length = piece.len().min(room(self)?);
+        loop {
+            // SAFETY: send(2) reads at most `length` bytes of the buffer, which has as many and outlives the call.
+            let sent =
+                unsafe { libc::send(self.as_raw_fd(), piece.as_ptr().cast(), length, SEND_FLAGS | AT_ONCE) };
+            if sent >= 0 {
+                return Ok(sent as usize);
+            }
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                errno if is_out_of_memory(errno) => return Err(io::ErrorKind::OutOfMemory.into()),
+                _ => return Err(error),
+            }
+        }
+    }
+
+    fn unacknowledged(&self) -> Option<u64> {
+        unacknowledged(self)
+    }
+
+    fn reset_at_close(&self, resets: bool) {
+        let linger = resets.then_some(Duration::ZERO);
+        let _ = socket2::SockRef::from(self).set_linger(linger); // it fails only on what is gone
     }
 
     fn discard(&self) -> io::Result<usize> {
@@ -134,6 +185,41 @@ impl Tcp for TcpStream {
     /// A system that refuses the option (macOS, once both sides have ended) has nothing to wait for.
     fn close(self) {
         let _ = socket2::SockRef::from(&self).set_linger(None::<Duration>);
+    }
+
+    fn let_go(self) {
+        let resets =
+            socket2::SockRef::from(&self).linger().is_ok_and(|linger| linger == Some(Duration::ZERO));
+        // Said again: whoever has a copy may say something else, for which close(2) would wait.
+        if resets { self.reset_at_close(true) } else { self.close() }
+    }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(target_os = "netbsd")] {
+        /// <sys/socket.h>: MSG_NBIO. There sosend() heeds O_NONBLOCK and this, and not MSG_DONTWAIT.
+        const AT_ONCE: libc::c_int = 0x1000;
+    } else {
+        const AT_ONCE: libc::c_int = 0;
+    }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(target_vendor = "apple")] {
+        /// How much may be sent: there send(2) heeds O_NONBLOCK alone, and waits for room for the rest of what is more.
+        fn room(socket: &TcpStream) -> io::Result<usize> {
+            let asked = |option| {
+                // SAFETY: getsockopt(2): SO_SNDBUF and SO_NWRITE fill in an int.
+                unsafe { socket_option::<libc::c_int>(socket.as_raw_fd(), libc::SOL_SOCKET, option) }
+            };
+            let room = asked(libc::SO_SNDBUF)?.saturating_sub(asked(libc::SO_NWRITE)?);
+            usize::try_from(room).ok().filter(|&room| room > 0).ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        }
+    } else {
+        /// How much may be sent: send(2) says so, with MSG_DONTWAIT.
+        const fn room(_: &TcpStream) -> io::Result<usize> {
+            Ok(usize::MAX)
+        }
     }
 }
 
@@ -208,13 +294,17 @@ pub const TELLS_ACKNOWLEDGED: bool = cfg!(any(
 cfg_if::cfg_if! {
     if #[cfg(any(target_os = "linux", target_os = "android"))] {
         fn is_acknowledged(socket: &TcpStream) -> Option<bool> {
+            unacknowledged(socket).map(|bytes| bytes == 0 && !is_opening(socket))
+        }
+
+        fn unacknowledged(socket: &TcpStream) -> Option<u64> {
             // SIOCOUTQ has the number of TIOCOUTQ. "The amount of unsent data in the socket send
             // queue" in tcp(7)'s words; in fact all that is not yet acknowledged, the FIN as one byte.
             let mut bytes: libc::c_int = 0;
             // SAFETY: tcp(7): SIOCOUTQ writes one int.
             let asked =
                 crate::check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ as _, &raw mut bytes) });
-            asked.ok().map(|_| bytes == 0 && !is_opening(socket))
+            asked.ok().and_then(|_| bytes.try_into().ok())
         }
 
         /// Whether the handshake is not over, with TCP Fast Open (RFC 7413): a response can be on its
@@ -260,6 +350,44 @@ cfg_if::cfg_if! {
         }
     } else {
         fn is_acknowledged(_: &TcpStream) -> Option<bool> {
+            None
+        }
+    }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(any(target_os = "linux", target_os = "android"))] {
+        // Above: the same question, for the same number.
+    } else if #[cfg(any(target_os = "freebsd", target_os = "netbsd"))] {
+        /// FIONWRITE: "the number of bytes in the output queue", of a socket what is not acknowledged.
+        fn unacknowledged(socket: &TcpStream) -> Option<u64> {
+            let mut bytes: libc::c_int = 0;
+            // SAFETY: ioctl(2): FIONWRITE writes one int.
+            let asked = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONWRITE as _, &raw mut bytes) };
+            crate::check(asked).ok().and_then(|_| bytes.try_into().ok())
+        }
+    } else if #[cfg(target_os = "macos")] {
+        fn unacknowledged(socket: &TcpStream) -> Option<u64> {
+            // SAFETY: getsockopt(2): SO_NWRITE, the bytes in the output queue, is an int.
+            let bytes = unsafe {
+                socket_option::<libc::c_int>(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NWRITE)
+            };
+            bytes.ok().and_then(|bytes| bytes.try_into().ok())
+        }
+    } else if #[cfg(target_os = "openbsd")] {
+        /// What is in the send queue.
+        fn unacknowledged(socket: &TcpStream) -> Option<u64> {
+            // SAFETY: tcp(4): TCP_INFO fills in a tcp_info, plain numbers; another release of the
+            // system may fill in less, or have more.
+            let info = unsafe {
+                socket_option::<libc::tcp_info>(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO)
+            };
+            // To who is not root it says 0 of the buffers, of their sizes too, which never are.
+            info.ok().filter(|info| info.tcpi_so_snd_sb_hiwat > 0).map(|info| info.tcpi_so_snd_sb_cc.into())
+        }
+    } else {
+        /// Nobody tells.
+        fn unacknowledged(_: &TcpStream) -> Option<u64> {
             None
         }
     }

@@ -157,7 +157,8 @@ fn serve(options: Serve) -> ExitCode {
         Ok(End::Stopped) => 0,
         Ok(End::Succeeded) => {
             log::logger().flush();
-            // Nothing is dropped: its names and its pid file are another one's.
+            daemon.close_copies();
+            // Nothing else is dropped: its names and its pid file are another one's.
             std::process::exit(0);
         }
         Err(error) => {

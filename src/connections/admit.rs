@@ -12,7 +12,6 @@ use crate::rules::linger::Linger;
 use crate::rules::time::Time;
 use crate::source::Source;
 use lingerd_platform::backend::{Backend, Interest};
-use lingerd_platform::closing::SlowClose;
 use lingerd_platform::tcp::Tcp;
 use lingerd_platform::world::World;
 use log::debug;
@@ -20,8 +19,9 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
 impl<W: World> Connections<W> {
-    /// Takes one descriptor over, while there are so many `senders`. Returns whether it was a
-    /// connection; what is none is refused.
+    /// Takes one descriptor over, while there are so many `senders`. What is no connection is refused. Returns
+    /// whether it was a TCP socket, and nothing that may take long to close: one whose client has gone may look as
+    /// if it never was connected.
     pub fn admit(
         &mut self,
         received: W::Received,
@@ -39,7 +39,7 @@ impl<W: World> Connections<W> {
         let Some((event, discarded, peer)) = first_read(&socket) else {
             // It has nothing to wait for, and may be in use elsewhere: its options stay.
             self.refused("not connected");
-            return false;
+            return true;
         };
         self.ends.discarded(discarded);
         let mut linger = Linger::new(now);
@@ -91,7 +91,7 @@ impl<W: World> Connections<W> {
             Ok(socket) => {
                 // A socket that is not connected may be in use elsewhere.
                 if socket.peer().is_ok() {
-                    socket.close();
+                    socket.let_go();
                 }
                 self.refused(why);
             }
@@ -99,12 +99,12 @@ impl<W: World> Connections<W> {
         }
     }
 
-    fn refuse_other(&mut self, received: W::Received, why: &str) {
+    pub(super) fn refuse_other(&mut self, received: W::Received, why: &str) {
         self.refused(why);
-        self.slow_close.close(received);
+        self.close_slowly(received);
     }
 
-    fn refused(&mut self, why: &str) {
+    pub(super) fn refused(&mut self, why: &str) {
         self.ends.rejected();
         debug!("refused a descriptor: {why}");
     }
@@ -134,7 +134,8 @@ impl<W: World> Connections<W> {
 /// The client's end of stream is often there already: then nothing else need be done, as close(2)
 /// sends our FIN. A listener, or a socket that was never connected, shows here too, before anything
 /// is done to what its sender may still use.
-fn first_read<S: Tcp>(socket: &S) -> Option<(Event, u64, Option<SocketAddr>)> {
+#[inline]
+pub(super) fn first_read<S: Tcp>(socket: &S) -> Option<(Event, u64, Option<SocketAddr>)> {
     let mut read = socket.discard();
     let mut peer = None;
     if read.as_ref().is_err_and(is_not_connected) {

@@ -60,6 +60,11 @@ impl Room {
         self.wanted.map_or(left, |wanted| wanted.min(left))
     }
 
+    /// How many files may be open that are still to be closed, as those of a file system that hangs.
+    pub fn files(&self) -> usize {
+        self.descriptors / 4
+    }
+
     /// How many senders may be connected.
     pub fn senders(&self) -> usize {
         self.descriptors / 2

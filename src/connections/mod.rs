@@ -10,10 +10,13 @@ pub mod capacity;
 mod census;
 mod chain;
 mod deadlines;
+mod part;
+pub mod spool;
 mod step;
 mod table;
 
 use self::capacity::Room;
+use self::spool::Spools;
 use self::table::Table;
 use crate::retry::Warning;
 use crate::rules::event::{Event, Reason};
@@ -23,13 +26,14 @@ use crate::source::Entry;
 use crate::stats::{Ends, Snapshot};
 use lingerd_platform::backend::Backend;
 use lingerd_platform::closing::SlowClose;
+use lingerd_platform::content::Content;
 use lingerd_platform::tcp::Tcp;
 use lingerd_platform::world::World;
 use log::debug;
 use std::time::Duration;
 
-/// Connections whose deadlines are looked after in one turn. There may be a hundred thousand of the same
-/// age, and others want to be served too.
+/// Connections whose deadlines are looked after in one turn, where nothing is written to them. There may be a hundred
+/// thousand of the same age, and others want to be served too.
 const EXPIRE_BUDGET: usize = 1024;
 
 /// What part of a full table one address may have, if others want to be in it: a fourth.
@@ -38,6 +42,7 @@ const SHARE: usize = 4;
 /// See the module's head.
 pub struct Connections<W: World> {
     table: Table<W::Socket>,
+    spools: Spools<W>,
     room: Room,
     ends: Ends,
     slow_close: W::SlowClose,
@@ -47,9 +52,17 @@ pub struct Connections<W: World> {
 
 impl<W: World> Connections<W> {
     /// None yet, from `now` on; `chance` is what nobody outside can guess.
-    pub fn new(rules: Rules, room: Room, slow_close: W::SlowClose, chance: u64, now: Time) -> Self {
+    pub fn new(
+        rules: Rules,
+        room: Room,
+        slow_close: W::SlowClose,
+        reader: W::Reader,
+        chance: u64,
+        now: Time,
+    ) -> Self {
         let (ends, unwatched) = (Ends::default(), Warning::default());
-        Connections { table: Table::new(rules, now, chance), room, ends, slow_close, unwatched }
+        let (table, spools) = (Table::new(rules, now, chance), Spools::new(reader));
+        Connections { table, spools, room, ends, slow_close, unwatched }
     }
 
     /// How the process's descriptors are shared out.
@@ -57,9 +70,55 @@ impl<W: World> Connections<W> {
         &self.room
     }
 
-    /// How many linger.
+    /// How many there are, those whose response is still to be written among them.
     pub fn len(&self) -> usize {
         self.table.len()
+    }
+
+    /// Of how many the response is still to be written.
+    pub fn spooling(&self) -> usize {
+        self.spools.len()
+    }
+
+    /// How many files are open for them.
+    pub fn files(&self) -> usize {
+        self.spools.descriptors()
+    }
+
+    /// How many bytes are still to be written.
+    pub fn unsent(&self) -> u64 {
+        self.spools.unsent()
+    }
+
+    /// How many bytes of memory, or of a disk, are taken for them and for nobody else.
+    pub fn held(&self) -> u64 {
+        self.spools.held()
+    }
+
+    /// The same with so many more that are as large as most are.
+    pub fn held_with(&self, more: usize) -> u64 {
+        self.held().saturating_add(self.spools.usual().saturating_mul(more as u64))
+    }
+
+    /// Whether so many files are still to be closed that no more may come which take long to close. Those of a file system
+    /// that hangs may be that for ever: they have a share of the descriptors, and keep nobody from lingering until then.
+    pub fn is_clogged(&self) -> bool {
+        self.closing() > self.room.message() || self.spools.closing() > self.room.files()
+    }
+
+    /// Whether they have half of that share: nobody is asked for more files then.
+    pub fn has_files_enough(&self) -> bool {
+        self.spools.closing() > self.room.files() / 2
+    }
+
+    /// Closes this process's copies of what another one has: nothing ends with that.
+    pub fn close_copies(&mut self) {
+        self.table.clear();
+    }
+
+    /// Counts what was cut off with a daemon before this one.
+    pub fn were_killed(&mut self, responses: u64) {
+        self.ends.killed(responses);
     }
 
     /// Whether none lingers.
@@ -88,34 +147,61 @@ impl<W: World> Connections<W> {
         self.table.next(now)
     }
 
-    /// Descriptors that are no connections and are being closed, which can take long.
+    /// Descriptors that are neither connections nor files and are being closed, which can take long.
     pub fn closing(&self) -> usize {
         self.slow_close.waiting()
     }
 
-    /// Closes what nobody waits for, which can take long.
+    /// Closes what nobody waits for, which can take long: a file that is not in memory beside others of its file system
+    /// only, and everything else one after the other.
     pub fn close_slowly(&mut self, received: W::Received) {
-        self.slow_close.close(received);
+        match W::Content::of(received) {
+            Ok(content) => self.spools.close(content, &mut self.slow_close),
+            Err(received) => self.slow_close.close(received),
+        }
     }
 
-    /// Looks at a connection that the backend reported. Nothing happens if it has gone meanwhile.
-    pub fn ready(&mut self, entry: Entry, backend: &mut W::Backend, now: Time) {
+    /// Looks at a connection that the backend reported. Nothing happens if it has gone meanwhile. Returns how much
+    /// was done.
+    pub fn ready(&mut self, entry: Entry, backend: &mut W::Backend, now: Time) -> usize {
+        if self.is_spooling(entry) {
+            return self.spool_is_ready(entry, backend, now);
+        }
         self.step(entry, Event::Readable, backend, now);
+        1
+    }
+
+    fn is_spooling(&self, entry: Entry) -> bool {
+        self.table.get(entry).is_some_and(|(_, linger)| linger.is_spooling())
     }
 
     /// Looks at those whose time has come, at most as many as have their turn at once; the others are
-    /// due still. Returns how many it were.
+    /// due still. Returns how much was done.
     pub fn expire(&mut self, backend: &mut W::Backend, now: Time) -> usize {
-        for looked_at in 0..EXPIRE_BUDGET {
-            let Some(entry) = self.table.due(now) else { return looked_at };
-            self.step(entry, Event::Due, backend, now);
+        let mut work = 0;
+        while work < EXPIRE_BUDGET {
+            let Some(entry) = self.table.due(now) else { break };
+            if self.is_spooling(entry) {
+                work += self.spool_is_due(entry, backend, now);
+            } else {
+                self.step(entry, Event::Due, backend, now);
+                work += 1;
+            }
         }
-        EXPIRE_BUDGET
+        work
+    }
+
+    /// Whether there is room for one more whose response is still to be written, beside the so many that are
+    /// `promised`, while there are so many `senders`: they may have half of the table, as whoever made room for others
+    /// of them would be cut off for certain.
+    pub fn has_room_for_spool(&self, promised: usize, senders: usize) -> bool {
+        let most = self.room.connections(senders + self.closing() + self.spools.descriptors());
+        self.spooling() + promised < most.div_ceil(2).max(1)
     }
 
     /// Evicts connections until so many `more` have room, while there are so many `senders`.
     pub fn make_room(&mut self, more: usize, senders: usize, backend: &mut W::Backend, now: Time) {
-        let most = self.room.connections(senders + self.closing());
+        let most = self.room.connections(senders + self.closing() + self.spools.descriptors());
         while self.table.len() + more > most {
             let Some(entry) = self.table.evictable(most.div_ceil(SHARE), now) else { return };
             self.close(entry, Reason::Evicted, backend, now);
@@ -138,7 +224,8 @@ impl<W: World> Connections<W> {
     /// Ends one that lingers.
     fn close(&mut self, entry: Entry, reason: Reason, backend: &mut W::Backend, now: Time) {
         if let Some((socket, linger)) = self.table.remove(entry) {
-            // Fails only for the one that could not be added.
+            self.spools.remove(entry, &mut self.slow_close);
+            // Fails only for the one that is not waited for.
             let _ = backend.remove(&socket);
             self.end(socket, linger, reason, now);
         }
@@ -146,9 +233,10 @@ impl<W: World> Connections<W> {
 
     /// Counts a connection and closes it.
     fn end(&mut self, socket: W::Socket, linger: Linger, reason: Reason, now: Time) {
+        let is_cut_off = self.is_cut_off(&linger, reason);
         let unread = reason.is_ours() && socket.has_unread();
         let unacknowledged = reason.is_ours() && socket.is_acknowledged() == Some(false);
-        self.ends.count(reason, unread || unacknowledged);
+        self.ends.count(reason, unread || unacknowledged || is_cut_off && reason.is_ours());
         if log::log_enabled!(log::Level::Debug) {
             let peer = socket.peer().map_or_else(|_| "client".to_owned(), |peer| peer.to_string());
             debug!(
@@ -162,7 +250,14 @@ impl<W: World> Connections<W> {
                 }
             );
         }
-        socket.close();
+        // What is cut off must not look whole, and a sender that has a copy may have set SO_LINGER anew: to what would
+        // have close(2) wait.
+        if is_cut_off {
+            socket.reset_at_close(true);
+            drop(socket);
+        } else {
+            socket.close();
+        }
     }
 }
 
@@ -197,7 +292,8 @@ mod tests {
             let process = kernel.process(1_024);
             let backend = process.backend();
             let room = Room::share(1_024, process.open_descriptors(), wanted).unwrap();
-            let connections = Connections::new(rules(), room, process.slow_close(), 1, START);
+            let connections =
+                Connections::new(rules(), room, process.slow_close(), process.reader(), 1, START);
             Scene { kernel, process, backend, connections }
         }
 
@@ -214,7 +310,15 @@ mod tests {
 
         fn figure(&self, name: &str) -> u64 {
             let (ends, lingering) = (self.connections.ends(), self.connections.len());
-            let moment = Moment { ends, lingering, senders: 0, protocol_errors: 0, refused: 0, uptime: 0 };
+            let moment = Moment {
+                ends,
+                lingering,
+                spooling: (0, 0),
+                senders: 0,
+                protocol_errors: 0,
+                refused: 0,
+                uptime: 0,
+            };
             moment.snapshot().get(name).unwrap()
         }
     }

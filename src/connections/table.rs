@@ -107,8 +107,13 @@ impl<S> Linked for ByDue<'_, S> {
 const LOOKED_AT: usize = 64;
 const PASSED: u32 = 4 * PIECE as u32;
 
-/// The one chain there is in [`Table::ages`].
-const ALL: u32 = 0;
+/// The chains that there are in [`Table::ages`].
+const LINGERING: u32 = 0;
+const SPOOLING: u32 = 1;
+
+fn chain(linger: &Linger) -> u32 {
+    if linger.is_spooling() { SPOOLING } else { LINGERING }
+}
 
 /// See the module's head.
 pub struct Table<S> {
@@ -116,7 +121,7 @@ pub struct Table<S> {
     slab: Slab<S>,
     /// A place without a connection, from which its links lead to all others.
     free: Option<u32>,
-    /// The connections in the order of their hand-offs.
+    /// The connections in the order of their hand-offs; those whose response is still to be written apart.
     ages: Chains,
     census: Census,
     /// The place at which [`evictable`](Self::evictable) looks next.
@@ -138,7 +143,7 @@ impl<S> Table<S> {
             rules,
             slab: Slab(Vec::new()),
             free: None,
-            ages: Chains::new(1),
+            ages: Chains::new(2),
             census: Census::new(chance),
             hand: 0,
             ending: Wheel::new(now),
@@ -177,7 +182,7 @@ impl<S> Table<S> {
         self.census.add(origin);
         row.note(linger);
         let entry = Entry { place, generation: row.generation };
-        self.ages.push(ALL, place, &mut ByAge(&mut self.slab));
+        self.ages.push(chain(&linger), place, &mut ByAge(&mut self.slab));
         self.len += 1;
         self.file(place, &linger, due);
         entry
@@ -189,18 +194,36 @@ impl<S> Table<S> {
         Some((row.socket.as_ref()?, row.linger()))
     }
 
-    /// All of them, the one that was handed over first being the first.
+    /// Closes all of them. There is no table after that.
+    pub fn clear(&mut self) {
+        self.slab.0.clear();
+    }
+
+    /// All that linger, the one that was handed over first being the first.
     pub fn by_age(&self) -> impl Iterator<Item = (&S, Linger)> {
+        self.chained(LINGERING).filter_map(|entry| self.get(entry))
+    }
+
+    /// All whose response is still to be written, in the same order.
+    pub fn spooling(&self) -> impl Iterator<Item = Entry> {
+        self.chained(SPOOLING)
+    }
+
+    fn chained(&self, chain: u32) -> impl Iterator<Item = Entry> {
         let next = |&place: &u32| self.slab.row(place).by_age.next();
-        std::iter::successors(self.ages.first(ALL), next)
-            .filter_map(|place| Some((self.slab.row(place).socket.as_ref()?, self.slab.row(place).linger())))
+        std::iter::successors(self.ages.first(chain), next).map(|place| self.entry(place))
     }
 
     /// Notes what is known of `entry`, and that it is `due` then: of those that end at about the same
     /// time it goes behind the others.
     pub fn note(&mut self, entry: Entry, linger: Linger, due: Time) {
         if let Some(row) = self.row(entry) {
-            self.unfile(entry.place, &row.linger());
+            let before = row.linger();
+            self.unfile(entry.place, &before);
+            if chain(&before) != chain(&linger) {
+                self.ages.remove(entry.place, &mut ByAge(&mut self.slab));
+                self.ages.push(chain(&linger), entry.place, &mut ByAge(&mut self.slab));
+            }
             self.slab.row_mut(entry.place).note(linger);
             self.file(entry.place, &linger, due);
         }
@@ -241,7 +264,8 @@ impl<S> Table<S> {
     /// connections are known to have their response under way, it is the one that was handed over
     /// first.
     pub fn oldest(&self, now: Time) -> Option<Entry> {
-        let first = self.ages.first(ALL)?;
+        // What is not even written would be cut off for certain.
+        let Some(first) = self.ages.first(LINGERING) else { return self.spooling().next() };
         let left = |place| self.slab.row(place).linger().left(now, &self.rules);
         let place = match self.ending.first() {
             Some(ending) if self.under_way <= self.len / 2 && left(ending) <= left(first) => ending,
@@ -266,7 +290,10 @@ impl<S> Table<S> {
         }
         let places = (self.slab.0.len() * PIECE) as u32; // less than 2^30, see Entry
         let from_here = (self.hand..self.hand + places.min(PASSED)).map(|place| place % places);
-        let taken = from_here.filter(|&place| self.slab.row(place).socket.is_some());
+        let taken = from_here.filter(|&place| {
+            let row = self.slab.row(place);
+            row.socket.is_some() && row.stage != Stage::Spooling // these go last
+        });
         let looked_at: Vec<_> = taken.take(LOOKED_AT).collect();
         let left = |&place: &u32| self.slab.row(place).linger().left(now, &self.rules);
         let greedy = looked_at.iter().copied().filter(exceeds).min_by_key(left);
@@ -277,8 +304,8 @@ impl<S> Table<S> {
     /// The connection that loses least by being ended now: one whose client has everything, if there
     /// is any, and of the others the one that was handed over first.
     pub fn gentlest(&self) -> Option<Entry> {
-        let place = self.ending.first().or_else(|| self.ages.first(ALL))?;
-        Some(self.entry(place))
+        let place = self.ending.first().or_else(|| self.ages.first(LINGERING));
+        place.map(|place| self.entry(place)).or_else(|| self.spooling().next())
     }
 
     /// Takes a place out of the free ones: the one that was used last, as it is in the processor's
@@ -540,7 +567,7 @@ mod tests {
     fn check(table: &Table<u32>, all: &BTreeMap<u32, (Entry, Linger)>, now: Time) {
         assert_eq!(table.len(), all.len());
         assert_eq!(table.under_way, all.values().filter(|(_, linger)| linger.is_under_way()).count());
-        assert_eq!(table.ages.first(ALL), all.values().next().map(|(entry, _)| entry.place));
+        assert_eq!(table.ages.first(LINGERING), all.values().next().map(|(entry, _)| entry.place));
         assert!(table.by_age().map(|(n, linger)| (*n, linger)).eq(all.iter().map(|(n, (_, l))| (*n, *l))));
         let due = |(_, linger): &(Entry, Linger)| linger.due(now, &RULES).ticks_since(now);
         let next = table.next(now).map(|next| next.ticks_since(now));

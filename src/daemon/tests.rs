@@ -6,6 +6,8 @@ use super::*;
 use crate::retry::AGAIN;
 use crate::service::control;
 use crate::service::endpoint::{Access, Endpoint};
+use crate::upgrade::heir::Estate;
+use crate::upgrade::image::Role;
 use lingerd_platform::backend::{Descriptor, System};
 use lingerd_platform::clock::Clock;
 use lingerd_platform::closing::Thread;
@@ -46,6 +48,8 @@ impl<B: Backend> World for With<B> {
     type Backend = B;
     type Received = OwnedFd;
     type Socket = TcpStream;
+    type Content = lingerd_platform::content::Regular;
+    type Reader = lingerd_platform::reader::Threads;
     type Link = UnixStream;
     type Door = Endpoint;
     type Signal = Handler;
@@ -128,11 +132,15 @@ fn daemon<B: Backend>(name: &str, backend: B) -> (Daemon<With<B>>, HandClock, Pa
         slow_close: Thread::default(),
         signals: Signals::install().unwrap(),
         door: Endpoint::bind(&path, access).unwrap(),
+        spool_door: None,
+        reader: lingerd_platform::reader::Threads::new().unwrap(),
+        most_held: u64::MAX,
         door_is_shared: false,
         allowed: Allowed::by_mode(process::effective_uid(), 0, access.mode),
         control: Endpoint::bind(&control::path(&path), access).unwrap(),
         pid_file: None,
         chance: 1,
+        note: Box::new(|_| {}),
         tell: Box::new(|_| true),
     };
     let [idle, max, limit] = [5, 30, 300].map(Span::from_secs);
@@ -182,16 +190,16 @@ fn what_the_kernel_has_no_room_for_is_served_again_later() {
 fn a_door_that_is_shut_is_not_armed() {
     let (mut daemon, clock, _) = daemon("shut", stingy());
     let now = daemon.clock.now();
-    daemon.senders.leave_door(&mut daemon.backend);
-    daemon.retry.later(Source::Door, now);
-    daemon.serve(Source::Door, false);
+    daemon.senders.leave_door(Speech::Linger, &mut daemon.backend);
+    daemon.retry.later(Source::Door(Speech::Linger), now);
+    daemon.serve(Source::Door(Speech::Linger), false);
     daemon.control.leave(&mut daemon.backend);
     daemon.retry.later(Source::Control, now);
     daemon.serve(Source::Control, false);
-    assert_eq!(daemon.backend.registered.len(), 3, "the signals");
+    assert_eq!(daemon.backend.registered.len(), 4, "the signals and the reader");
     daemon.pass(&clock, AGAIN.into());
     daemon.turn().unwrap();
-    assert_eq!(daemon.backend.registered.len(), 5);
+    assert_eq!(daemon.backend.registered.len(), 6);
 }
 
 #[test]

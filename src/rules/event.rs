@@ -55,11 +55,15 @@ pub enum Reason {
     Evicted,
     /// The daemon was told to stop twice.
     Stopped,
+    /// What was still to be written did not get on for the sender's time-out.
+    Stalled,
+    /// What was still to be written could not be read, or was less than its sender had said.
+    Broken,
 }
 
 impl Reason {
     /// All of them, in the order of the counters.
-    pub const ALL: [Reason; 7] = [
+    pub const ALL: [Reason; 9] = [
         Reason::Closed,
         Reason::Reset,
         Reason::Idle,
@@ -67,6 +71,8 @@ impl Reason {
         Reason::Limit,
         Reason::Evicted,
         Reason::Stopped,
+        Reason::Stalled,
+        Reason::Broken,
     ];
 
     /// Whether it was not the client that ended the connection. Then what it has not read yet, or
@@ -85,6 +91,8 @@ impl Reason {
             Reason::Limit => "limit",
             Reason::Evicted => "evicted",
             Reason::Stopped => "stopped",
+            Reason::Stalled => "stalled",
+            Reason::Broken => "broken",
         }
     }
 }

@@ -78,6 +78,8 @@ pub enum Stage {
     UnderWay,
     /// It has, or the system cannot tell, so that silence is all there is to go by.
     HasItAll,
+    /// It is not even written, see [`super::spool`]: `asked` is when it is to be looked at.
+    Spooling,
 }
 
 /// One lingering connection: facts only, from which [`Rules`] make deadlines.
@@ -111,6 +113,16 @@ impl Linger {
         self.stage == Stage::HasItAll
     }
 
+    /// Whether the response is still to be written.
+    pub fn is_spooling(&self) -> bool {
+        self.stage == Stage::Spooling
+    }
+
+    /// One whose response is still to be written, and that is to be looked at `due`.
+    pub const fn spooling(now: Time, due: Time) -> Self {
+        Linger { handed_over: now, asked: due, heard: now, stage: Stage::Spooling }
+    }
+
     /// How long after `now` it ends if nothing happens, in 1/64 s; less than nothing if it is
     /// late. Of two connections the one with everything acknowledged is commonly the one that ends
     /// first.
@@ -120,6 +132,9 @@ impl Linger {
 
     /// When it wants to be looked at next: when it ends, or may have to be asked again.
     pub fn due(&self, now: Time, rules: &Rules) -> Time {
+        if self.is_spooling() {
+            return self.asked;
+        }
         let left = self.left(now, rules).min(self.until_asked(now, rules));
         // Both terms are differences of points of which none is older than a Time can tell.
         Time::from_ticks(now.ticks().wrapping_add(left as u32))
@@ -130,6 +145,7 @@ impl Linger {
     /// What the client did comes before what the clock says: at a deadline the socket is read
     /// once more, and an end of stream found there makes the connection `closed`, not `idle`.
     /// `now` may leap by any step forward; one that goes back moves no deadline back.
+    #[inline]
     pub fn on(&mut self, event: Event, now: Time, rules: &Rules) -> Action {
         match event {
             Event::Readable | Event::Due => Action::Read,
@@ -163,6 +179,9 @@ impl Linger {
     /// How long after `now` it ends if nothing happens, and why: the deadline that falls first gives
     /// the reason; of two at the same time the sterner one.
     fn end(&self, now: Time, rules: &Rules) -> (i64, Reason) {
+        if self.is_spooling() {
+            return (i64::MAX, Reason::Stalled); // it is not here that this is decided
+        }
         let limit = (left(self.handed_over, rules.limit, now), Reason::Limit);
         if !self.has_it_all() {
             return limit;
@@ -180,7 +199,7 @@ impl Linger {
             Stage::New => 0,
             Stage::Asked => left(self.asked, rules.ask_soon(), now),
             Stage::UnderWay => left(self.asked, rules.ask_later(), now),
-            Stage::HasItAll => i64::MAX,
+            Stage::HasItAll | Stage::Spooling => i64::MAX,
         }
     }
 }

@@ -8,4 +8,5 @@
 
 pub mod event;
 pub mod linger;
+pub mod spool;
 pub mod time;

@@ -4,30 +4,55 @@
 //!
 //! Must not know what a message is about.
 
-use super::protocol::{self, Message};
+use super::protocol::{self, FILES, HEAD, Message, Spool};
 use crate::guard::{Allowed, Guard};
 use crate::retry::Warning;
-use crate::rules::time::Time;
-use crate::source::{Sender, Source};
+use crate::rules::time::{Span, Time};
+use crate::source::{Sender, Source, Speech};
 use crate::watched::Watched;
 use lingerd_platform::fdpass::{Door, Link};
 use lingerd_platform::world::World;
 use slotmap::SlotMap;
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 
 /// The connection of a sender.
-struct Peer<L> {
+struct Peer<L, R> {
     link: Watched<L>,
+    speech: Speech,
+    credit: Credit,
+    /// What has come so far of a message that is not complete, and what came with it.
+    begun: Option<Box<Begun<R>>>,
     /// [`Senders::messages`] as of its last one.
     last: u64,
 }
 
-/// What there is to read from a sender.
+/// Whether a sender may say `S`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Credit {
+    /// It has been told so then, and has not said one since.
+    Given(Time),
+    /// It may not yet: it is the one after those who have a lower number.
+    Wanted(u64),
+    /// It says one just now; or it is one who lingers only.
+    None,
+}
+
+/// The beginning of an `S`.
+struct Begun<R> {
+    head: [u8; HEAD],
+    length: usize,
+    descriptors: Vec<R>,
+}
+
+/// What there is to read from a sender.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
     /// A message; the descriptors that came with it were appended to the caller's list, also those of
     /// what is malformed.
     Message(Message),
+    /// An `S`, whose socket and files were appended in this order.
+    Spool(Spool),
     /// Nothing more for now.
     Nothing,
     /// The system is short of memory, and there may be more.
@@ -38,14 +63,19 @@ pub enum Said {
 
 /// See the module's head.
 pub struct Senders<W: World> {
-    /// `None` once nobody else is let in.
-    door: Option<Watched<W::Door>>,
+    /// None of those where nobody else is let in.
+    doors: [Option<Watched<W::Door>>; Speech::ALL.len()],
     /// Whether only those are let in who wait already.
     is_shut: bool,
     /// Whether a service manager listens there too, so that it cannot be shut.
     is_shared: bool,
     guard: Guard,
-    senders: SlotMap<Sender, Peer<W::Link>>,
+    senders: SlotMap<Sender, Peer<W::Link, W::Received>>,
+    /// How many descriptors messages have brought that are not complete.
+    begun: usize,
+    /// Who is to be allowed an `S`, in this order; and how many have been, and have not said it yet.
+    wanted: BTreeMap<u64, Sender>,
+    given: usize,
     /// Grows with each message and each sender, to tell who has been silent for the longest.
     messages: u64,
     protocol_errors: u64,
@@ -57,13 +87,18 @@ pub struct Senders<W: World> {
 impl<W: World> Senders<W> {
     /// Nobody yet, and the door is shut; [`watch_door`](Self::watch_door) opens it for those who are
     /// `allowed`. A door that `is_shared` with a service manager is left to it at the end.
-    pub fn new(door: W::Door, is_shared: bool, allowed: Allowed) -> Self {
+    pub fn new(doors: [Option<W::Door>; 2], is_shared: bool, allowed: Allowed) -> Self {
+        let [linger, spool] = doors;
+        let watched = |speech| move |door| Watched::new(door, Source::Door(speech));
         Senders {
-            door: Some(Watched::new(door, Source::Door)),
+            doors: [linger.map(watched(Speech::Linger)), spool.map(watched(Speech::Spool))],
             is_shut: false,
             is_shared,
             guard: Guard::new(allowed, "hand over; -a says who may"),
             senders: SlotMap::with_key(),
+            begun: 0,
+            wanted: BTreeMap::new(),
+            given: 0,
             messages: 0,
             protocol_errors: 0,
             malformed: Warning::default(),
@@ -84,7 +119,7 @@ impl<W: World> Senders<W> {
 
     /// Whether somebody may wait at a door that is shut, who is not for somebody else.
     pub fn may_wait(&self) -> bool {
-        self.is_shut && self.door.is_some() && !self.is_shared
+        self.is_shut && self.doors.iter().any(Option::is_some) && !self.is_shared
     }
 
     /// Whether a service manager listens at the door too.
@@ -106,14 +141,14 @@ impl<W: World> Senders<W> {
     ///
     /// # Errors
     /// As [`Watched::watch`].
-    pub fn watch_door(&mut self, backend: &mut W::Backend) -> io::Result<()> {
-        self.door.as_mut().map_or(Ok(()), |door| door.watch(backend))
+    pub fn watch_door(&mut self, speech: Speech, backend: &mut W::Backend) -> io::Result<()> {
+        self.doors[speech as usize].as_mut().map_or(Ok(()), |door| door.watch(backend))
     }
 
     /// Leaves those who knock waiting until [`watch_door`](Self::watch_door): for the moment in which
     /// nobody can be served.
-    pub fn leave_door(&mut self, backend: &mut W::Backend) {
-        if let Some(door) = &mut self.door {
+    pub fn leave_door(&mut self, speech: Speech, backend: &mut W::Backend) {
+        if let Some(door) = &mut self.doors[speech as usize] {
             door.leave(backend);
         }
     }
@@ -123,35 +158,99 @@ impl<W: World> Senders<W> {
     ///
     /// # Errors
     /// As [`Door::accept`].
-    pub fn accept(&mut self, now: Time) -> io::Result<Result<Sender, W::Received>> {
-        let Some(door) = &self.door else { return Err(ErrorKind::WouldBlock.into()) };
+    pub fn accept(&mut self, speech: Speech, now: Time) -> io::Result<Result<Sender, W::Received>> {
+        let Some(door) = &self.doors[speech as usize] else { return Err(ErrorKind::WouldBlock.into()) };
         let link = door.get().accept()?;
         if !self.guard.lets_in(&link, now) {
             return Ok(Err(link.into_received()));
         }
-        Ok(Ok(self.add(link)))
+        Ok(Ok(self.add(link, speech, false, now)))
     }
 
-    /// Adds one that a predecessor has let in; [`watch`](Self::watch) has it reported. Of those added one
-    /// after the other the first counts as the most silent one.
-    pub fn add(&mut self, link: W::Link) -> Sender {
+    /// Adds one that a predecessor has let in, and has allowed an `S` perhaps; [`watch`](Self::watch) has it reported.
+    /// Of those added one after the other the first counts as the most silent one, and is the first to be allowed one.
+    pub fn add(&mut self, link: W::Link, speech: Speech, may_spool: bool, now: Time) -> Sender {
         self.messages += 1; // the one that comes is not the one that was silent
-        self.senders.insert_with_key(|sender| {
+        let (last, begun) = (self.messages, None);
+        let sender = self.senders.insert_with_key(|sender| {
             let link = Watched::new(link, Source::Sender(sender));
-            Peer { link, last: self.messages }
-        })
+            Peer { link, speech, credit: Credit::None, begun, last }
+        });
+        if speech == Speech::Spool && may_spool {
+            self.set_credit(sender, Credit::Given(now));
+        } else if speech == Speech::Spool {
+            self.set_credit(sender, Credit::Wanted(last));
+        }
+        sender
+    }
+
+    /// Makes `sender`'s credit what it is from now on.
+    fn set_credit(&mut self, sender: Sender, credit: Credit) {
+        let Some(peer) = self.senders.get_mut(sender) else { return };
+        match std::mem::replace(&mut peer.credit, credit) {
+            Credit::Given(_) => self.given -= 1,
+            Credit::Wanted(number) => drop(self.wanted.remove(&number)),
+            Credit::None => {}
+        }
+        match credit {
+            Credit::Given(_) => self.given += 1,
+            Credit::Wanted(number) => drop(self.wanted.insert(number, sender)),
+            Credit::None => {}
+        }
+    }
+
+    /// Whether somebody is to be allowed an `S`.
+    pub fn want_credit(&self) -> bool {
+        !self.wanted.is_empty()
+    }
+
+    /// How many may say an `S` at any moment.
+    pub fn credit(&self) -> usize {
+        self.given
+    }
+
+    /// Of those who have been allowed one for so long the one that has been silent for the longest.
+    pub fn hoarder(&self, patience: Span, now: Time) -> Option<Sender> {
+        let hoards =
+            |peer: &Peer<_, _>| matches!(peer.credit, Credit::Given(when) if now.since(when) >= patience);
+        let hoarders = self.senders.iter().filter(|(_, peer)| hoards(peer));
+        hoarders.min_by_key(|(_, peer)| peer.last).map(|(sender, _)| sender)
+    }
+
+    /// Allows the next one an `S`.
+    ///
+    /// # Errors
+    /// The system is short of memory, and it can be tried again, with whom.
+    pub fn give_credit(&mut self, now: Time) -> Result<(), (Sender, io::Error)> {
+        let Some((_, &sender)) = self.wanted.first_key_value() else { return Ok(()) };
+        let Some(peer) = self.senders.get(sender) else { return Ok(()) }; // who goes is wanted no more
+        let told = loop {
+            match peer.link.get().pass(&[protocol::GO_AHEAD], &[]) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                told => break told,
+            }
+        };
+        match told {
+            Ok(_) => self.set_credit(sender, Credit::Given(now)),
+            Err(e) if e.kind() == ErrorKind::OutOfMemory => return Err((sender, e)),
+            // It has gone, which will be read, or it has never read what it was told.
+            Err(_) => self.set_credit(sender, Credit::None),
+        }
+        Ok(())
     }
 
     /// Where they come in, unless nobody else may.
-    pub fn door(&self) -> Option<&W::Door> {
-        self.door.as_ref().filter(|_| !self.is_shut).map(Watched::get)
+    pub fn door(&self, speech: Speech) -> Option<&W::Door> {
+        self.doors[speech as usize].as_ref().filter(|_| !self.is_shut).map(Watched::get)
     }
 
-    /// Every sender's connection, the one that has been silent for the longest first.
-    pub fn by_silence(&self) -> Vec<&W::Link> {
+    /// Every sender's connection, what it speaks, and whether it may say an `S`; the one that has been silent for the
+    /// longest first.
+    pub fn by_silence(&self) -> Vec<(&W::Link, Speech, bool)> {
         let mut peers: Vec<_> = self.senders.values().collect();
         peers.sort_by_key(|peer| peer.last);
-        peers.into_iter().map(|peer| peer.link.get()).collect()
+        let told = |peer: &Peer<_, _>| matches!(peer.credit, Credit::Given(_));
+        peers.into_iter().map(|peer| (peer.link.get(), peer.speech, told(peer))).collect()
     }
 
     /// Counts on from where a predecessor has stopped.
@@ -184,17 +283,17 @@ impl<W: World> Senders<W> {
     pub fn receive(&mut self, sender: Sender, received: &mut Vec<W::Received>, now: Time) -> Said {
         let before = received.len();
         let said = self.read(sender, received);
-        match said {
+        match &said {
             Said::Message(Message::Linger { truncated: false }) => {}
             Said::Message(message) => self.count_error(message, received.len() - before, now),
-            Said::Nothing | Said::NotNow | Said::Gone => {}
+            Said::Spool(_) | Said::Nothing | Said::NotNow | Said::Gone => {}
         }
         said
     }
 
     /// Counts a message that is not as it should be, or that did not arrive so.
     #[cold]
-    fn count_error(&mut self, message: Message, arrived: usize, now: Time) {
+    fn count_error(&mut self, message: &Message, arrived: usize, now: Time) {
         self.protocol_errors += 1;
         match message {
             Message::Malformed(what) => {
@@ -215,6 +314,10 @@ impl<W: World> Senders<W> {
         let Some(peer) = self.senders.get_mut(sender) else {
             return Said::Nothing; // a stale event
         };
+        if let Some(begun) = peer.begun.take() {
+            self.begun -= begun.descriptors.len();
+            return self.read_on(sender, begun, received);
+        }
         let before = received.len();
         let said = loop {
             match peer.link.get().receive(received) {
@@ -227,14 +330,90 @@ impl<W: World> Senders<W> {
                 },
             }
         };
-        match protocol::read(said, received.len() - before) {
+        match protocol::read(said, received.len() - before, peer.speech) {
             Message::End => Said::Gone,
+            Message::Spool if !matches!(peer.credit, Credit::Given(_)) => {
+                Said::Message(Message::Malformed("'S' without having been allowed to"))
+            }
+            Message::Spool => {
+                self.set_credit(sender, Credit::None);
+                let mut head = [0; HEAD];
+                head[0] = b'S';
+                let descriptors = received.drain(before..).collect();
+                self.read_on(sender, Box::new(Begun { head, length: 1, descriptors }), received)
+            }
             message => {
                 self.messages += 1;
                 peer.last = self.messages;
                 Said::Message(message)
             }
         }
+    }
+
+    /// Reads the rest of a message that has begun, once that is there. It commonly is: senders say it in one call.
+    fn read_on(
+        &mut self,
+        sender: Sender,
+        mut begun: Box<Begun<W::Received>>,
+        received: &mut Vec<W::Received>,
+    ) -> Said {
+        let Some(peer) = self.senders.get_mut(sender) else { return Said::Nothing };
+        let what = loop {
+            if begun.descriptors.len() > 1 + FILES {
+                break Err("'S' with too many descriptors");
+            }
+            if begun.length == HEAD {
+                break protocol::spool(&begun.head, begun.descriptors.len() - 1);
+            }
+            match peer.link.get().hear(&mut begun.head[begun.length..], &mut begun.descriptors) {
+                Ok(0) => break Err("half a message"),
+                Ok(count) => begun.length += count,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory) => {
+                    self.begun += begun.descriptors.len();
+                    peer.begun = Some(begun);
+                    return if e.kind() == ErrorKind::WouldBlock { Said::Nothing } else { Said::NotNow };
+                }
+                Err(_) => break Err("half a message"),
+            }
+        };
+        self.messages += 1;
+        peer.last = self.messages;
+        received.append(&mut begun.descriptors);
+        match what {
+            Ok(spool) => {
+                let next = Credit::Wanted(self.messages);
+                self.set_credit(sender, next);
+                Said::Spool(spool)
+            }
+            Err(why) => Said::Message(Message::Malformed(why)),
+        }
+    }
+
+    /// Appends what came with a message of `sender` that is not complete: nobody will complete it, which counts as
+    /// malformed.
+    pub fn take_begun(&mut self, sender: Sender, received: &mut Vec<W::Received>) {
+        if let Some(begun) = self.senders.get_mut(sender).and_then(|peer| peer.begun.take()) {
+            self.begun -= begun.descriptors.len();
+            received.extend(begun.descriptors);
+            self.protocol_errors += 1;
+        }
+    }
+
+    /// Those of whom half a message has come.
+    pub fn half_way(&self) -> Vec<Sender> {
+        let half = self.senders.iter().filter(|(_, peer)| peer.begun.is_some());
+        half.map(|(sender, _)| sender).collect()
+    }
+
+    /// Whether half a message of his has come.
+    pub fn is_half_way(&self, sender: Sender) -> bool {
+        self.senders.get(sender).is_some_and(|peer| peer.begun.is_some())
+    }
+
+    /// How many descriptors messages have brought that are not complete.
+    pub fn begun(&self) -> usize {
+        self.begun
     }
 
     /// Says why some sender is not believed any more, though its messages are as they should be.
@@ -252,6 +431,7 @@ impl<W: World> Senders<W> {
     /// Parts with `sender`. What is returned ends the connection when it is closed, which closes
     /// whatever is still queued in it.
     pub fn dismiss(&mut self, sender: Sender, backend: &mut W::Backend) -> Option<W::Received> {
+        self.set_credit(sender, Credit::None);
         let peer = self.senders.remove(sender)?;
         Some(peer.link.into_inner(backend).into_received())
     }
@@ -260,21 +440,26 @@ impl<W: World> Senders<W> {
     /// have to be, as with [`silence`](Self::silence), before [`close_door`](Self::close_door).
     pub fn shut_door(&mut self, backend: &mut W::Backend) {
         self.is_shut = true;
-        if let Some(door) = self.door.as_mut().filter(|_| !self.is_shared) {
+        for door in self.doors.iter_mut().flatten().filter(|_| !self.is_shared) {
             door.leave(backend);
             door.get().shut();
         }
     }
 
     /// Lets nobody else in.
-    pub fn close_door(&mut self, backend: &mut W::Backend) {
-        self.leave_door(backend);
-        self.door = None;
+    pub fn close_door(&mut self, speech: Speech, backend: &mut W::Backend) {
+        self.leave_door(speech, backend);
+        self.doors[speech as usize] = None;
     }
 
     /// Whether anybody may still knock.
     pub fn has_door(&self) -> bool {
-        self.door().is_some()
+        Speech::ALL.into_iter().any(|speech| self.door(speech).is_some())
+    }
+
+    /// Closes this process's copies of what another one has.
+    pub fn close_copies(&mut self) {
+        self.senders.clear();
     }
 
     /// Every sender.

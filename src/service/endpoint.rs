@@ -149,9 +149,7 @@ impl Endpoint {
         let wrong = |what: String| Error::Passed { path: path.to_owned(), what };
         let at = listener.local_addr().map_err(|e| wrong(format!("what is no Unix socket ({e})")))?;
         let Some(at) = at.as_pathname() else { return Err(wrong("a socket without a name".to_owned())) };
-        let same =
-            fs::symlink_metadata(at).is_ok_and(|it| (it.dev(), it.ino()) == (there.dev(), there.ino()));
-        if !same {
+        if !is_at(&listener, path) {
             return Err(wrong(format!("a socket at {}", at.display())));
         }
         if SockRef::from(&listener).r#type().is_ok_and(|it| it != Type::STREAM) {
@@ -269,6 +267,14 @@ impl Door for Endpoint {
             let _ = fs::set_permissions(path, Permissions::from_mode(mode));
         }
     }
+}
+
+/// Whether the name of `socket` is the file at `path`, whatever ways lead there.
+pub fn is_at(socket: &impl AsFd, path: &Path) -> bool {
+    let identity = |path: &Path| fs::symlink_metadata(path).ok().map(|it| (it.dev(), it.ino()));
+    let address = SockRef::from(socket).local_addr().ok();
+    let name = address.as_ref().and_then(SockAddr::as_pathname);
+    name.and_then(identity).is_some_and(|it| Some(it) == identity(path))
 }
 
 /// Says so if the socket at `path` is for others than `access` has it: one that was inherited, from a

@@ -12,3 +12,4 @@ pub mod endpoint;
 pub mod logger;
 pub mod options;
 pub mod pid_file;
+pub mod unsent;

@@ -23,6 +23,7 @@ pub const DEFAULT_MODE: u32 = 0o660;
 /// reading what was sent to it, and needs the more time.
 const DEFAULT_IDLE: Duration = Duration::from_secs(if tcp::TELLS_ACKNOWLEDGED { 5 } else { 30 });
 const DEFAULT_LIMIT: Duration = Duration::from_secs(300);
+const DEFAULT_HELD: u64 = 128 << 20;
 const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
 
 /// What the command line asks for.
@@ -79,6 +80,8 @@ pub struct Serve {
     pub allowed: Option<String>,
     /// -n
     pub capacity: Option<usize>,
+    /// -M, in bytes
+    pub most_held: u64,
     /// -t, -T, -D
     pub rules: Rules,
     /// -W
@@ -113,6 +116,15 @@ fn options() -> getopts::Options {
             "who[,who...]",
         )
         .optopt("n", "", "most connections at once (what the descriptor limit allows)", "max")
+        .optopt(
+            "M",
+            "",
+            &format!(
+                "most megabytes held of responses that are still to be written ({})",
+                DEFAULT_HELD >> 20
+            ),
+            "megabytes",
+        )
         .optopt("t", "", &format!("seconds of silence ({})", DEFAULT_IDLE.as_secs()), "idle")
         .optopt("T", "", "seconds while the client keeps sending (as -D)", "max")
         .optopt("D", "", &format!("seconds in all ({})", DEFAULT_LIMIT.as_secs()), "limit")
@@ -134,8 +146,8 @@ fn options() -> getopts::Options {
 
 const USAGE: &str = "\
 usage: lingerd [-fdqrVh] [-s socket] [-p pidfile] [-u user[:group]] [-g group] [-m mode]
-               [-a who[,who...]] [-n max] [-t idle] [-T max] [-D limit] [-W drain]
-               [-l facility]
+               [-a who[,who...]] [-n max] [-M megabytes] [-t idle] [-T max] [-D limit]
+               [-W drain] [-l facility]
        lingerd -k [-w] [-p pidfile | -s socket]
        lingerd -S [-s socket] [-o text|json|prometheus]
 ";
@@ -222,6 +234,7 @@ pub fn parse(arguments: &[String]) -> Result<Command, Error> {
         mode: value(&given, "m", mode)?,
         allowed: given.opt_str("a"),
         capacity: value(&given, "n", capacity)?,
+        most_held: value(&given, "M", megabytes)?.unwrap_or(DEFAULT_HELD),
         rules: Rules {
             idle: Span::at_least(value(&given, "t", seconds)?.unwrap_or(DEFAULT_IDLE)),
             // It counts from later on than -D, so that it ends nobody unless it is given.
@@ -236,9 +249,10 @@ pub fn parse(arguments: &[String]) -> Result<Command, Error> {
 
 /// Refuses every option given but those in `allowed`.
 fn only(given: &Matches, command: &str, allowed: &[&str]) -> Result<(), String> {
-    for option in
-        ["f", "d", "q", "s", "p", "u", "g", "m", "a", "n", "t", "T", "D", "W", "l", "r", "k", "w", "S", "o"]
-    {
+    for option in [
+        "f", "d", "q", "s", "p", "u", "g", "m", "a", "n", "M", "t", "T", "D", "W", "l", "r", "k", "w", "S",
+        "o",
+    ] {
         if given.opt_present(option) && !allowed.contains(&option) {
             return Err(format!("-{option} does not go with {command}"));
         }
@@ -267,6 +281,14 @@ fn capacity(text: &str) -> Result<usize, &'static str> {
     match text.parse() {
         Ok(0) | Err(_) => Err("not a number from 1 up"),
         Ok(capacity) => Ok(capacity),
+    }
+}
+
+/// Megabytes, in bytes.
+fn megabytes(text: &str) -> Result<u64, &'static str> {
+    match text.parse::<u64>() {
+        Ok(megabytes @ 1..=1_000_000) => Ok(megabytes << 20),
+        _ => Err("not a number of megabytes from 1 to a million"),
     }
 }
 
@@ -310,6 +332,7 @@ mod tests {
         assert_eq!(serve.rules.max, Span::at_least(Duration::from_secs(300)));
         assert_eq!(serve.rules.limit, Span::at_least(Duration::from_secs(300)));
         assert_eq!(serve.drain, Span::at_least(Duration::from_secs(10)));
+        assert_eq!(serve.most_held, 128 * 1_048_576);
     }
 
     #[test]
@@ -320,12 +343,13 @@ mod tests {
 
     #[test]
     fn values_and_flags_are_read_as_getopt_reads_them() {
-        let serve =
-            serve("-fd -n5 -t 0.25 -T 2 -D3 -W 1.5 -u www:web -g adm -m 0666 -a x,:y -s rel.sock -l local3");
+        let serve = serve(
+            "-fd -n5 -M 7 -t 0.25 -T 2 -D3 -W 1.5 -u www:web -g adm -m 0666 -a x,:y -s rel.sock -l local3",
+        );
         assert!(serve.foreground);
         assert_eq!(serve.level, log::LevelFilter::Debug);
         assert_eq!(serve.pid_file, None, "none in the foreground");
-        assert_eq!(serve.capacity, Some(5));
+        assert_eq!((serve.capacity, serve.most_held), (Some(5), 7 * 1_048_576));
         assert_eq!(serve.rules.idle, Span::at_least(Duration::from_millis(250)));
         assert_eq!(serve.rules.limit, Span::at_least(Duration::from_secs(3)));
         assert_eq!(serve.drain, Span::at_least(Duration::from_millis(1_500)));
@@ -342,6 +366,9 @@ mod tests {
             ("-x", "x"),
             ("-n 0", "-n '0'"),
             ("-n many", "-n 'many'"),
+            ("-M 0", "-M '0'"),
+            ("-M 128M", "-M '128M'"),
+            ("-k -M 1", "-M"),
             ("-t -1", "-t"),
             ("-t 0", "-t '0'"),
             ("-t nan", "-t 'nan'"),
@@ -374,7 +401,7 @@ mod tests {
     #[test]
     fn help_shows_every_option_of_the_usage() {
         let Ok(Command::Print(help)) = read("-h") else { panic!("no help") };
-        for option in "fdqVhspugmantTDWlrkwSo".chars() {
+        for option in "fdqVhspugmanMtTDWlrkwSo".chars() {
             assert!(help.contains(&format!("\n    -{option} ")), "-{option} in:\n{help}");
         }
     }

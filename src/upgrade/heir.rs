@@ -4,7 +4,7 @@
 //!
 //! It reads nothing itself; whoever does feeds it. Must not know of sockets.
 
-use super::image::{self, Facts, Frame, HEAD, Household, MOST_BYTES, Role};
+use super::image::{self, Facts, Frame, HEAD, Household, MOST_BYTES, Role, SenderFacts, SpoolFacts};
 use std::collections::VecDeque;
 use std::mem;
 
@@ -17,7 +17,9 @@ pub struct Estate<R> {
     /// What is known of it.
     pub household: Household,
     /// The senders' connections, the one that has been silent for the longest first.
-    pub senders: Vec<R>,
+    pub senders: Vec<(R, SenderFacts)>,
+    /// The connections whose response is still to be written, and the files of each.
+    pub spools: Vec<(R, Vec<R>, SpoolFacts)>,
     /// The connections that linger, the one that was handed over first being the first of all.
     pub connections: Vec<(R, Facts)>,
 }
@@ -25,7 +27,8 @@ pub struct Estate<R> {
 impl<R> Default for Estate<R> {
     fn default() -> Self {
         let household = Household::default();
-        Estate { things: Vec::new(), household, senders: Vec::new(), connections: Vec::new() }
+        let (senders, spools, connections) = (Vec::new(), Vec::new(), Vec::new());
+        Estate { things: Vec::new(), household, senders, spools, connections }
     }
 }
 
@@ -84,7 +87,22 @@ impl<R> Heir<R> {
                 Frame::Serving => return Ok(Progress::Serving),
                 Frame::End => return Ok(Progress::Complete(mem::take(&mut self.estate))),
                 Frame::Unknown => {}
-                Frame::Senders => self.estate.senders.extend(descriptors),
+                Frame::Senders { facts } => {
+                    let facts = facts.into_iter().chain(std::iter::repeat_with(SenderFacts::default));
+                    self.estate.senders.extend(descriptors.into_iter().zip(facts));
+                }
+                Frame::Spools { facts } => {
+                    let mut descriptors = descriptors.into_iter();
+                    for facts in facts {
+                        let Some(socket) = descriptors.next() else { break };
+                        let files: Vec<_> = descriptors.by_ref().take(facts.files.len()).collect();
+                        // Without one of them what is sent of the others would look whole.
+                        if files.len() < facts.files.len() {
+                            return Err(Nonsense(format!("{} of {} files", files.len(), facts.files.len())));
+                        }
+                        self.estate.spools.push((socket, files, facts));
+                    }
+                }
                 Frame::Household(household) => {
                     self.estate.things.extend(household.roles.iter().copied().zip(descriptors));
                     self.estate.household = household;
@@ -174,14 +192,20 @@ mod tests {
         let frames = [
             (json!({"frame": "household", "roles": ["control", "door"], "uptime": 9}), 2),
             (json!({"frame": "senders"}), 1),
-            (json!({"frame": "senders"}), 2),
+            (
+                json!({"frame": "senders", "facts": [{"spools": true}, {"spools": true, "has_credit": true}]}),
+                2,
+            ),
             (json!({"frame": "connections", "facts": facts}), 2),
             (json!({"frame": "end"}), 0),
         ];
         for by in [1, 3, 100, 10_000] {
             let Ok(Progress::Complete(estate)) = fed(&frames, by) else { panic!("not complete, by {by}") };
             assert_eq!(estate.things, [(Role::Control, 0), (Role::Door, 1)]);
-            assert_eq!((estate.household.uptime, &estate.senders[..]), (9, &[2, 3, 4][..]));
+            let told = [(false, false), (true, false), (true, true)];
+            let told = told.map(|(spools, has_credit)| SenderFacts { spools, has_credit });
+            assert_eq!(estate.household.uptime, 9);
+            assert!(estate.senders.into_iter().eq((2..).zip(told)));
             let connections: Vec<_> =
                 estate.connections.iter().map(|(fd, facts)| (*fd, facts.at(NOW))).collect();
             assert_eq!(connections, [(5, linger(Stage::New)), (6, linger(Stage::HasItAll))]);
@@ -192,7 +216,7 @@ mod tests {
     fn what_a_later_version_says_is_left_out_and_what_an_earlier_one_does_not_does_no_harm() {
         let frames = [
             (json!({"frame": "household", "roles": ["soul", "control"], "mood": {"good": true}}), 2),
-            (json!({"frame": "spools", "of": [1, 2]}), 3),
+            (json!({"frame": "parks", "of": [1, 2]}), 3),
             (json!({"frame": "connections", "facts": [{"stage": "parked", "colour": 3}]}), 2),
             (json!({"frame": "end", "really": true}), 0),
         ];

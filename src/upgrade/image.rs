@@ -10,6 +10,7 @@
 //! Must not know of sockets, or of who says it.
 
 use crate::rules::linger::{Linger, Stage};
+use crate::rules::spool::{Queued, Spool};
 use crate::rules::time::{Span, Time};
 use crate::stats::Snapshot;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,8 @@ pub struct Request {
     pub version: String,
     /// Whether it wants to take over from one only that was told to stop.
     pub only_if_stopping: bool,
+    /// Whether it can take over what is still to be written, and who hands that over.
+    pub spools: bool,
 }
 
 /// What it is told.
@@ -49,7 +52,17 @@ pub enum Frame {
     /// What there is one of. Its descriptors are the `roles`, in this order.
     Household(Household),
     /// Senders' connections, the one that has been silent for the longest first.
-    Senders,
+    Senders {
+        /// What is known of each.
+        #[serde(default)]
+        facts: Vec<SenderFacts>,
+    },
+    /// Connections whose response is still to be written, each followed by its files.
+    Spools {
+        /// What is known of each.
+        #[serde(default)]
+        facts: Vec<SpoolFacts>,
+    },
     /// Connections that linger, the one that was handed over first being the first of all.
     Connections {
         /// What is known of each.
@@ -85,6 +98,8 @@ pub struct Household {
 pub enum Role {
     /// Where senders come in.
     Door,
+    /// Where those come in who have a response that is still to be written.
+    SpoolDoor,
     /// Where `lingerd -S`, `-k` and `-r` come in.
     Control,
     /// The pid file, with its lock.
@@ -96,6 +111,16 @@ pub enum Role {
     Unknown,
 }
 
+/// What is known of a sender.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SenderFacts {
+    /// Whether it speaks at the second socket.
+    pub spools: bool,
+    /// Whether it has been allowed a response that it has not handed over yet.
+    pub has_credit: bool,
+}
+
 /// What is known of a connection; the times are ages in milliseconds.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -105,6 +130,68 @@ pub struct Facts {
     heard: u64,
     /// What the answer was.
     stage: Known,
+}
+
+/// What is known of a connection whose response is still to be written; times as in [`Facts`].
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SpoolFacts {
+    /// When it was handed over.
+    pub handed_over: u64,
+    /// When it got on last.
+    pub got_on: u64,
+    /// When it was asked last what is not yet acknowledged, and what that would be now if nothing had been since.
+    pub asked: u64,
+    /// See there; not if nobody knows.
+    pub queued: Option<u64>,
+    /// How long it may not get on.
+    pub patience: u64,
+    /// Whether the client sends nothing more.
+    pub client_ended: bool,
+    /// What is left of each of its files.
+    pub files: Vec<Rest>,
+}
+
+/// What is left of a file.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rest {
+    /// Where it begins.
+    pub offset: u64,
+    /// How much it is.
+    pub length: u64,
+    /// Whether nobody else has use for it.
+    pub is_ours: bool,
+}
+
+impl SpoolFacts {
+    /// What is known of `spool`, handed over then, at `now`.
+    pub fn of(handed_over: Time, spool: &Spool, files: Vec<Rest>, now: Time) -> Self {
+        let age = |time: Time| Duration::from(now.since(time)).as_millis() as u64; // 776 days at most
+        SpoolFacts {
+            handed_over: age(handed_over),
+            got_on: age(spool.got_on),
+            asked: age(spool.asked),
+            queued: match spool.queued {
+                Queued::Bytes(queued) => Some(queued),
+                Queued::New | Queued::Untold => None,
+            },
+            patience: Duration::from(spool.patience).as_millis() as u64,
+            client_ended: spool.client_ended,
+            files,
+        }
+    }
+
+    /// When it was handed over, and the rest, for one whose time it is `now`.
+    pub fn at(&self, now: Time) -> (Time, Spool) {
+        let ago = |age: u64| now - Span::nearest(Duration::from_millis(age));
+        let patience = Span::at_least(Duration::from_millis(self.patience.max(1)));
+        let mut spool = Spool::new(ago(self.got_on), patience);
+        spool.asked = ago(self.asked);
+        spool.queued = self.queued.map_or(Queued::New, Queued::Bytes);
+        spool.client_ended = self.client_ended;
+        (ago(self.handed_over), spool)
+    }
 }
 
 /// As [`Stage`].
@@ -134,6 +221,7 @@ impl Facts {
                 Stage::Asked => Known::Asked,
                 Stage::UnderWay => Known::UnderWay,
                 Stage::HasItAll => Known::HasItAll,
+                Stage::Spooling => Known::Unknown, // it is told apart
             },
         }
     }

@@ -22,8 +22,9 @@ use std::time::{Duration, Instant};
 /// gives takes to give up.
 const PATIENCE: Duration = Duration::from_secs(15 + testator::PATIENCE.as_secs());
 
-/// How long to wait for its answer when this one has everything: it does nothing else.
-const ANSWER: Duration = Duration::from_secs(1);
+/// How long to wait for its answer when this one has everything: it does nothing else but tell a service manager so. Where
+/// it is not there any more that shows at once; and whoever begins before it has answered may find that it goes on.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// It does not give up before so much has passed since it was asked.
 const PATIENT: Duration = Duration::from_secs(testator::PATIENCE.as_secs() - 1);
@@ -119,7 +120,7 @@ pub fn find(
         _ => {} // where the system does not tell, the directory has to do
     }
     let mut predecessor = Predecessor { link, path: path.to_owned(), asked: Instant::now() };
-    let request = Request { version: env!("CARGO_PKG_VERSION").to_owned(), only_if_stopping };
+    let request = Request { version: env!("CARGO_PKG_VERSION").to_owned(), only_if_stopping, spools: true };
     let mut said = vec![Order::TakeOver.byte()];
     said.extend(image::frame(&request, 0));
     predecessor.link.write_all(&said).map_err(|e| predecessor.system(e))?;

@@ -12,8 +12,9 @@ use support::daemon::{Daemon, Ended, Site, run};
 use support::{is_root, tcp};
 
 /// The documented names, in the documented order.
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 23] = [
     "lingering",
+    "spooling",
     "peak",
     "handed_over",
     "closed",
@@ -23,12 +24,17 @@ const NAMES: [&str; 17] = [
     "limit",
     "evicted",
     "stopped",
+    "stalled",
+    "broken",
     "cut_short",
     "rejected",
     "protocol_errors",
     "refused",
+    "killed",
     "senders",
     "bytes_discarded",
+    "spooled",
+    "spool_bytes",
     "uptime",
 ];
 

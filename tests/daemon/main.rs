@@ -7,10 +7,14 @@ mod client;
 mod counters;
 mod descriptors;
 mod handoff;
+mod hostile;
+#[cfg(target_os = "linux")]
+mod hung;
 mod limits;
 mod manager;
 mod manners;
 mod reasons;
 mod sandbox;
 mod scarcity;
+mod spool;
 mod upgrade;

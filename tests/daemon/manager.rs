@@ -4,7 +4,7 @@
 //! serves, and keeps the socket from one daemon to the next.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
@@ -25,10 +25,22 @@ fn listen(site: &Site) -> UnixListener {
 /// `lingerd` with `options`, to which standard input is passed on so many times: as its descriptors from 3 on, by
 /// the environment.
 fn passed_on(site: &Site, socket: impl Into<OwnedFd>, times: usize, options: &[&str]) -> Command {
-    const SHELL: &str = "exec 3<&0 4<&0 </dev/null; LISTEN_PID=$$; export LISTEN_PID; exec \"$0\" \"$@\"";
+    shell("exec 3<&0 4<&0 5<&0 </dev/null", site, socket, times, options)
+}
+
+/// The same with two sockets.
+fn both_passed_on(site: &Site, sockets: [&UnixListener; 2], options: &[&str]) -> Command {
+    let [first, second] = sockets.map(|socket| OwnedFd::from(socket.try_clone().unwrap()));
+    let mut shell = shell("exec 3<&0 4<&1 </dev/null >/dev/null", site, first, 2, options);
+    shell.stdout(Stdio::from(second));
+    shell
+}
+
+fn shell(redirect: &str, site: &Site, socket: impl Into<OwnedFd>, times: usize, options: &[&str]) -> Command {
+    let script = format!("{redirect}; LISTEN_PID=$$; export LISTEN_PID; exec \"$0\" \"$@\"");
     let lingerd = site.lingerd();
     let mut shell = Command::new("sh");
-    shell.arg("-c").arg(SHELL).arg(lingerd.get_program()).args(lingerd.get_args()).args(options);
+    shell.arg("-c").arg(script).arg(lingerd.get_program()).args(lingerd.get_args()).args(options);
     shell.env("LISTEN_FDS", times.to_string()).stdin(Stdio::from(socket.into()));
     shell
 }
@@ -108,6 +120,43 @@ fn the_manager_is_told_when_it_serves_stops_and_who_has_taken_over() {
     assert!(site.socket().exists(), "the one that has taken over knows whose it is");
 }
 
+/// Nobody is allowed a response who could only be cut off soon: he waits for the next daemon, or writes himself.
+#[test]
+fn one_that_stops_leaves_those_at_the_second_socket_to_the_next_one() {
+    let site = Site::new();
+    let listener = listen(&site);
+    let second = UnixListener::bind(site.second()).unwrap();
+    let start = || {
+        let log = File::options().append(true).create(true).open(site.path("log")).unwrap();
+        let options = ["-f", "-t", "1000", "-T", "2000", "-D", "4000", "-W", "3000"];
+        let mut command = both_passed_on(&site, [&listener, &second], &options);
+        Daemon::adopt(&site, command.stderr(log).spawn().unwrap())
+    };
+    let mut daemon = start();
+    let (one, server) = tcp::connection();
+    daemon.sender().hand_over(server);
+    daemon.wait_for("lingering=1 senders=0");
+    daemon.signal(libc::SIGTERM);
+    daemon.sender().wait_until_hung_up();
+    let waiting = daemon.spooler();
+    let (two, server) = tcp::connection();
+    daemon.sender().hand_over(server); // at the first one they are still heard
+    daemon.wait_for("lingering=2 senders=0");
+    assert!(!waiting.has_go_ahead());
+    drop((one, two));
+    assert_eq!(daemon.wait_for_end(), Some(0));
+    let daemon = start();
+    let content = site.path("content");
+    fs::write(&content, b"all").unwrap();
+    let (mut client, server) = tcp::connection();
+    waiting.spool(server, &[(&File::open(content).unwrap(), 0, 3, false)], PATIENCE);
+    let mut all = String::new();
+    client.read_to_string(&mut all).unwrap();
+    assert_eq!(all, "all");
+    drop(client);
+    daemon.wait_for("closed=1 spooled=1");
+}
+
 #[test]
 fn one_that_the_manager_starts_takes_over_from_whoever_serves_there() {
     let site = Site::new();
@@ -128,6 +177,46 @@ fn one_that_the_manager_starts_takes_over_from_whoever_serves_there() {
 }
 
 #[test]
+fn both_sockets_may_be_passed_on_in_whatever_order_and_go_to_the_successor() {
+    for swapped in [false, true] {
+        let site = Site::new();
+        let listener = listen(&site);
+        let second = UnixListener::bind(site.second()).unwrap();
+        fs::set_permissions(site.second(), fs::Permissions::from_mode(0o640)).unwrap();
+        let before = fs::metadata(site.second()).unwrap();
+        let sockets = if swapped { [&second, &listener] } else { [&listener, &second] };
+        let log = File::options().append(true).create(true).open(site.path("log")).unwrap();
+        let mut command = both_passed_on(&site, sockets, &["-f", "-t", "1000", "-D", "4000"]);
+        let mut daemon = Daemon::adopt(&site, command.stderr(log).spawn().unwrap());
+        let (one, server) = tcp::connection();
+        daemon.sender().hand_over(server);
+        let content = site.path("content");
+        fs::write(&content, b"the rest").unwrap();
+        let content = File::open(content).unwrap();
+        let spool = |daemon: &Daemon| {
+            let (mut client, server) = tcp::connection();
+            daemon.spooler().spool(server, &[(&content, 4, 4, false)], PATIENCE);
+            let mut all = String::new();
+            client.read_to_string(&mut all).unwrap();
+            assert_eq!(all, "rest");
+            client
+        };
+        let two = spool(&daemon);
+        daemon.wait_for("lingering=2 spooled=1 protocol_errors=0");
+        let mut new = site.start(&["-r"]);
+        assert_eq!(daemon.wait_for_end(), Some(0));
+        let three = spool(&new);
+        new.wait_for("lingering=3 spooled=2 protocol_errors=0");
+        drop((one, two, three));
+        new.wait_for("lingering=0 closed=3");
+        new.signal(libc::SIGTERM);
+        assert_eq!(new.wait_for_end(), Some(0));
+        let after = fs::metadata(site.second()).expect("the second socket's name is the manager's, too");
+        assert_eq!((after.ino(), after.mode()), (before.ino(), before.mode()));
+    }
+}
+
+#[test]
 fn what_is_passed_on_has_to_be_that_socket_alone_and_in_the_foreground() {
     let site = Site::new();
     let listener = listen(&site);
@@ -140,8 +229,9 @@ fn what_is_passed_on_has_to_be_that_socket_alone_and_in_the_foreground() {
     fails(passed_on(&site, clone(), 1, &[]), "with -f");
     fails(passed_on(&site, clone(), 1, &["-f", "-g", "0"]), "-g does not go with a socket");
     fails(passed_on(&site, clone(), 1, &["-f", "-m", "0660"]), "-m does not go with a socket");
-    fails(passed_on(&site, clone(), 2, &["-f"]), "2 sockets");
-    fails(passed_on(&site, clone(), 9, &["-f"]), "descriptor 5 is not open");
+    fails(passed_on(&site, clone(), 2, &["-f"]), ".2: ");
+    fails(passed_on(&site, clone(), 3, &["-f"]), "3 sockets");
+    fails(passed_on(&site, clone(), 9, &["-f"]), "descriptor 6 is not open");
     let elsewhere = UnixListener::bind(site.path("other")).unwrap();
     fails(passed_on(&site, elsewhere, 1, &["-f"]), "a socket at ");
     #[cfg(target_os = "linux")]

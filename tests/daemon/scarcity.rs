@@ -267,20 +267,20 @@ fn a_directory_without_room_is_an_error_that_names_it_and_nothing_is_left_there(
 }
 
 #[test]
-fn a_directory_that_has_become_read_only_keeps_nobody_from_stopping() {
+fn a_directory_that_can_be_written_no_longer_keeps_nobody_from_stopping() {
     let script = "mkdir \"$PLACE/run\" && mount -t tmpfs tmpfs \"$PLACE/run\" && cd \"$PLACE\" || exit 9
-        \"$LINGERD\" -f -s run/lingerd.sock 2>log & pid=$!
+        chown nobody run && chmod 755 run || exit 9
+        \"$LINGERD\" -f -u nobody -s run/lingerd.sock 2>log & pid=$!
         until \"$LINGERD\" -S -s run/lingerd.sock >counters 2>&1; do :; done
-        mount -o remount,ro run || exit 8
+        chown root run || exit 8
         \"$LINGERD\" -k -s run/lingerd.sock; echo told: $?
         wait $pid; echo ended: $?
-        cat log >&2
-        mount -o remount,rw run && \"$LINGERD\" -s run/lingerd.sock -p pid && \"$LINGERD\" -k -w -p pid; echo next: $?";
+        cat log >&2; test -S run/lingerd.sock || exit 7
+        chown nobody run && \"$LINGERD\" -u nobody -s run/lingerd.sock -p pid && \"$LINGERD\" -k -w -p pid; echo next: $?";
     let Some(ended) = with_mounts(&Site::new(), script) else { return };
     assert!(ended.stdout.starts_with("told: 0\nended: 0\n"), "{ended:?}");
     assert!(ended.stdout.ends_with("next: 0\n"), "{ended:?}");
-    let why = "run/lingerd.sock: the name stays there: Read-only file system";
-    assert!(ended.stderr.contains(why), "{ended:?}");
+    assert!(ended.stderr.contains("stopped: "), "{ended:?}");
 }
 
 #[test]

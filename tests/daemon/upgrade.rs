@@ -295,13 +295,13 @@ fn a_successor_that_fails_when_it_has_everything_is_none() {
 #[test]
 fn a_successor_that_is_killed_half_way_is_none() {
     let (daemon, clients) = with_lingering(20);
-    for asked in [&b"T"[..], b"T\0\0", &request("{}")] {
+    for asked in [&b"T"[..], b"T\0\0", &request(REQUEST)] {
         let mut link = UnixStream::connect(daemon.site.control()).unwrap();
         link.write_all(asked).unwrap();
         drop(link);
     }
     let mut link = UnixStream::connect(daemon.site.control()).unwrap();
-    link.write_all(&request("{}")).unwrap();
+    link.write_all(&request(REQUEST)).unwrap();
     link.read_exact(&mut [0; 100]).unwrap();
     drop(link);
     assert_serves_on(daemon, clients, "this daemon serves on");
@@ -311,7 +311,7 @@ fn a_successor_that_is_killed_half_way_is_none() {
 fn a_successor_that_hangs_is_none_and_does_not_become_it_later() {
     let (daemon, clients) = with_lingering(20);
     let mut link = UnixStream::connect(daemon.site.control()).unwrap();
-    link.write_all(&request("{}")).unwrap();
+    link.write_all(&request(REQUEST)).unwrap();
     daemon.wait_for_log("but it takes too long; this daemon serves on");
     let late = link.write_all(b"R").unwrap_err();
     assert_eq!(late.kind(), ErrorKind::BrokenPipe);
@@ -342,6 +342,18 @@ fn one_that_serves_gives_nothing_to_who_wants_it_from_one_that_stops() {
     assert_serves_on(daemon, clients, "serving");
 }
 
+/// It would take a link at the second socket for one at the first one, and what is said there for nonsense.
+#[test]
+fn a_successor_that_is_too_old_to_spool_is_none() {
+    let (daemon, clients) = with_lingering(3);
+    let mut link = UnixStream::connect(daemon.site.control()).unwrap();
+    link.write_all(&request(r#"{"version":"0.0","only_if_stopping":false}"#)).unwrap();
+    let mut said = String::new();
+    link.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "N");
+    assert_serves_on(daemon, clients, "too old to write responses");
+}
+
 /// What a successor of another version may say, and that it gets what is documented: this is the
 /// exchange as that version has it.
 #[test]
@@ -350,7 +362,10 @@ fn a_successor_of_another_version_is_one() {
     let sender = daemon.sender();
     daemon.wait_for("senders=1");
     let mut link = UnixStream::connect(daemon.site.control()).unwrap();
-    link.write_all(&request(r#"{"version":"99.0","mood":{"good":true},"only_if_stopping":false}"#)).unwrap();
+    link.write_all(&request(
+        r#"{"version":"99.0","mood":{"good":true},"only_if_stopping":false,"spools":true}"#,
+    ))
+    .unwrap();
     link.set_nonblocking(true).unwrap();
     let (mut said, mut descriptors) = (Vec::new(), Vec::<OwnedFd>::new());
     wait_until("that is all", || {
@@ -362,14 +377,14 @@ fn a_successor_of_another_version_is_one() {
     });
     let said = String::from_utf8_lossy(&said).into_owned();
     for part in [
-        r#""roles":["control","door"]"#,
-        r#""counters":"lingering 150\n"#,
-        r#"{"frame":"senders"}"#,
+        r#""roles":["control","door","spool_door"]"#,
+        r#""counters":"lingering 150\nspooling 0\n"#,
+        r#"{"frame":"senders","facts":[{"spools":false,"has_credit":false}]}"#,
         r#"{"handed_over":"#,
     ] {
         assert!(said.contains(part), "{part} in {said}");
     }
-    assert_eq!(descriptors.len(), 2 + 1 + 150, "the sockets, the sender, the connections");
+    assert_eq!(descriptors.len(), 3 + 1 + 150, "the sockets, the sender, the connections");
     link.write_all(b"R").unwrap();
     let mut answer = Vec::new();
     link.set_nonblocking(false).unwrap();
@@ -387,6 +402,9 @@ fn a_successor_of_another_version_is_one() {
 }
 
 /// What a successor says first.
+/// What one says that wants everything.
+const REQUEST: &str = r#"{"spools":true}"#;
+
 fn request(json: &str) -> Vec<u8> {
     [b"T".to_vec(), frame(json)].concat()
 }

@@ -6,7 +6,8 @@
 
 use crate::run::Plan;
 use fastrand::Rng;
-use lingerd_platform::fake::{Address, Caller, Client, Held, Idle, Kernel, Raiser, Setup};
+use lingerd::senders::protocol::{GO_AHEAD, HEAD};
+use lingerd_platform::fake::{Address, Caller, Client, Held, Idle, Kernel, Medium, Piece, Raiser, Setup};
 use lingerd_platform::fdpass::MAX_DESCRIPTORS;
 use lingerd_platform::peer::Peer;
 use lingerd_platform::signals::Signals;
@@ -17,6 +18,17 @@ use std::time::Duration;
 pub const ROOT: Peer = Peer { uid: 0, groups: Vec::new(), all_groups: true, pid: Some(1) };
 const STRANGER: Peer = Peer { uid: u32::MAX - 1, groups: Vec::new(), all_groups: true, pid: Some(2) };
 
+/// What of a response is still to be written.
+#[derive(Clone, Debug, Default)]
+pub struct Spooled {
+    /// Of which files, in this order.
+    pub pieces: Vec<Piece>,
+    /// How long it may not get on.
+    pub patience: Duration,
+    /// Whether one of the files has less than that, or cannot be read.
+    pub is_broken: bool,
+}
+
 /// Somebody who asks for the counters.
 struct Question {
     when: Duration,
@@ -24,16 +36,35 @@ struct Question {
     who: Peer,
 }
 
+/// A connection that was sent.
+pub struct Sent {
+    pub when: Duration,
+    pub client: Client,
+    /// What was still to be written.
+    pub spooled: Option<Spooled>,
+    /// Whether that was at the second door.
+    pub at_second: bool,
+}
+
+/// Who may hand over responses.
+pub struct Spooler {
+    pub caller: Caller,
+    /// Whether it has been told that it may, and has not.
+    pub may: Rc<Cell<bool>>,
+    /// Since when it should have been, for the model.
+    pub wants: Option<Duration>,
+}
+
 /// See the module's head.
 pub struct Crowd {
     random: RefCell<Rng>,
-    door: Cell<Address>,
+    doors: Cell<[Address; 2]>,
     control: Address,
     signals: RefCell<Rc<Signals<Raiser>>>,
     /// When the daemon was told to stop, and when it was told again.
     told: Cell<Option<(Duration, Option<Duration>)>>,
     /// Clients whose connections were sent, and when, for the model to take.
-    sent: RefCell<Vec<(Duration, Client)>>,
+    sent: RefCell<Vec<Sent>>,
     /// When each one asked for the counters that has no answer yet.
     asked: RefCell<Vec<Question>>,
     honest: Cell<bool>,
@@ -42,16 +73,18 @@ pub struct Crowd {
     /// Those who have knocked somewhere and may not come in, and what they have sent, who stay.
     strangers: Cell<u64>,
     stranger_sent: RefCell<Vec<(Caller, Client)>>,
+    /// Who is at the second door.
+    spoolers: RefCell<Vec<Spooler>>,
     /// Clients that are still to come, and whether anybody comes at all.
     left: Cell<usize>,
     is_over: Cell<bool>,
 }
 
 impl Crowd {
-    pub fn new(seed: u64, [door, control]: [Address; 2], signals: Signals<Raiser>) -> Rc<Crowd> {
+    pub fn new(seed: u64, [door, spool_door, control]: [Address; 3], signals: Signals<Raiser>) -> Rc<Crowd> {
         Rc::new(Crowd {
             random: RefCell::new(Rng::with_seed(seed ^ 0x5eed)),
-            door: Cell::new(door),
+            doors: Cell::new([door, spool_door]),
             control,
             signals: RefCell::new(Rc::new(signals)),
             told: Cell::default(),
@@ -61,6 +94,7 @@ impl Crowd {
             staying: RefCell::default(),
             strangers: Cell::new(0),
             stranger_sent: RefCell::default(),
+            spoolers: RefCell::default(),
             left: Cell::new(0),
             is_over: Cell::new(false),
         })
@@ -149,11 +183,12 @@ impl Crowd {
     pub fn goes_on(
         crowd: &Rc<Crowd>,
         kernel: &Kernel,
-        door: Option<Address>,
+        [door, spool_door]: [Option<Address>; 2],
         is_stopping: bool,
         plan: &Plan,
     ) {
-        crowd.door.set(door.unwrap_or(crowd.door.get()));
+        let before = crowd.doors.get();
+        crowd.doors.set([door.unwrap_or(before[0]), spool_door.unwrap_or(before[1])]);
         if is_stopping {
             crowd.told.set(crowd.told.get().or(Some((kernel.now(), None))));
         }
@@ -209,8 +244,20 @@ impl Crowd {
         asked.iter().find(|question| question.who.uid == 0).map(|question| question.when)
     }
 
+    /// Those at the second door who are still to be told that they may hand over, and have said all that they have.
+    pub fn each_who_wants(&self, mut each: impl FnMut(&mut Spooler)) {
+        let mut spoolers = self.spoolers.borrow_mut();
+        spoolers.retain(|it| it.caller.end().is_some() && !it.caller.is_hung_up());
+        for it in spoolers.iter_mut() {
+            match it.may.get() || it.caller.unread() > 0 || it.caller.queued() > 0 {
+                true => it.wants = None,
+                false => each(it),
+            }
+        }
+    }
+
     /// Takes the clients whose connections were sent since it was called last, and when they were.
-    pub fn take_sent(&self) -> Vec<(Duration, Client)> {
+    pub fn take_sent(&self) -> Vec<Sent> {
         self.sent.take()
     }
 
@@ -228,9 +275,16 @@ impl Crowd {
         self.stranger_sent.take().into_iter().map(|(_, client)| client).collect()
     }
 
-    /// Connects as a sender does.
-    pub fn connect(&self, kernel: &Kernel) -> Option<Caller> {
-        kernel.connect(self.door.get(), ROOT).ok()
+    /// Connects as a sender does, and tells, at the second door, where it is known whether it may hand a response over.
+    fn connect(&self, kernel: &Kernel) -> Option<(Caller, Option<Rc<Cell<bool>>>)> {
+        let spools = self.one_in(3);
+        let caller = kernel.connect(self.doors.get()[usize::from(spools)], ROOT).ok()?;
+        let may = spools.then(Rc::<Cell<bool>>::default);
+        if let Some(may) = &may {
+            let (caller, may) = (caller.clone(), may.clone());
+            self.spoolers.borrow_mut().push(Spooler { caller, may, wants: None });
+        }
+        Some((caller, may))
     }
 }
 
@@ -241,14 +295,14 @@ fn sender_comes(crowd: &Rc<Crowd>, kernel: &Kernel, pause: Duration) {
     }
     let next = crowd.clone();
     match crowd.connect(kernel) {
-        Some(sender) => sender_acts(next, kernel, sender, pause),
+        Some((sender, may)) => sender_acts(next, kernel, sender, may, pause),
         None => kernel.after(Duration::from_secs(1), move |kernel| sender_comes(&next, kernel, pause)),
     }
 }
 
 /// Somebody who may not hand over does so.
 fn stranger_comes(crowd: &Rc<Crowd>, kernel: &Kernel) {
-    let Ok(stranger) = kernel.connect(crowd.door.get(), STRANGER) else { return };
+    let Ok(stranger) = kernel.connect(crowd.doors.get()[0], STRANGER) else { return };
     crowd.count(&STRANGER);
     let (client, held) = client_comes(crowd, kernel);
     let _ = stranger.send(b"L", &[&held]); // if there is room
@@ -258,10 +312,18 @@ fn stranger_comes(crowd: &Rc<Crowd>, kernel: &Kernel) {
     crowd.stranger_sent.borrow_mut().push((stranger, client));
 }
 
-fn sender_acts(crowd: Rc<Crowd>, kernel: &Kernel, sender: Caller, pause: Duration) {
+fn sender_acts(
+    crowd: Rc<Crowd>,
+    kernel: &Kernel,
+    sender: Caller,
+    may: Option<Rc<Cell<bool>>>,
+    pause: Duration,
+) {
     if crowd.left.get() == 0 || crowd.is_over.get() {
         if crowd.one_in(2) {
-            crowd.staying.borrow_mut().push(sender); // else it closes
+            crowd.staying.borrow_mut().push(sender);
+        } else {
+            sender.close();
         }
         return;
     }
@@ -270,26 +332,38 @@ fn sender_acts(crowd: Rc<Crowd>, kernel: &Kernel, sender: Caller, pause: Duratio
         if !crowd.honest.get() && crowd.one_in(3) {
             let (client, held) = client_comes(&crowd, kernel);
             sender.close_with(&[&held]);
-            crowd.sent.borrow_mut().push((kernel.now(), client));
+            crowd.sent.borrow_mut().push(Sent {
+                when: kernel.now(),
+                client,
+                spooled: None,
+                at_second: may.is_some(),
+            });
         }
-        drop(sender);
+        sender.close();
         return kernel.after(delay, move |kernel| sender_comes(&crowd, kernel, pause));
     }
     // More than fit into its queue, now and then.
     let messages = if crowd.one_in(200) { crowd.number(2..=300) } else { 1 };
-    for _ in 0..messages.min(crowd.left.get() as u64) {
+    for _ in 0..messages {
+        if crowd.left.get() == 0 {
+            break;
+        }
         if !crowd.honest.get() && crowd.one_in(100) {
             mischief(&crowd, kernel, &sender);
+        } else if may.as_ref().is_some_and(|may| !crowd.one_in(3) && may_spool(&crowd, &sender, may)) {
+            if spool(&crowd, kernel, &sender) {
+                may.iter().for_each(|may| may.set(false));
+            }
         } else {
-            message(&crowd, kernel, &sender);
+            message(&crowd, kernel, &sender, may.is_some());
         }
     }
     let delay = crowd.time(pause * 4);
-    kernel.after(delay, move |kernel| sender_acts(crowd, kernel, sender, pause));
+    kernel.after(delay, move |kernel| sender_acts(crowd, kernel, sender, may, pause));
 }
 
 /// A message as the protocol has it, mostly with one connection, now and then with as many as fit.
-fn message(crowd: &Rc<Crowd>, kernel: &Kernel, sender: &Caller) {
+fn message(crowd: &Rc<Crowd>, kernel: &Kernel, sender: &Caller, at_second: bool) {
     let many = match crowd.number(0..=99) {
         0 => MAX_DESCRIPTORS as u64,
         1..=10 => crowd.number(2..=20),
@@ -303,17 +377,77 @@ fn message(crowd: &Rc<Crowd>, kernel: &Kernel, sender: &Caller) {
         clients.push(client);
         held.push(end);
     }
-    crowd.left.set(crowd.left.get() - many as usize);
+    crowd.left.set(crowd.left.get().saturating_sub(many as usize));
     let all: Vec<_> = held.iter().collect();
     if sender.send(b"L", &all).is_ok() {
-        let now = kernel.now();
-        crowd.sent.borrow_mut().extend(clients.into_iter().map(|client| (now, client)));
+        let when = kernel.now();
+        let sent = clients.into_iter().map(|client| Sent { when, client, spooled: None, at_second });
+        crowd.sent.borrow_mut().extend(sent);
         if crowd.one_in(50) {
             // It keeps its copies for a while.
             kernel.after(crowd.time(Duration::from_secs(60)), move |_| drop(held));
         }
     }
     // Else it does the waiting itself, which is not of this story.
+}
+
+/// Whether it has been told that it may hand one response over, which it is going to do. Now and then somebody does
+/// though he has not.
+fn may_spool(crowd: &Crowd, sender: &Caller, may: &Cell<bool>) -> bool {
+    let told = sender.read();
+    let many = told.len() + usize::from(may.get());
+    assert!(told.iter().all(|&byte| byte == GO_AHEAD) && (many <= 1 || !crowd.honest.get()), "{told:?}");
+    may.set(may.get() || !told.is_empty());
+    may.get() || !crowd.honest.get() && crowd.one_in(100)
+}
+
+/// A connection whose response is still to be written, in one call or now and then in two. Whether it was sent.
+fn spool(crowd: &Rc<Crowd>, kernel: &Kernel, sender: &Caller) -> bool {
+    let (client, held) = client_with(crowd, kernel, 0, false);
+    // Whoever drops it, be it the kernel, is not to make what is there look whole.
+    held.set_linger(Some(Duration::ZERO));
+    let patience = [1, 30, 300][crowd.number(0..=2) as usize];
+    let mut spooled = Spooled { patience: Duration::from_secs(patience), ..Spooled::default() };
+    let mut head = [0; HEAD];
+    head[0] = b'S';
+    head[4..8].copy_from_slice(&(patience as u32 * 1_000).to_be_bytes());
+    let mut files = Vec::new();
+    for n in 0..crowd.number(1..=4) as usize {
+        let length = [0, 1, 3_000, 70_000, 300_000, 3_000_000][crowd.number(0..=5) as usize];
+        let offset = if crowd.one_in(2) { 0 } else { crowd.number(0..=1_000_000) };
+        let medium = if crowd.one_in(4) {
+            // Now and then it does not answer for longer than anybody waits, or closes as slowly.
+            let read = crowd.time(Duration::from_secs(if crowd.one_in(50) { 1_000 } else { 1 }));
+            let closing = crowd.time(Duration::from_secs(if crowd.one_in(500) { 100 } else { 1 }));
+            Medium { read, ..Medium::slow(closing) }
+        } else {
+            Medium::memory()
+        };
+        let medium = Medium { is_broken: crowd.one_in(200), ..medium };
+        let lacks = if crowd.one_in(200) { length.min(1_000) } else { 0 };
+        let file = kernel.file(offset + length - lacks, medium);
+        spooled.is_broken |= length > 0 && medium.is_broken || lacks > 0;
+        spooled.pieces.push(Piece { file: file.file_number(), offset, length: length as usize });
+        head[1] += 1;
+        head[3] |= u8::from(crowd.one_in(2)) << n;
+        head[8 + 16 * n..][..8].copy_from_slice(&offset.to_be_bytes());
+        head[16 + 16 * n..][..8].copy_from_slice(&length.to_be_bytes());
+        files.push(file);
+    }
+    let all: Vec<_> = std::iter::once(&held).chain(&files).collect();
+    crowd.left.set(crowd.left.get().saturating_sub(1));
+    let is_whole = !crowd.one_in(20);
+    let (first, rest) = head.split_at(if is_whole { HEAD } else { crowd.number(1..=70) as usize });
+    let is_sent = sender.send(first, &all).is_ok();
+    if is_sent {
+        let when = kernel.now();
+        crowd.sent.borrow_mut().push(Sent { when, client, spooled: Some(spooled), at_second: true });
+        // Of one that has no room for the rest the message is half a one, and nobody says more.
+        if !is_whole && sender.send(rest, &[]).is_err() {
+            sender.close();
+        }
+    }
+    is_sent
 }
 
 /// What no sender should send.
@@ -334,11 +468,17 @@ fn mischief(crowd: &Rc<Crowd>, kernel: &Kernel, sender: &Caller) {
 
 /// A client whose response is written, or most of it, and what it is going to do.
 fn client_comes(crowd: &Rc<Crowd>, kernel: &Kernel) -> (Client, Held) {
+    let response = [0, 300, 20_000, 300_000][crowd.number(0..=3) as usize];
+    let half_closes = !crowd.one_in(4);
+    client_with(crowd, kernel, response, half_closes)
+}
+
+fn client_with(crowd: &Rc<Crowd>, kernel: &Kernel, response: u64, half_closes: bool) -> (Client, Held) {
     let minute = Duration::from_secs(60);
     let kind = crowd.number(0..=12);
     let latency = [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(80)];
     let setup = Setup {
-        response: [0, 300, 20_000, 300_000][crowd.number(0..=3) as usize],
+        response,
         latency: latency[crowd.number(0..=2) as usize],
         reads: !matches!(kind, 3 | 4),
         closes: matches!(kind, 0 | 1),
@@ -347,7 +487,7 @@ fn client_comes(crowd: &Rc<Crowd>, kernel: &Kernel) -> (Client, Held) {
         ..Setup::default()
     };
     let (client, held) = kernel.connection(&setup);
-    if !crowd.one_in(4) {
+    if half_closes {
         held.half_close();
     }
     let acting = client.clone();

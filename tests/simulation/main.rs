@@ -36,10 +36,10 @@ fn in_any_world_the_promises_are_kept() {
 
 #[test]
 fn the_same_seed_gives_the_same_log() {
-    for seed in 0..5 {
+    for seed in 2..7 {
         let [one, other] = [(); 2].map(|()| play(seed));
         assert_eq!(one, other, "seed {seed}");
-        assert!(one.connections > 10, "seed {seed} is over at once");
+        assert!(one.connections > 10, "seed {seed} is over at once: {one:?}");
     }
     assert_ne!(play(0).hash, play(1).hash);
 }

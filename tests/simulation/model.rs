@@ -5,11 +5,11 @@
 //!
 //! Must not know how the daemon does anything.
 
-use crate::crowd::ROOT;
+use crate::crowd::{ROOT, Sent, Spooled};
 use crate::run::{Plan, Stage};
 use lingerd::rules::event::Reason;
 use lingerd::stats::Snapshot;
-use lingerd_platform::fake::{Call, Client, Facts, Faults};
+use lingerd_platform::fake::{Call, Facts, Faults};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub struct Model {
     /// What the process has open beside connections and senders.
     own: usize,
     /// Who is in a sender's queue or lingers, and since when it was sent.
-    clients: BTreeMap<SocketAddr, (Duration, Client)>,
+    clients: BTreeMap<SocketAddr, Sent>,
     connections: u64,
     before: Snapshot,
     /// When the clock was set on or back, and by how many nanoseconds.
@@ -38,6 +38,8 @@ pub struct Model {
     frozen: Vec<(Duration, Duration)>,
     heard: u64,
     take_overs: u32,
+    /// When hardly a descriptor was left, all of them of what is still to be closed perhaps.
+    was_full: Option<Duration>,
     /// When one of those that were taken over from was to end at once, at the earliest.
     cut_off: Option<Duration>,
 }
@@ -50,6 +52,8 @@ struct Allowed {
     idle: u64,
     max: u64,
     limit: u64,
+    stalled: u64,
+    broken: u64,
     /// None of these: room was needed, or it was told to stop.
     none: u64,
 }
@@ -68,6 +72,7 @@ impl Model {
             frozen: Vec::new(),
             heard: 0,
             take_overs: 0,
+            was_full: None,
             cut_off: None,
         }
     }
@@ -82,7 +87,7 @@ impl Model {
         self.turns += 1;
         let kernel = &stage.kernel;
         self.began = kernel.woke();
-        let heard = kernel.count(Call::Hear);
+        let heard = kernel.count(Call::Pass);
         if heard > self.heard {
             self.is_frozen(kernel.now());
         } else {
@@ -95,14 +100,18 @@ impl Model {
     fn judge(&mut self, stage: &Stage, plan: &Plan) {
         let kernel = &stage.kernel;
         self.clock_steps = kernel.clock_steps();
-        for (when, client) in stage.crowd.take_sent() {
-            self.clients.insert(client.address(), (when, client));
+        if stage.process.open_descriptors() + 8 > plan.least() {
+            self.was_full = Some(kernel.now());
+        }
+        for sent in stage.crowd.take_sent() {
+            self.clients.insert(sent.client.address(), sent);
             self.connections += 1;
         }
         let now = stage.daemon.snapshot();
         self.counters_add_up(stage, plan, &now);
         self.ends_are_allowed(stage, plan, &now);
         self.answers_come(stage, plan, &now);
+        self.whoever_may_is_told(stage, plan, &now);
         if self.turns % LOOK == 0 {
             self.nobody_is_overdue(plan);
         }
@@ -143,22 +152,31 @@ impl Model {
     fn counters_add_up(&self, stage: &Stage, plan: &Plan, now: &Snapshot) {
         let get = |name| figure(now, name);
         let ended: u64 = Reason::ALL.iter().map(|reason| get(reason.name())).sum();
-        assert_eq!(get("handed_over") + get("rejected"), stage.kernel.delivered(), "{now}");
+        // Files that come with a message as it should be are no hand-offs; others are refused.
+        let (delivered, files) = (stage.kernel.delivered(), stage.kernel.delivered_files());
+        let (counted, begun) = (get("handed_over") + get("rejected"), stage.daemon.begun() as u64);
+        assert!(counted + begun <= delivered && delivered <= counted + files + begun, "{now}");
+        assert!(
+            !plan.takes_all() || begun > 0 || get("protocol_errors") > 0 || counted + files == delivered,
+            "{now}"
+        );
         assert!(get("peak") >= get("lingering"), "{now}");
         assert!(get("refused") <= stage.crowd.strangers(), "{now}");
         assert!(get("cut_short") <= ended - get("closed") - get("reset"), "{now}");
         let open = stage.process.open_descriptors() as u64;
         let clients = stage.daemon.clients() as u64;
-        let least = get("senders") + get("lingering") + clients + self.own as u64;
+        let files = stage.daemon.files() as u64;
+        let least = get("senders") + get("lingering") + get("spooling") + files + clients + self.own as u64;
         let closing = stage.process.closing() as u64;
         let heir = u64::from(stage.daemon.is_succeeded()); // it may still have to be told something
         // The hand-off socket is closed then, or later if somebody waits there who cannot be let in.
         let is_stopping = stage.daemon.is_stopping();
-        let may_wait = plan.faults.accept > 0.0 || plan.least() < 600 && !plan.honest;
+        let was_full = self.was_full.is_some_and(|when| stage.kernel.now() <= when + plan.patience() * 3);
+        let may_wait = plan.faults.accept > 0.0 || plan.is_small() || was_full;
         let doors = least + closing + heir - open;
         assert!(
-            doors == u64::from(is_stopping) || doors == 0 && (may_wait || plan.shared),
-            "{now}; open: {:?}",
+            doors == 2 * u64::from(is_stopping) || doors < 2 && is_stopping && (may_wait || plan.shared),
+            "{doors}: {open} are open, {closing} of them closing, {files} files, {clients} clients, stopping {is_stopping}; {now}; open: {:?}",
             stage.process.descriptors()
         );
     }
@@ -169,16 +187,18 @@ impl Model {
         let mut total = 0;
         let mut cut_short = 0;
         for address in stage.kernel.take_parted() {
-            let (_, client) = self.clients.remove(&address).expect("a connection that was sent ends once");
+            let Sent { client, spooled, .. } =
+                self.clients.remove(&address).expect("a connection that was sent ends once");
             let facts = client.facts();
             assert!(facts.half_closed_again <= 1, "by its sender and once here: {facts:?}");
             total += 1;
-            self.note_allowed(&facts, plan, &mut allowed);
+            let is_whole = spooled.as_ref().is_none_or(|spooled| is_whole(&facts, spooled));
+            self.note_allowed(&facts, spooled.as_ref().filter(|_| !is_whole), plan, &mut allowed);
             let is_last = facts.closed.is_some() && facts.closed == facts.parted;
             // What arrives in the last moment nobody sees.
             let known = facts.closed_unread > 0 && facts.heard < Some(self.began)
                 || plan.flavour.tells_acknowledged && facts.closed_unacknowledged > 0;
-            cut_short += u64::from(is_last && !by_client(&facts) && known);
+            cut_short += u64::from(is_last && !by_client(&facts) && known && is_whole);
         }
         let delta = |name| figure(now, name) - figure(&self.before, name);
         // One that is gone before it is looked at may be taken for one that never was connected.
@@ -192,8 +212,11 @@ impl Model {
         assert!(delta("idle") <= allowed.idle, "too early idle: {said}");
         assert!(delta("max") <= allowed.max, "too early max: {said}");
         assert!(delta("limit") <= allowed.limit, "too early limit: {said}");
+        assert!(delta("stalled") <= allowed.stalled, "too early stalled: {said}");
+        assert!(delta("broken") <= allowed.broken, "not broken: {said}");
         let ours = delta("evicted") + delta("stopped") + delta("rejected");
         assert!(ours >= allowed.none, "ended for no reason: {said}");
+        // Each may have four files beside it.
         let is_full = |most: usize| figure(now, "peak") + total >= most as u64;
         let time = stage.kernel.now();
         let cut_off = stage.crowd.told().map(|told| (told.0, plan.cut_off(told)));
@@ -205,7 +228,7 @@ impl Model {
         assert!(
             delta("evicted") <= u64::from(plan.faults.accept > 0.0)
                 || plan.least() <= 600 // senders, files and what may come want most of it
-                || is_full(plan.least() / 4)
+                || is_full(plan.least() / 24)
                 || plan.wanted.is_some_and(is_full),
             "evicted from a table with room: {said}"
         );
@@ -217,10 +240,13 @@ impl Model {
         Duration::from_nanos(steps.map(|(_, by)| by.unsigned_abs()).sum())
     }
 
-    fn note_allowed(&self, facts: &Facts, plan: &Plan, allowed: &mut Allowed) {
+    fn note_allowed(&self, facts: &Facts, unsent: Option<&Spooled>, plan: &Plan, allowed: &mut Allowed) {
         let [idle, max, limit] = plan.rules;
         let parted = facts.parted.expect("it has parted");
+        // One whose response was still to be written lingers since that was done.
         let received = facts.received.expect("and so it was received");
+        let received =
+            if facts.written.is_empty() { received } else { facts.half_closed.unwrap_or(received) };
         // What is noticed in the middle of a turn is dated as of its beginning.
         let reached = |since: Duration, span: Duration| {
             let set_on = self.clock_was_set(since.saturating_sub(self.longest_turn), parted, |by| by > 0);
@@ -242,6 +268,17 @@ impl Model {
         let is_idle = quiet_since.is_some_and(|since| reached(since, idle));
         let is_max = has_it_all.is_some_and(|since| reached(since, max));
         let is_limit = reached(received, limit);
+        if let Some(spooled) = unsent {
+            // What is acknowledged after that nobody knew, though the turn went on for seconds perhaps.
+            let got_on = Some(got_on(facts, plan)).filter(|when| *when <= parted).or(facts.wrote);
+            let got_on = got_on.unwrap_or_default().max(received);
+            let (is_stalled, is_broken) = (reached(got_on, spooled.patience), spooled.is_broken);
+            allowed.reset += u64::from(is_reset);
+            allowed.stalled += u64::from(is_stalled);
+            allowed.broken += u64::from(is_broken);
+            allowed.none += u64::from(!(is_reset || is_stalled || is_broken));
+            return;
+        }
         allowed.closed += u64::from(is_closed);
         allowed.reset += u64::from(is_reset);
         allowed.idle += u64::from(is_idle);
@@ -250,27 +287,56 @@ impl Model {
         allowed.none += u64::from(!(is_closed || is_reset || is_idle || is_max || is_limit));
     }
 
+    /// What a turn may take.
+    fn turn(&self) -> Duration {
+        self.longest_turn + Duration::from_millis(2)
+    }
+
+    /// How many turns may pass until one of so many is served: each serves at least one of those that are ready, and
+    /// nobody twice before the others.
+    fn turns_until_served(&self, many: u64, plan: &Plan) -> u32 {
+        2 + (many / plan.flavour.batch.min(256) as u64) as u32
+    }
+
     /// Nobody lingers on who should have ended by the turn that is over, nor waits in a sender's queue.
     fn nobody_is_overdue(&self, plan: &Plan) {
         let [idle, max, limit] = plan.rules;
         let ask = idle.min(max) + 3 * TICK;
-        let lingering = self.clients.len() as u32;
-        // Each turn serves at least one of those that are ready, and nobody twice before the others.
-        let turn = self.longest_turn + Duration::from_millis(2);
         let rounded = TICK * (3 + self.take_overs);
-        let slack = turn * (2 + lingering / plan.flavour.batch.min(256) as u32) + rounded;
-        for (sent, client) in self.clients.values() {
+        let slack = self.turn() * self.turns_until_served(self.clients.len() as u64, plan) + rounded;
+        for Sent { when, client, spooled, at_second } in self.clients.values() {
             let facts = client.facts();
+            let unsent = spooled.as_ref().filter(|spooled| !is_whole(&facts, spooled));
             // What the clock was set back by is no time, nor is that in which nobody was served.
             let passes = |since: Duration| {
                 let set_back = self.clock_was_set(since, self.began, |by| by < 0);
                 self.began.saturating_sub(set_back + self.was_frozen(since, self.began))
             };
             let Some(received) = facts.received else {
-                let is_queued = facts.closed.is_none() && plan.takes_all();
+                let is_queued = facts.closed.is_none()
+                    && plan.takes_all()
+                    && plan.hangs_up()
+                    && !(plan.shared && *at_second);
                 let patience = plan.patience() * 2 + slack;
-                assert!(!is_queued || passes(*sent) < *sent + patience, "is left in its queue: {facts:?}");
+                assert!(!is_queued || passes(*when) < *when + patience, "is left in its queue: {facts:?}");
                 continue;
+            };
+            if let Some(spooled) = unsent {
+                let got_on = got_on(&facts, plan).max(received);
+                let now = passes(got_on);
+                // It is asked each quarter of that whether it gets on, and the kernel may not answer at once.
+                let patience = spooled.patience.mul_f64(1.25) + Duration::from_secs(2) + slack;
+                // The rest of its message may be in its sender's queue, who cannot be read just now.
+                let begun = if facts.wrote.is_none() { plan.patience() } else { Duration::ZERO };
+                let patience = patience + begun;
+                assert!(now < got_on + patience, "does not get on: {facts:?} at {now:?}, {plan:?}");
+                continue;
+            }
+            let received = match spooled {
+                None => received,
+                // All is written, and about to be followed by the end.
+                Some(_) if facts.half_closed.is_none() => continue,
+                Some(_) => facts.half_closed.unwrap_or(received),
             };
             let now = passes(received);
             assert!(now < received + limit + slack, "past its limit: {facts:?} at {now:?}, {plan:?}");
@@ -293,6 +359,25 @@ impl Model {
                 assert!(now < noticed + max + readable, "past its max: {facts:?} at {now:?}, {plan:?}");
             }
         }
+    }
+
+    /// Where nothing is spooled whoever has come in at the second door is allowed a response.
+    fn whoever_may_is_told(&self, stage: &Stage, plan: &Plan, now: &Snapshot) {
+        let is_idle =
+            figure(now, "spooling") == 0 && stage.daemon.files() == 0 && stage.process.closing() == 0;
+        // Else those who have been allowed one may be as many as there is room for.
+        let is_large =
+            plan.takes_all() && plan.wanted.is_none_or(|wanted| wanted > 100) && plan.most_held == u64::MAX;
+        let has_room = is_idle && is_large && !stage.daemon.is_stopping();
+        let (time, slack) =
+            (stage.kernel.now(), self.turn() * self.turns_until_served(self.clients.len() as u64, plan));
+        stage.crowd.each_who_wants(|it| {
+            it.wants = has_room.then(|| it.wants.unwrap_or(time));
+            let since = it.wants.unwrap_or(time);
+            let set_back = self.clock_was_set(since, time, |by| by < 0);
+            let patience = plan.patience() * 2 + slack + set_back + self.was_frozen(since, time);
+            assert!(time < since + patience, "wants to hand over since {since:?}: {time:?}, {plan:?}");
+        });
     }
 
     /// Who asks is answered within a second, whatever else there is to do.
@@ -319,7 +404,8 @@ impl Model {
     /// At the end nothing is left, and nothing was lost.
     pub fn at_end(&mut self, stage: Stage, plan: &Plan) {
         let now = stage.daemon.snapshot();
-        assert_eq!(figure(&now, "lingering"), 0);
+        assert_eq!((figure(&now, "lingering"), figure(&now, "spooling")), (0, 0));
+        assert_eq!(figure(&now, "spool_bytes"), 0);
         let Stage { kernel, process, daemon, crowd, .. } = stage;
         let (told, _) = crowd.told().expect("it was told to stop");
         let set_back = self.clock_was_set(told, kernel.now(), |by| by < 0);
@@ -327,9 +413,11 @@ impl Model {
         let frozen = self.frozen.iter().find(|(from, to)| (*from..*to).contains(&told));
         let frozen = frozen.map_or(Duration::ZERO, |(_, to)| *to - told);
         let took = kernel.now() - told;
+        let heard = self.turn() * self.turns_until_served(figure(&now, "peak"), plan);
         assert!(
-            took <= plan.drain + set_back + frozen + self.longest_turn * 2 + TICK * 3,
-            "to stop took it {took:?}: {plan:?}"
+            took <= plan.drain + set_back + frozen + heard + TICK * 3,
+            "to stop took it {took:?}, {:?} a turn at most, told at {told:?}: {plan:?}",
+            self.longest_turn
         );
         drop(daemon);
         kernel.run_until(kernel.now() + Duration::from_secs(1_000_000)); // files may take their time to close
@@ -344,13 +432,47 @@ impl Model {
         // Who cannot be read or let in when it is told to stop at once is not waited for.
         let is_refused = plan.faults.memory > 0.0 || plan.faults.accept > 0.0;
         let stopped_at_once = self.cut_off.filter(|_| is_refused);
-        for (_, client) in self.clients.values().chain(&crowd.take_sent()) {
+        for Sent { client, at_second, .. } in self.clients.values().chain(&crowd.take_sent()) {
             let facts = client.facts();
             assert!(facts.received.is_none(), "received, and never closed: {facts:?}");
             let is_late = stopped_at_once.is_some_and(|when| facts.closed >= Some(when));
-            assert!(!plan.loses_nothing() || is_late, "sent, and lost: {facts:?}, {plan:?}");
+            // Who waits at the second door of a service manager's is the next daemon's, and so is who comes to the
+            // first one while one that stops tells a successor everything, which has doors of its own.
+            let is_managers = plan.shared && (*at_second || self.take_overs > 0);
+            assert!(!plan.loses_nothing() || is_late || is_managers, "sent, and lost: {facts:?}, {plan:?}");
         }
     }
+}
+
+/// Whether all of what was still to be written is: of nothing else, in its order, and the client is told of the end
+/// only then.
+fn is_whole(facts: &Facts, spooled: &Spooled) -> bool {
+    let mut left = facts.written.iter().copied();
+    let mut next = left.next();
+    let mut is_whole = true;
+    for piece in spooled.pieces.iter().filter(|piece| piece.length > 0) {
+        match next {
+            Some(it) if it == *piece && is_whole => next = left.next(),
+            Some(it)
+                if is_whole
+                    && (it.file, it.offset) == (piece.file, piece.offset)
+                    && it.length < piece.length =>
+            {
+                (is_whole, next) = (false, left.next());
+            }
+            None => is_whole = false,
+            Some(it) => panic!("{it:?} was written, and not {piece:?}: {facts:?}, {spooled:?}"),
+        }
+    }
+    assert_eq!(next, None, "more was written: {facts:?}, {spooled:?}");
+    assert!(is_whole || facts.read_to_end.is_none(), "cut off, and looks whole: {facts:?}, {spooled:?}");
+    is_whole
+}
+
+/// When the daemon last knew that it got on.
+fn got_on(facts: &Facts, plan: &Plan) -> Duration {
+    let got_on = if plan.flavour.tells_acknowledged { facts.got_on } else { facts.wrote };
+    got_on.unwrap_or_default()
 }
 
 /// Whether the client had ended it by then.

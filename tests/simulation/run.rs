@@ -63,6 +63,8 @@ pub struct Plan {
     pub honest: bool,
     /// Whether a service manager listens at the hand-off socket, too.
     pub shared: bool,
+    /// How many bytes may be still to be written.
+    pub most_held: u64,
     /// When nobody comes any more, and the daemon is told to stop.
     pub end: Duration,
     /// When it is told once more, after that.
@@ -106,6 +108,7 @@ impl Plan {
             senders: one_of(random, &[1, 3, 10, 40]) as usize,
             honest: random.bool(),
             shared: false,
+            most_held: u64::MAX,
             end: Duration::from_secs(one_of(random, &[60, 300, 1_200, 7_200])),
             again: random.bool().then(|| Duration::from_millis(random.u64(..20_000))),
             successors: Vec::new(),
@@ -121,6 +124,7 @@ impl Plan {
             plan.successors.push(successor);
         }
         plan.shared = random.u8(..4) == 0;
+        plan.most_held = one_of(random, &[1_000_000, 100_000_000, u64::MAX]);
         plan
     }
 
@@ -145,6 +149,7 @@ impl Plan {
             drain: self.drain,
             limit: if random.u8(..10) == 0 { 37 + random.usize(..self.limit) } else { self.limit },
             wanted: self.wanted,
+            most_held: self.most_held,
             own_clock: random.bool(),
         }
     }
@@ -154,17 +159,28 @@ impl Plan {
         self.successors.iter().map(|(_, wish, _)| wish.limit).fold(self.limit, usize::min)
     }
 
+    /// Whether files that are being closed, or read for nobody, may have most of the descriptors for a while.
+    pub fn is_small(&self) -> bool {
+        self.least() < 600
+    }
+
     /// Whether everything that arrives is taken over: nobody is hung up on, and nothing is cut short
     /// for want of descriptors.
     pub fn takes_all(&self) -> bool {
-        self.honest && self.faults.truncate == 0.0 && self.least() >= 600
+        self.honest && self.faults.truncate == 0.0 && !self.is_small()
     }
 
     /// Whether every connection that was sent must arrive: nor is any sender aborted before it comes in,
     /// and none can talk on while it is parted with.
     pub fn loses_nothing(&self) -> bool {
         let talks_on = !self.flavour.silences && !self.flavour.cost.is_zero();
-        self.takes_all() && self.faults.aborted == 0.0 && !talks_on
+        self.takes_all() && self.faults.aborted == 0.0 && !talks_on && self.hangs_up()
+    }
+
+    /// Whether who is parted with notices: none who cannot be silenced talks on to what a successor that hangs has of him.
+    pub fn hangs_up(&self) -> bool {
+        let hangs = |wish: &Wish| matches!(wish.manner, Manner::Hangs(_) | Manner::Dawdles(_));
+        self.flavour.silences || !self.successors.iter().any(|(_, wish, _)| hangs(wish))
     }
 
     /// When it is to end at once at the earliest, if it was told to stop then, and once more perhaps: it was
@@ -180,7 +196,7 @@ impl Plan {
         let Faults { accept, rearm, add, memory, .. } = self.faults;
         let is_refused = [accept, rearm, add, memory].iter().any(|&often| often > 0.0);
         Duration::from_secs(match () {
-            _ if self.least() < 600 && !self.honest => 3_600,
+            _ if self.is_small() => 3_600,
             _ if is_refused => 60,
             _ => 1,
         })
@@ -208,6 +224,7 @@ impl Stage {
         let process = kernel.process(plan.limit);
         let (signals, raisers) = process.signals();
         let (door, address) = process.door(128);
+        let (spool_door, spool_address) = process.door(128);
         let (control, control_address) = process.door(128);
         let parts = Parts {
             backend: process.backend(),
@@ -215,18 +232,22 @@ impl Stage {
             slow_close: process.slow_close(),
             signals,
             door,
+            spool_door: Some(spool_door),
+            reader: process.reader(),
+            most_held: plan.most_held,
             door_is_shared: plan.shared,
             allowed: Allowed::by_mode(0, 0, 0o660),
             control,
             pid_file: None,
             chance: 1,
+            note: Box::new(|_| {}),
             tell: Box::new(|_| true),
         };
         let [idle, max, limit] = plan.rules.map(Span::at_least);
         let room = Room::share(plan.limit as u64, process.open_descriptors(), plan.wanted).expect("room");
         let (rules, drain) = (Rules { idle, max, limit }, Span::at_least(plan.drain));
         let daemon = Daemon::new(parts, rules, drain, room).expect("a daemon");
-        let crowd = Crowd::new(seed, [address, control_address], raisers);
+        let crowd = Crowd::new(seed, [address, spool_address, control_address], raisers);
         Stage { kernel, process, daemon, crowd, control: control_address, successors: Rc::default() }
     }
 
@@ -268,12 +289,12 @@ impl Stage {
         if ends_first {
             self.process.kill();
         }
-        let Heiress { daemon, process, door } = successor.takes_over();
+        let Heiress { daemon, process, doors } = successor.takes_over();
         if !ends_first {
             self.process.kill();
         }
         (self.daemon, self.process) = (daemon, process); // where it has ended, a drop does nothing
-        Crowd::goes_on(&self.crowd, &self.kernel, door, self.daemon.is_stopping(), plan);
+        Crowd::goes_on(&self.crowd, &self.kernel, doors, self.daemon.is_stopping(), plan);
     }
 }
 
@@ -287,7 +308,8 @@ pub fn play(seed: u64) -> Played {
     Crowd::comes(&stage.crowd, &kernel, &plan);
     stage.successors_come(&plan);
     kernel.set_faults(plan.faults.clone());
-    kernel.must_end_by(plan.end + plan.rules[2] * 3 + Duration::from_secs(3_600));
+    // A disk that takes minutes for each piece takes hours for a response.
+    kernel.must_end_by(plan.end + plan.drain.max(plan.rules[2] * 3) + Duration::from_secs(3_600));
     let (mut turns, mut taken_over) = (0, 0);
     while !stage.daemon.is_done() {
         stage.daemon.turn().expect("a backend that can wait");

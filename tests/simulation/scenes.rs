@@ -12,14 +12,16 @@ use lingerd::daemon::{Daemon, End, Parts};
 use lingerd::guard::Allowed;
 use lingerd::rules::linger::Rules;
 use lingerd::rules::time::Span;
+use lingerd::senders::protocol::{GO_AHEAD, HEAD};
 use lingerd::stats::Snapshot;
 use lingerd_platform::fake::{
-    Address, Caller, Client, Fake, Faults, Flavour, Held, Kernel, Process, Raiser, Setup,
+    Address, Caller, Client, Fake, Faults, Flavour, Held, Kernel, Medium, Process, Raiser, Setup,
 };
 use lingerd_platform::fdpass::MAX_DESCRIPTORS;
 use lingerd_platform::peer::Peer;
 use lingerd_platform::signals::Signals;
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -65,6 +67,8 @@ struct Scene {
     process: Process,
     daemon: Daemon<Fake>,
     door: Address,
+    /// Where responses are handed over.
+    second: Address,
     control: Address,
     raise: Rc<Signals<Raiser>>,
     /// What a successor is that has the same options.
@@ -88,6 +92,7 @@ impl Scene {
         let process = kernel.process(DESCRIPTORS);
         let (signals, raise) = process.signals();
         let (door, address) = process.door(128);
+        let (spool_door, second) = process.door(128);
         let (control, control_address) = process.door(128);
         let parts = Parts {
             backend: process.backend(),
@@ -95,11 +100,15 @@ impl Scene {
             slow_close: process.slow_close(),
             signals,
             door,
+            spool_door: Some(spool_door),
+            reader: process.reader(),
+            most_held: u64::MAX,
             door_is_shared: false,
             allowed: Allowed::by_mode(0, 0, 0o660),
             control,
             pid_file: None,
             chance: 1,
+            note: Box::new(|_| {}),
             tell: Box::new(|_| true),
         };
         let [idle, max, limit] = rules.map(Span::at_least);
@@ -112,13 +121,15 @@ impl Scene {
             drain,
             limit: DESCRIPTORS,
             wanted: most,
+            most_held: u64::MAX,
             own_clock: true,
         };
         let (rules, drain) = (Rules { idle, max, limit }, Span::at_least(drain));
         let daemon = Daemon::new(parts, rules, drain, room).expect("a daemon");
         kernel.must_end_by(AGES);
         let raise = Rc::new(raise);
-        Scene { kernel, process, daemon, door: address, control: control_address, raise, wish }
+        let (door, control) = (address, control_address);
+        Scene { kernel, process, daemon, door, second, control, raise, wish }
     }
 
     /// One that comes now and wants to take over.
@@ -141,14 +152,36 @@ impl Scene {
         assert_eq!(self.daemon.run().expect("no wait"), End::Succeeded);
         assert!(successor.may_take_over_from(&self.daemon), "that one serves");
         self.process.kill();
-        let Heiress { daemon, process, door } = successor.takes_over();
+        let Heiress { daemon, process, doors: [door, second] } = successor.takes_over();
         (self.daemon, self.process, self.raise) = (daemon, process, successor.raise());
         self.door = door.unwrap_or(self.door);
+        self.second = second.unwrap_or(self.second);
     }
 
     /// A sender, which stays as long as what is returned does.
     fn sender(&self) -> Caller {
         self.kernel.connect(self.door, ROOT).expect("room at the door")
+    }
+
+    /// One who hands responses over.
+    fn spooler(&self) -> Caller {
+        self.kernel.connect(self.second, ROOT).expect("room at the door")
+    }
+
+    /// Has so many bytes of memory handed over to be written by `sender`, once that is allowed.
+    fn spool(&mut self, sender: &Caller, length: u64, setup: &Setup) -> Client {
+        self.until("it is allowed", |_| sender.unread() > 0);
+        assert_eq!(sender.read(), [GO_AHEAD]);
+        let (client, held) = self.kernel.connection(setup);
+        held.set_linger(Some(Duration::ZERO));
+        let file = self.kernel.file(length, Medium::memory());
+        let mut head = [0; HEAD];
+        head[..2].copy_from_slice(b"S\x01");
+        head[3] = 1; // nobody else has use for it
+        head[4..8].copy_from_slice(&1_000_000_u32.to_be_bytes());
+        head[16..24].copy_from_slice(&length.to_be_bytes());
+        sender.send(&head, &[&held, &file]).expect("room in the queue");
+        client
     }
 
     /// So many connections made as `setup` says, and the server's ends of them.
@@ -356,6 +389,91 @@ fn a_sender_that_always_has_more_keeps_no_other_waiting_for_more_than_two_turns_
             }
             scene.daemon.turn().expect("a backend that can wait");
         }
+    }
+}
+
+/// Each of them takes all that it is given at once, so that the daemon could write to one of them for ever.
+#[test]
+fn fast_readers_of_much_keep_nobody_waiting_for_more_than_a_turn_with_a_few_pieces_of_each() {
+    const READERS: usize = 20;
+    for flavour in flavours() {
+        let mut scene = Scene::new(Flavour { cost: CALL, pause: None, ..flavour }, NEVER);
+        let silent = Setup { response: 0, ..Setup::default() };
+        let mut others = scene.linger(10_000, &silent);
+        let sender = scene.spooler();
+        let start = scene.kernel.now();
+        let readers: Vec<_> = (0..READERS)
+            .map(|_| scene.spool(&sender, 64 << 20, &Setup { response: 0, ..Setup::default() }))
+            .collect();
+        let asked = start + Duration::from_micros(500);
+        let answer = scene.asks_at(asked);
+        let mut longest = Duration::ZERO;
+        let mut closed = Vec::new();
+        while scene.figure("spooling") > 0 {
+            let other = others.pop().expect("enough of them");
+            other.close();
+            closed.push((scene.kernel.now(), other));
+            scene.daemon.turn().expect("a backend that can wait");
+            longest = longest.max(scene.kernel.now() - scene.kernel.woke());
+        }
+        // Each piece takes two calls, and each look at one some beside them.
+        assert!(longest < CALL * (READERS * (4 * 3 + 12) + 100) as u32, "a turn of {longest:?}");
+        assert!(closed.len() > 100, "they were written in {} turns", closed.len());
+        scene.daemon.turn().expect("a backend that can wait");
+        for (when, client) in closed {
+            let ended = client.facts().closed.expect("it is looked at");
+            assert!(ended <= when + longest * 2, "closed at {when:?}, looked at {ended:?}");
+        }
+        assert!(readers.iter().all(|client| client.facts().read == 64 << 20));
+        assert_within_a_second("an answer", asked, &answer);
+    }
+}
+
+#[test]
+fn whoever_waits_for_room_has_it_in_his_turn_and_whoever_comes_anew_after_him() {
+    for flavour in flavours() {
+        // Half of a table of two: one at a time.
+        let mut scene = Scene::with_room(flavour, NEVER, Some(2));
+        let setup = Setup { response: 0, reads: false, ..Setup::default() };
+        let mut waiting = VecDeque::new();
+        for round in 0..40 {
+            if round % 10 == 0 {
+                waiting.push_back(scene.spooler());
+                scene.until("he is let in", |scene| scene.figure("senders") == waiting.len() as u64);
+            }
+            scene.until("somebody is allowed one", |_| waiting.iter().any(|sender| sender.unread() > 0));
+            let next = waiting.pop_front().expect("somebody");
+            let client = scene.spool(&next, 1_000_000, &setup);
+            waiting.push_back(next);
+            scene.until("it is taken", |scene| scene.figure("spooling") == 1);
+            assert!(waiting.iter().all(|sender| sender.unread() == 0), "there is no room");
+            while scene.figure("spooling") > 0 {
+                client.read(100_000);
+                scene.kernel.run_until(scene.kernel.now() + TICK);
+                scene.daemon.turn().expect("a backend that can wait");
+            }
+            client.close();
+        }
+    }
+}
+
+#[test]
+fn who_was_allowed_one_and_has_none_makes_way_for_who_waits() {
+    for flavour in flavours() {
+        let mut scene = Scene::with_room(flavour, NEVER, Some(2));
+        let setup = Setup { response: 0, ..Setup::default() };
+        let idle = scene.spooler();
+        scene.until("it is allowed", |_| idle.unread() > 0);
+        let waiting = scene.spooler();
+        scene.until("the other one has it", |_| waiting.unread() > 0);
+        assert!(idle.is_hung_up());
+        assert_eq!(scene.figure("senders"), 1);
+        let client = scene.spool(&waiting, 1_000, &setup);
+        scene.until("it is written", |_| client.facts().read == 1_000);
+        // Nobody is parted with for whom nobody waits.
+        scene.kernel.run_until(scene.kernel.now() + HOUR);
+        scene.until("it is looked at", |_| waiting.unread() > 0);
+        assert!(!waiting.is_hung_up());
     }
 }
 

@@ -59,6 +59,8 @@ pub struct Wish {
     /// The descriptors that it may have, and -n.
     pub limit: usize,
     pub wanted: Option<usize>,
+    /// How many bytes may be still to be written.
+    pub most_held: u64,
     /// Whether its clock shows something else than that of the one before it.
     pub own_clock: bool,
 }
@@ -67,8 +69,8 @@ pub struct Wish {
 struct New {
     daemon: Daemon<Fake>,
     estate: Estate<Received>,
-    /// Of its door, if that is a new one.
-    door: Option<Address>,
+    /// Of its doors, those that are new.
+    doors: [Option<Address>; 2],
 }
 
 /// How far it has come.
@@ -86,8 +88,8 @@ enum Fate {
 pub struct Heiress {
     pub daemon: Daemon<Fake>,
     pub process: Process,
-    /// Of its door, if that is a new one.
-    pub door: Option<Address>,
+    /// Of its doors, those that are new.
+    pub doors: [Option<Address>; 2],
 }
 
 /// See the module's head.
@@ -116,8 +118,9 @@ impl Successor {
         let caller = kernel.connect(control, ROOT).ok()?;
         let (signals, raise) = process.signals();
         let backend = process.backend();
-        let room = Room::share(wish.limit as u64, process.open_descriptors() + 2, wish.wanted).ok()?;
-        let request = Request { version: "1".to_owned(), only_if_stopping: wish.only_if_stopping };
+        let room = Room::share(wish.limit as u64, process.open_descriptors() + 5, wish.wanted).ok()?;
+        let request =
+            Request { version: "1".to_owned(), only_if_stopping: wish.only_if_stopping, spools: true };
         let request = image::frame(&request, 0);
         let say = |what: &[u8]| drop(caller.send(what, &[])); // who is hung up on finds that out
         say(&[Order::TakeOver.byte()]);
@@ -224,37 +227,53 @@ impl Successor {
         let Some((backend, signals, room)) = self.parts.take() else { return };
         let control = Door::of(estate.take(Role::Control).expect("a control socket"));
         let mut door_is_shared = estate.household.door_is_shared;
-        let (door, address) = match estate.take(Role::Door) {
-            Some(door) => (Door::of(door), None),
-            None if self.process.open_descriptors() < self.wish.limit => {
-                door_is_shared = false;
-                let (door, address) = self.process.door(128);
-                (door, Some(address))
-            }
-            None => {
-                self.dies();
-                return drop((backend, signals, control, estate));
-            }
-        };
+        let has_room = self.process.open_descriptors() + 3 <= self.wish.limit;
+        let mut new_doors = [None; 2];
+        let mut doors = Vec::new();
+        for (role, new) in [Role::Door, Role::SpoolDoor].into_iter().zip(&mut new_doors) {
+            doors.push(match estate.take(role) {
+                Some(door) => Door::of(door),
+                None if has_room => {
+                    door_is_shared = false;
+                    let (door, address) = self.process.door(128);
+                    *new = Some(address);
+                    door
+                }
+                None => {
+                    self.dies();
+                    return drop((backend, signals, control, doors, estate));
+                }
+            });
+        }
+        if !has_room {
+            self.dies(); // for the reader
+            return drop((backend, signals, control, doors, estate));
+        }
+        let spool_door = doors.pop();
+        let Some(door) = doors.pop() else { return };
         let process = &self.process;
         let parts = Parts {
             backend,
-            clock: if self.wish.own_clock { process.clock_from_zero() } else { process.clock() },
+            clock: if self.wish.own_clock { process.own_clock() } else { process.clock() },
             slow_close: process.slow_close(),
             signals,
             door,
+            spool_door,
+            reader: process.reader(),
+            most_held: self.wish.most_held,
             door_is_shared,
             allowed: Allowed::by_mode(0, 0, 0o660),
             control,
             pid_file: None,
             chance: 1,
+            note: Box::new(|_| {}),
             tell: Box::new(|_| true),
         };
         let [idle, max, limit] = self.wish.rules.map(Span::at_least);
         let (rules, drain) = (Rules { idle, max, limit }, Span::at_least(self.wish.drain));
         // One that cannot start would be one that dies.
         let daemon = kernel.spare(|| Daemon::new(parts, rules, drain, room)).expect("a daemon");
-        self.fate.replace(Fate::Ready(Box::new(New { daemon, estate, door: address })));
+        self.fate.replace(Fate::Ready(Box::new(New { daemon, estate, doors: new_doors })));
         match self.wish.manner {
             Manner::DiesInTheEnd => self.dies(),
             Manner::Errs => {
@@ -325,12 +344,12 @@ impl Successor {
     /// Takes everything over, as it may.
     pub fn takes_over(&self) -> Heiress {
         let Fate::Owns(new) = self.fate.replace(Fate::Gone) else { panic!("it has not got everything") };
-        let New { mut daemon, estate, door } = *new;
+        let New { mut daemon, estate, doors } = *new;
         daemon.take_over(estate);
         if self.word.borrow().contains(&Order::StopToo.byte()) {
             daemon.stop();
         }
         self.caller.close();
-        Heiress { daemon, process: self.process.clone(), door }
+        Heiress { daemon, process: self.process.clone(), doors }
     }
 }

@@ -6,6 +6,7 @@
 //! show (close-on-exec, real signals' numbers) is tested beside the real ones; waiting has its own, in
 //! `backend`. Must not know which world it plays in.
 
+pub mod content;
 pub mod fdpass;
 mod real;
 pub mod tcp;
@@ -21,6 +22,10 @@ use std::net::SocketAddr;
 pub type Received<S> = <<S as Stage>::World as World>::Received;
 /// What a stage's connections are.
 pub type Socket<S> = <<S as Stage>::World as World>::Socket;
+/// What is sent over them.
+pub type Content<S> = <<S as Stage>::World as World>::Content;
+/// What of it was read.
+pub type Piece<S> = <Content<S> as crate::content::Content>::Piece;
 /// What waits there.
 pub type Waits<S> = <<S as Stage>::World as World>::Backend;
 /// Who comes in there.
@@ -56,6 +61,10 @@ pub trait Stage {
     fn backend(&mut self) -> Waits<Self>;
     /// A connection: its client, and what the server hands over.
     fn connection(&mut self) -> (Self::Peer, Received<Self>);
+    /// A file of that length, in which a byte is what [`pattern`] says.
+    fn file(&mut self, length: usize) -> Received<Self>;
+    /// What reads files.
+    fn reader(&mut self) -> <Self::World as World>::Reader;
     /// Something else.
     fn stranger(&mut self, what: Stranger) -> Received<Self>;
     /// A door.
@@ -92,6 +101,11 @@ pub trait Stage {
     }
 }
 
+/// What a file has at `offset`.
+pub fn pattern(offset: u64) -> u8 {
+    (offset % 251) as u8
+}
+
 /// The client of a connection; and the server, which has a copy of its end until it lets go.
 pub trait Peer {
     /// It sends so many bytes, of which the connection holds as many at once.
@@ -100,6 +114,13 @@ pub trait Peer {
     fn half_close(&mut self);
     /// It resets the connection.
     fn reset(&mut self);
+    /// It reads so many bytes, and whether each is what [`pattern`] says of those from `offset` on.
+    ///
+    /// # Errors
+    /// When the connection was reset before it came to it.
+    fn reads_pattern(&mut self, offset: u64, bytes: usize) -> io::Result<bool>;
+    /// It reads about so many bytes, if they are there, and throws them away.
+    fn drain(&mut self, bytes: usize);
     /// It reads until the end, and returns how much there was.
     ///
     /// # Errors

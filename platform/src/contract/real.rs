@@ -6,10 +6,13 @@ use super::{Caller, Peer, Stage, Stranger};
 use crate::backend::System;
 use crate::clock::Monotonic;
 use crate::closing::Thread;
+use crate::content::Regular;
 use crate::fdpass::{self, Link};
+use crate::reader::Threads;
 use crate::signals::{Handler, Signals};
 use crate::world::World;
 use socket2::{Domain, SockRef, Socket, Type};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,6 +28,8 @@ impl World for Kernels {
     type Backend = System;
     type Received = OwnedFd;
     type Socket = TcpStream;
+    type Content = Regular;
+    type Reader = Threads;
     type Link = UnixStream;
     type Door = UnixListener;
     type Signal = Handler;
@@ -54,13 +59,27 @@ impl Stage for Real {
         (Client { client: Some(client), copy: Some(copy), address }, server.into())
     }
 
+    fn file(&mut self, length: usize) -> OwnedFd {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("lingerd-file-{}-{number}", std::process::id()));
+        let mut file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        file.write_all(&(0..length as u64).map(super::pattern).collect::<Vec<_>>()).unwrap();
+        file.into()
+    }
+
+    fn reader(&mut self) -> Threads {
+        Threads::new().unwrap()
+    }
+
     fn stranger(&mut self, what: Stranger) -> OwnedFd {
         match what {
             Stranger::Listener => TcpListener::bind("127.0.0.1:0").unwrap().into(),
             Stranger::Unconnected => Socket::new(Domain::IPV4, Type::STREAM, None).unwrap().into(),
             Stranger::Udp => UdpSocket::bind("127.0.0.1:0").unwrap().into(),
             Stranger::Unix => UnixStream::pair().unwrap().0.into(),
-            Stranger::File => std::fs::File::open("/dev/null").unwrap().into(),
+            Stranger::File => File::open("/dev/null").unwrap().into(),
         }
     }
 
@@ -148,6 +167,18 @@ impl Peer for Client {
     fn reset(&mut self) {
         let client = self.client.take().unwrap();
         SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    fn reads_pattern(&mut self, offset: u64, bytes: usize) -> io::Result<bool> {
+        let mut read = vec![0; bytes];
+        self.client().read_exact(&mut read)?;
+        Ok((offset..).zip(read).all(|(offset, byte)| byte == super::pattern(offset)))
+    }
+
+    fn drain(&mut self, bytes: usize) {
+        self.client().set_nonblocking(true).unwrap();
+        let _ = self.client().read(&mut vec![0; bytes]);
+        self.client().set_nonblocking(false).unwrap();
     }
 
     fn read_to_end(&mut self) -> io::Result<usize> {

@@ -2,8 +2,9 @@
 
 //! The contract of [`Tcp`].
 
-use super::{Peer, Received, Socket, Stage, Stranger, Waits};
+use super::{Content, Peer, Piece, Received, Socket, Stage, Stranger, Waits};
 use crate::backend::{Backend, Interest, Token};
+use crate::content::Content as _;
 use crate::tcp::{DISCARD_BYTES, Tcp};
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -28,6 +29,10 @@ macro_rules! tcp_tests {
             a_close_with_something_unread_is_a_reset
             a_close_aborts_nothing_whatever_was_set_and_a_drop_leaves_it_set
             a_copy_outlives_a_close
+            what_is_sent_arrives_and_where_there_is_no_room_it_says_so
+            what_is_gone_takes_nothing_more
+            what_was_sent_is_unacknowledged_until_it_is_read
+            a_reset_at_close_is_one_until_that_is_taken_back
         }
     };
 }
@@ -266,4 +271,108 @@ pub fn a_copy_outlives_a_close<S: Stage>(stage: &mut S) {
     assert!(peer.fill() > 0, "the server's own can still write");
     peer.let_go();
     peer.read_to_end().unwrap();
+}
+
+/// A piece of a file, so long and with that offset.
+fn piece<S: Stage>(stage: &mut S, offset: u64, length: usize) -> Piece<S> {
+    let received = stage.file(offset as usize + length);
+    let content = Content::<S>::of(received).ok().expect("it is a file");
+    let mut piece = Piece::<S>::default();
+    assert_eq!(content.read(offset, length, &mut piece).unwrap(), length);
+    piece
+}
+
+/// That `piece` is those bytes of a file when it has arrived.
+pub fn arrives<S: Stage>(
+    stage: &mut S,
+    mut peer: S::Peer,
+    received: Received<S>,
+    piece: &Piece<S>,
+    offset: u64,
+    length: usize,
+) {
+    let socket = socket::<S>(received);
+    assert_eq!(socket.send(piece).unwrap(), length);
+    stage.pass();
+    assert!(peer.reads_pattern(offset, length).unwrap(), "what arrives is what was sent");
+}
+
+pub fn what_is_sent_arrives_and_where_there_is_no_room_it_says_so<S: Stage>(stage: &mut S) {
+    let (mut peer, socket) = connected(stage);
+    let piece = piece(stage, 1_000, 50_000);
+    assert_eq!(socket.send(&piece).unwrap(), 50_000);
+    assert!(peer.reads_pattern(1_000, 50_000).unwrap());
+    let mut sent = 0;
+    let error = loop {
+        match socket.send(&piece) {
+            Ok(count) => sent += count,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    assert!(sent >= 50_000, "{sent}");
+    let mut backend = stage.backend();
+    backend.add(&socket, Token(0), Interest::Write).unwrap();
+    let mut ready = Vec::new();
+    while ready.is_empty() {
+        // Not all that was sent comes in whole pieces, but it comes.
+        peer.reads_pattern(0, 0).unwrap();
+        peer.drain(10_000);
+        backend.wait(&mut ready, Some(Duration::from_millis(1))).unwrap();
+        backend.rearm(&socket, Token(0), Interest::Write).unwrap();
+    }
+    assert!(socket.send(&piece).unwrap() > 0);
+    backend.remove(&socket).unwrap();
+}
+
+pub fn what_is_gone_takes_nothing_more<S: Stage>(stage: &mut S) {
+    let piece = piece(stage, 0, 10);
+    let (mut peer, socket) = connected(stage);
+    peer.reset();
+    stage.pass();
+    readable(stage, &socket);
+    for _ in 0..2 {
+        let error = socket.send(&piece).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
+    }
+    let (_peer, socket) = connected(stage);
+    socket.half_close();
+    assert_eq!(socket.send(&piece).unwrap_err().kind(), ErrorKind::BrokenPipe);
+}
+
+pub fn what_was_sent_is_unacknowledged_until_it_is_read<S: Stage>(stage: &mut S) {
+    let (mut peer, socket) = connected(stage);
+    let Some(before) = socket.unacknowledged() else { return }; // the system does not tell
+    assert_eq!(before, 0);
+    let piece = piece(stage, 0, 60_000);
+    while socket.send(&piece).is_ok() {}
+    let full = socket.unacknowledged().expect("it tells");
+    assert!(full > 0);
+    let mut backend = stage.backend();
+    while socket.unacknowledged().expect("it tells") > 0 {
+        peer.drain(100_000);
+        backend.wait(&mut Vec::new(), Some(Duration::from_millis(1))).unwrap();
+    }
+}
+
+pub fn a_reset_at_close_is_one_until_that_is_taken_back<S: Stage>(stage: &mut S) {
+    type End<S> = fn(Socket<S>);
+    let ends: [(bool, End<S>, bool); 5] = [
+        (true, drop, true),
+        (true, Tcp::close, false),
+        (true, Tcp::let_go, true),
+        (false, drop, false),
+        (false, Tcp::let_go, false),
+    ];
+    for (resets, ends, is_reset) in ends {
+        let (mut peer, socket) = connected(stage);
+        let piece = piece(stage, 0, 10);
+        assert_eq!(socket.send(&piece).unwrap(), 10);
+        socket.reset_at_close(true);
+        socket.reset_at_close(resets);
+        ends(socket);
+        stage.pass();
+        let read = peer.read_to_end();
+        assert_eq!(read.is_err(), is_reset, "{read:?}");
+    }
 }

@@ -3,6 +3,7 @@
 //! Open file descriptions, who has a reference to each, and the table of a process's descriptors:
 //! dup(2), close(2). Must not know what a description's kind does beyond its end.
 
+use super::content::Reading;
 use super::evidence::Call;
 use super::slab::Key;
 use super::state::{Event, State};
@@ -29,6 +30,10 @@ pub(super) enum Kind {
     Door(Key),
     /// How many have arrived.
     Signal(usize),
+    /// A file whose content can be sent.
+    Store(Key),
+    /// What wakes whoever waits for a reader.
+    Bell(Key),
     /// Anything else; `closing` is what the last close takes, of a kind whose close may wait.
     Other {
         name: &'static str,
@@ -56,6 +61,8 @@ impl Kind {
             Kind::Caller(_) => "Unix socket",
             Kind::Door(_) => "door",
             Kind::Signal(_) => "signals",
+            Kind::Store(_) => "file",
+            Kind::Bell(_) => "bell",
             Kind::Other { name, .. } => name,
         }
     }
@@ -218,10 +225,9 @@ impl State {
         let Some(it) = self.files.get(file) else { return };
         let (kind, last) = (it.kind, it.references == 1);
         let wait = match kind {
-            Kind::Other { closing: Some(time), .. } => Some(time),
             Kind::Caller(_) => Some(Duration::ZERO),
             Kind::Link(link) => self.slow_in_queue(link),
-            _ => None,
+            _ => self.closing(kind),
         };
         if let Some(time) = wait {
             self.violation(format_args!(
@@ -237,7 +243,16 @@ impl State {
     /// Whether the last close of `file` would take time, and how much.
     pub fn slowness(&self, file: Key) -> Option<Duration> {
         match self.files.get(file)? {
-            File { references: 1, kind: Kind::Other { closing, .. }, .. } => *closing,
+            File { references: 1, kind, .. } => self.closing(*kind),
+            _ => None,
+        }
+    }
+
+    /// What the last close of such a one takes, if it may wait.
+    fn closing(&self, kind: Kind) -> Option<Duration> {
+        match kind {
+            Kind::Other { closing, .. } => closing,
+            Kind::Store(store) => self.stores.get(store).and_then(|store| store.medium.closing),
             _ => None,
         }
     }
@@ -260,6 +275,8 @@ impl State {
             Kind::Link(link) => self.end_link(link),
             Kind::Caller(link) => self.end_caller(link),
             Kind::Door(door) => self.end_door(door),
+            Kind::Store(store) => drop(self.stores.remove(store)),
+            Kind::Bell(reading) => drop(self.readings.remove(reading)),
             Kind::Idle(_) | Kind::Signal(_) | Kind::Other { .. } => {}
         }
     }
@@ -269,9 +286,8 @@ impl State {
         let file = self.file(process, number, Call::SlowClose);
         self.note(Call::SlowClose, number, 0);
         let slow = match self.kind(file) {
-            Kind::Other { closing, .. } => closing,
             Kind::Link(link) => self.slow_in_queue(link),
-            _ => None,
+            kind => self.closing(kind),
         };
         let time = slow.unwrap_or_else(|| self.dice.time(Duration::from_millis(10)));
         let table = &mut self.processes[process];
@@ -325,6 +341,8 @@ impl State {
             }
             Kind::Door(door) => self.doors.get(door).is_some_and(|door| reads && door.is_ready()),
             Kind::Signal(count) => reads && count > 0,
+            Kind::Bell(reading) => reads && self.readings.get(reading).is_some_and(Reading::is_readable),
+            Kind::Store(_) => true, // a file always is
             Kind::Caller(_) | Kind::Other { .. } => false,
         }
     }
@@ -355,6 +373,14 @@ impl Fd {
 
     pub fn number(&self) -> RawFd {
         self.number
+    }
+
+    /// Closes it where nobody is kept waiting by that.
+    pub fn close_elsewhere(self) {
+        if self.kernel.is_alive(self.process) {
+            let (kernel, process) = (self.kernel.clone(), self.process);
+            kernel.state().close(process, self.into_number(), By::SlowClose);
+        }
     }
 
     /// Its number, and nobody closes it.

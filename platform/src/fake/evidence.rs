@@ -32,12 +32,25 @@ pub enum Call {
     Of,
     HalfClose,
     Discard,
+    Send,
+    Unacknowledged,
+    ResetAtClose,
+    ContentOf,
+    Read,
+    Forget,
+    /// [`Reader::read`](crate::reader::Reader::read)
+    Ask,
+    /// [`Reader::close`](crate::reader::Reader::close)
+    CloseContent,
+    /// [`Reader::take`](crate::reader::Reader::take)
+    Answer,
     IsAcknowledged,
     HasUnread,
     DrainErrors,
     Peer,
     /// A close, [`Tcp::close`](crate::tcp::Tcp::close) or a drop.
     Close,
+    LetGo,
     SlowClose,
     Take,
     Now,
@@ -78,8 +91,9 @@ pub(super) struct Evidence {
     pub violations: Vec<String>,
     /// Descriptors that the kernel could not hand to the process.
     pub truncated: u64,
-    /// Descriptors that it has handed to it.
+    /// Descriptors that it has handed to it, and how many of these were files whose content can be sent.
     pub delivered: u64,
+    pub delivered_files: u64,
     /// When the last `wait` returned.
     pub woke: Duration,
     /// Connections with which the process has parted, until somebody asks.
@@ -95,6 +109,7 @@ impl Default for Evidence {
             violations: Vec::new(),
             truncated: 0,
             delivered: 0,
+            delivered_files: 0,
             woke: Duration::ZERO,
             parted: Vec::new(),
         }

@@ -2,6 +2,7 @@
 
 //! What a connection is made of, and what became of it. Must not know how.
 
+use super::content::Piece;
 use super::descriptors::By;
 use std::time::Duration;
 
@@ -59,6 +60,12 @@ pub struct Facts {
     pub half_closed_in_fin_wait_2: u32,
     /// When the server's system knew that all had arrived, the FIN too.
     pub acknowledged: Option<Duration>,
+    /// What of which files the daemon has written, in this order.
+    pub written: Vec<Piece>,
+    /// When the daemon has written something last.
+    pub wrote: Option<Duration>,
+    /// The same, or the server's system knew last that more of it had arrived.
+    pub got_on: Option<Duration>,
     /// When bytes of the client's last arrived.
     pub heard: Option<Duration>,
     /// When the client's end of stream arrived.
@@ -85,4 +92,15 @@ pub struct Facts {
     pub read: u64,
     /// When it has read to the end.
     pub read_to_end: Option<Duration>,
+}
+
+impl Facts {
+    pub(super) fn note_written(&mut self, piece: Piece) {
+        match self.written.last_mut() {
+            Some(last) if last.file == piece.file && last.offset + last.length as u64 == piece.offset => {
+                last.length += piece.length;
+            }
+            _ => self.written.push(piece),
+        }
+    }
 }

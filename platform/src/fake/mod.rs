@@ -39,6 +39,7 @@
 mod agenda;
 mod backend;
 mod clock;
+mod content;
 mod descriptors;
 mod evidence;
 mod facts;
@@ -51,6 +52,7 @@ mod unix;
 
 pub use backend::Backend;
 pub use clock::{Clock, Raiser, Signal, SlowClose};
+pub use content::{Content, Medium, Piece, Reader};
 pub use descriptors::{By, Held, Idle, Received};
 pub use evidence::{Call, Line};
 pub use facts::{Facts, Setup};
@@ -78,6 +80,8 @@ impl World for Fake {
     type Backend = Backend;
     type Received = Received;
     type Socket = Socket;
+    type Content = Content;
+    type Reader = Reader;
     type Link = Link;
     type Door = Door;
     type Signal = Signal;
@@ -333,6 +337,11 @@ impl Kernel {
         self.0.borrow().evidence.delivered
     }
 
+    /// How many of these were files whose content can be sent.
+    pub fn delivered_files(&self) -> u64 {
+        self.0.borrow().evidence.delivered_files
+    }
+
     /// The [addresses](Client::address) of the clients with whose connections the daemon has parted since
     /// it was asked last.
     pub fn take_parted(&self) -> Vec<SocketAddr> {
@@ -393,15 +402,24 @@ impl Process {
         Clock { kernel: self.kernel.clone(), start: Duration::ZERO }
     }
 
-    /// A clock that is at 0 now.
-    pub fn clock_from_zero(&self) -> Clock {
-        let start = self.kernel.state().clock();
+    /// A clock of its own, which is at an hour now: whatever sets it back, it does not stand still at 0.
+    pub fn own_clock(&self) -> Clock {
+        let start = self.kernel.state().clock().saturating_sub(Duration::from_secs(3_600));
         Clock { kernel: self.kernel.clone(), start }
     }
 
     /// What closes slowly.
     pub fn slow_close(&self) -> SlowClose {
         SlowClose { kernel: self.kernel.clone(), process: self.number }
+    }
+
+    /// What reads files that may take long.
+    pub fn reader(&self) -> Reader {
+        let mut state = self.kernel.state();
+        let (bell, reading) = state.open_reading();
+        let number = state.install(self.number, bell).expect("the limit leaves room for what it starts with");
+        drop(state);
+        Reader::new(Fd::new(self.kernel.clone(), self.number, number), reading)
     }
 
     /// The signals, and what raises each.

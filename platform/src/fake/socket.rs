@@ -3,6 +3,7 @@
 //! The two ends of a TCP connection as programs see them: the socket that the daemon was handed,
 //! and the client.
 
+use super::content::Piece;
 use super::descriptors::{Fd, Held, Kind, Received};
 use super::evidence::Call;
 use super::facts::Facts;
@@ -52,6 +53,7 @@ impl Descriptor for Socket {
 
 impl Tcp for Socket {
     type Received = Received;
+    type Piece = Piece;
 
     fn of(received: Received) -> Result<Self, Received> {
         let is_tcp = {
@@ -62,6 +64,44 @@ impl Tcp for Socket {
             is_tcp
         };
         if is_tcp { Ok(Socket(received.0)) } else { Err(received) }
+    }
+
+    fn send(&self, piece: &Piece) -> io::Result<usize> {
+        let (mut state, kind) = self.enter(Call::Send);
+        let written = match kind {
+            Kind::Tcp(connection) => state.write(connection, piece),
+            _ => {
+                self.hands_off(&mut state, Call::Send);
+                Err(io::Error::from_raw_os_error(libc::ENOTCONN))
+            }
+        };
+        self.note(&mut state, Call::Send, written.as_ref().map_or(-1, |&bytes| bytes as i64));
+        written
+    }
+
+    fn unacknowledged(&self) -> Option<u64> {
+        let (mut state, kind) = self.enter(Call::Unacknowledged);
+        let told = match kind {
+            Kind::Tcp(connection) if state.flavour.tells_acknowledged => {
+                state.connections.get(connection).map(|it| it.to_client.unacknowledged())
+            }
+            _ => None,
+        };
+        self.note(&mut state, Call::Unacknowledged, told.map_or(-1, |bytes| bytes as i64));
+        told
+    }
+
+    fn reset_at_close(&self, resets: bool) {
+        let (mut state, kind) = self.enter(Call::ResetAtClose);
+        self.note(&mut state, Call::ResetAtClose, resets);
+        match kind {
+            Kind::Tcp(connection) => {
+                if let Some(it) = state.connections.get_mut(connection) {
+                    it.linger = resets.then_some(Duration::ZERO);
+                }
+            }
+            _ => self.hands_off(&mut state, Call::ResetAtClose),
+        }
     }
 
     fn half_close(&self) {
@@ -139,6 +179,19 @@ impl Tcp for Socket {
         address
     }
 
+    fn let_go(self) {
+        let (mut state, kind) = self.enter(Call::LetGo);
+        match kind {
+            Kind::Tcp(connection) => {
+                if let Some(it) = state.connections.get_mut(connection) {
+                    it.linger = it.linger.filter(Duration::is_zero);
+                }
+            }
+            _ => self.hands_off(&mut state, Call::LetGo),
+        }
+        drop(state);
+    }
+
     fn close(self) {
         let (mut state, kind) = self.enter(Call::Close);
         match kind {
@@ -154,6 +207,21 @@ impl Tcp for Socket {
 }
 
 impl State {
+    fn write(&mut self, connection: Key, piece: &Piece) -> io::Result<usize> {
+        if self.dice.roll(|faults| faults.memory) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        let short = self.dice.roll(|faults| faults.short);
+        let most = if short { self.dice.rng.u64(1..=1024) } else { u64::MAX };
+        let now = self.now;
+        let Some(it) = self.connections.get_mut(connection) else { return Ok(0) };
+        let written = it.write(piece, most)?;
+        (it.facts.got_on, it.facts.wrote) = (Some(now), Some(now));
+        self.send(connection, Way::ToClient, false);
+        self.settle();
+        Ok(written)
+    }
+
     fn discard(&mut self, connection: Key) -> io::Result<usize> {
         if self.dice.roll(|faults| faults.not_yet) {
             return Err(io::ErrorKind::WouldBlock.into());

@@ -6,6 +6,7 @@ use super::tcp::SEND_BUFFER;
 use super::*;
 use crate::backend::Descriptor;
 use crate::backend::contract::{self as waiting, contract_tests};
+use crate::contract::content::content_tests;
 use crate::contract::fdpass::fdpass_tests;
 use crate::contract::tcp::tcp_tests;
 use crate::contract::time::{clock_tests, closing_tests, signal_tests};
@@ -143,6 +144,16 @@ impl contract::Stage for Stage {
         (Peer { kernel: self.kernel.clone(), client, held: Some(held) }, received)
     }
 
+    fn file(&mut self, length: usize) -> Received {
+        let medium = Medium { read: Duration::from_millis(5), ..Medium::memory() };
+        let held = self.kernel.file(length as u64, medium);
+        self.process.inherit(&held)
+    }
+
+    fn reader(&mut self) -> Reader {
+        self.process.reader()
+    }
+
     fn stranger(&mut self, what: Stranger) -> Received {
         let held = match what {
             Stranger::Listener => self.kernel.idle(Idle::Listening),
@@ -220,6 +231,25 @@ impl contract::Peer for Peer {
         self.client.reset();
     }
 
+    fn reads_pattern(&mut self, offset: u64, bytes: usize) -> io::Result<bool> {
+        let before = self.client.facts().read;
+        assert_eq!(self.client.read(bytes as u64), bytes as u64);
+        // Where in the stream each piece is.
+        let mut start = 0;
+        let is_it = |piece: &Piece| {
+            let from = before.saturating_sub(start);
+            start += piece.length as u64;
+            start <= before
+                || piece.offset + from == offset
+                || start - piece.length as u64 >= before + bytes as u64
+        };
+        Ok(self.client.facts().written.iter().all(is_it))
+    }
+
+    fn drain(&mut self, bytes: usize) {
+        self.client.read(bytes as u64);
+    }
+
     fn read_to_end(&mut self) -> io::Result<usize> {
         let mut read = 0;
         loop {
@@ -292,6 +322,7 @@ macro_rules! all_contracts {
             use super::*;
             contract_tests!(Stage::new($flavour));
             tcp_tests!(Stage::new($flavour));
+            content_tests!(Stage::new($flavour));
             fdpass_tests!(Stage::new($flavour));
             clock_tests!(Stage::new($flavour));
             closing_tests!(Stage::new($flavour));

@@ -4,6 +4,7 @@
 
 use super::agenda::{self, Action, Agenda};
 use super::backend::Poller;
+use super::content::{Reading, Store};
 use super::descriptors::{File, Table};
 use super::evidence::{Call, Evidence};
 use super::faults::{Dice, Flavour};
@@ -50,6 +51,9 @@ pub(super) struct State {
     pub wire: VecDeque<(Key, Packet)>,
     pub links: Slab<Channel>,
     pub doors: Slab<Gate>,
+    pub stores: Slab<Store>,
+    pub files_made: u64,
+    pub readings: Slab<Reading>,
     /// Descriptors in flight.
     pub in_flight: usize,
 }
@@ -74,6 +78,9 @@ impl State {
             wire: VecDeque::new(),
             links: Slab::new(),
             doors: Slab::new(),
+            stores: Slab::new(),
+            files_made: 0,
+            readings: Slab::new(),
             in_flight: 0,
         }
     }

@@ -6,6 +6,7 @@
 //! meanwhile need not be told again: a segment says how far its sender has sent, an acknowledgement
 //! how far the receiver has received and how much room it has.
 
+use super::content::Piece;
 use super::descriptors::By;
 use super::facts::{Facts, Setup};
 use super::slab::Key;
@@ -190,6 +191,25 @@ impl Connection {
             return Ok(0);
         }
         Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// What the server's next write takes of `piece`, at most `most`.
+    pub fn write(&mut self, piece: &Piece, most: u64) -> io::Result<usize> {
+        if self.gone {
+            let error = self.error.take().unwrap_or(libc::EPIPE);
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        if self.to_client.fin {
+            return Err(io::Error::from_raw_os_error(libc::EPIPE));
+        }
+        let room = SEND_BUFFER.saturating_sub(self.to_client.written - self.to_client.acknowledged);
+        let taken = (piece.length as u64).min(room).min(most) as usize;
+        if taken == 0 && piece.length > 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.to_client.written += taken as u64;
+        self.facts.note_written(Piece { length: taken, ..*piece });
+        Ok(taken)
     }
 
     /// Whether there is somebody at the other end: not after a reset, nor after both ends.
@@ -391,9 +411,13 @@ impl State {
         let now = self.now;
         let Some(it) = self.connections.get_mut(connection) else { return };
         let stream = it.stream(way);
+        let gets_on = way == Way::ToClient && upto > stream.acknowledged;
         stream.acknowledged = stream.acknowledged.max(upto);
         stream.fin_acknowledged |= fin;
         stream.edge = stream.edge.max(edge);
+        if gets_on {
+            it.facts.got_on = Some(now);
+        }
         if way == Way::ToClient {
             if it.to_client.fin && it.to_client.unacknowledged() == 0 {
                 it.facts.acknowledged.get_or_insert(now);

@@ -249,6 +249,7 @@ impl State {
         let truncated = self.hand_out(process, files.clone(), numbers);
         for file in files.into_iter().take(numbers.len()) {
             self.evidence.delivered += 1;
+            self.evidence.delivered_files += u64::from(matches!(self.kind(file), Kind::Store(_)));
             self.received(file);
         }
         Ok(match byte {
@@ -691,6 +692,11 @@ impl Caller {
         self.with(|state, link| {
             state.links.get_mut(link).map(|it| std::mem::take(&mut it.outbox)).unwrap_or_default()
         })
+    }
+
+    /// How many bytes of what it was told it has not read.
+    pub fn unread(&self) -> usize {
+        self.with(|state, link| state.links.get(link).map_or(0, |it| it.outbox.len()))
     }
 
     /// Takes what it was told, and the descriptors that came with it, as those of `process`. `None` when it was

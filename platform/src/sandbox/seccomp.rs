@@ -35,6 +35,7 @@ const ALLOWED: &[&[c_long]] = &[
         libc::SYS_readv,
         libc::SYS_write,
         libc::SYS_writev,
+        libc::SYS_pwrite64,
         libc::SYS_shutdown,
         libc::SYS_getsockopt,
         libc::SYS_getpeername,
@@ -55,6 +56,8 @@ const ALLOWED: &[&[c_long]] = &[
         libc::SYS_lseek,
         libc::SYS_flock,
     ],
+    // Files whose content is sent, which senders pass. (What they are fcntl and statx tell.)
+    &[libc::SYS_pread64, libc::SYS_fallocate],
     // Letting go of the terminal.
     &[libc::SYS_dup, libc::SYS_dup3],
     // Time; where the kernel's clock cannot be read without a call.

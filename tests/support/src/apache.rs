@@ -48,7 +48,7 @@ pub fn guarded(program: &Path, site: &Site) -> Command {
 }
 
 /// Whom an Apache started by root may become, by system.
-const USERS: [&str; 7] = ["www-data", "www", "apache", "webservd", "_www", "daemon", "nobody"];
+pub const USERS: [&str; 7] = ["www-data", "www", "apache", "webservd", "_www", "daemon", "nobody"];
 
 /// What is installed on this system.
 struct Installation {
@@ -82,10 +82,9 @@ impl Installation {
         if self.compiled_in.lines().any(|line| line.trim() == format!("mod_{module}.c")) {
             return Ok(String::new());
         }
-        let file = self.modules.join(format!("mod_{module}.so"));
-        if !file.exists() {
-            return Err(format!("Apache has no mod_{module} here"));
-        }
+        let names = [format!("mod_{module}.so"), format!("{module}.so")]; // mpm_itk has no mod_
+        let file = names.map(|name| self.modules.join(name)).into_iter().find(|file| file.exists());
+        let file = file.ok_or_else(|| format!("Apache has no mod_{module} here"))?;
         Ok(format!("LoadModule {module}_module \"{}\"\n", file.display()))
     }
 
@@ -107,7 +106,12 @@ impl Installation {
             let target = scratch();
             let directory = target.join(format!("mod_lingerd-{}", std::process::id()));
             let sources = project();
-            for source in ["apache-2.4/mod_lingerd.c", "apache-1.3/ap_lingerd.c", "apache-1.3/ap_lingerd.h"] {
+            for source in [
+                "apache-2.4/mod_lingerd.c",
+                "apache-2.4/spool.c",
+                "apache-1.3/ap_lingerd.c",
+                "apache-1.3/ap_lingerd.h",
+            ] {
                 let copy = directory.join(source);
                 fs::create_dir_all(copy.parent().unwrap()).unwrap();
                 fs::copy(sources.join(source), copy).unwrap();

@@ -16,7 +16,8 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 
 /// The reasons with which a connection ends.
-const REASONS: [&str; 7] = ["closed", "reset", "idle", "max", "limit", "evicted", "stopped"];
+const REASONS: [&str; 9] =
+    ["closed", "reset", "idle", "max", "limit", "evicted", "stopped", "stalled", "broken"];
 
 /// What a test has to account for to the last one; see [`Daemon::finish`].
 const ACCOUNTED: [&str; 6] =
@@ -60,7 +61,7 @@ impl Counters {
     /// That no connection is counted twice or not at all.
     fn assert_sound(&self) {
         let ended: u64 = REASONS.iter().map(|&reason| self[reason]).sum();
-        assert_eq!(self["handed_over"], ended + self["lingering"], "{self:?}");
+        assert_eq!(self["handed_over"], ended + self["lingering"] + self["spooling"], "{self:?}");
         assert!(self["peak"] >= self["lingering"], "{self:?}");
         assert!(self["cut_short"] <= ended - self["closed"] - self["reset"], "{self:?}");
     }
@@ -151,6 +152,11 @@ impl Site {
     /// The hand-off socket. It is the daemon that makes its directory.
     pub fn socket(&self) -> PathBuf {
         self.path("run/lingerd.sock")
+    }
+
+    /// The second hand-off socket.
+    pub fn second(&self) -> PathBuf {
+        self.path("run/lingerd.sock.2")
     }
 
     /// The control socket.
@@ -325,6 +331,11 @@ impl Daemon {
         Sender::connect(&self.site.socket())
     }
 
+    /// Connects to its second hand-off socket.
+    pub fn spooler(&self) -> Sender {
+        Sender::connect(&self.site.second())
+    }
+
     /// Its counters.
     pub fn counters(&self) -> Counters {
         let answer = self.site.ask("json");
@@ -401,6 +412,7 @@ impl Daemon {
     /// the exit code is 0, and the log says so.
     pub fn wait_for_good_end(mut self) -> Counters {
         assert_eq!(self.wait_for_end(), Some(0), "the exit code");
+        assert!(!self.site.second().exists(), "a socket was left there");
         assert!(!self.site.socket().exists() && !self.site.control().exists(), "a socket was left there");
         assert!(!self.site.pidfile().exists(), "the pid file was left there");
         let log = self.site.log();

@@ -262,7 +262,7 @@ impl TlsClient {
     /// or 0 at the end of the stream. Whole records are relayed: a client that has half of one
     /// waits for the rest, and does not send.
     pub fn relay_some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.outside.read(buffer)?;
+        let bytes = tcp::read_some(&self.outside, buffer)?;
         self.records.feed(&buffer[..bytes]);
         self.part.extend(&buffer[..bytes]);
         let whole = self.part.len() - self.records.bytes_of_part();
@@ -306,11 +306,11 @@ impl Gate {
 }
 
 /// From the client to the server, up to the client's end.
-fn relay_up(mut from: &TcpStream, mut to: &TcpStream, gate: &Gate, first: usize) {
+fn relay_up(from: &TcpStream, mut to: &TcpStream, gate: &Gate, first: usize) {
     let mut records = Records::default();
     let mut sent = 0;
     let mut buffer = vec![0; 64 * 1024];
-    while let Ok(bytes @ 1..) = from.read(&mut buffer) {
+    while let Ok(bytes @ 1..) = tcp::read_some(from, &mut buffer) {
         records.feed(&buffer[..bytes]);
         if records.types.contains(&record::APPLICATION_DATA) {
             // Shut before the server can have an answer.
@@ -330,14 +330,14 @@ fn relay_up(mut from: &TcpStream, mut to: &TcpStream, gate: &Gate, first: usize)
 }
 
 /// From the server to the client, up to the server's end; returns the types of the records.
-fn relay_down(mut from: &TcpStream, mut to: &TcpStream, gate: &Gate) -> io::Result<Vec<u8>> {
+fn relay_down(from: &TcpStream, mut to: &TcpStream, gate: &Gate) -> io::Result<Vec<u8>> {
     let mut records = Records::default();
     let mut buffer = vec![0; 64 * 1024];
     loop {
         // What is only looked at still counts as unread.
         from.peek(&mut [0])?;
         gate.pass();
-        let bytes = from.read(&mut buffer)?;
+        let bytes = tcp::read_some(from, &mut buffer)?;
         if bytes == 0 {
             let _ = to.shutdown(Shutdown::Write); // the client may have left first
             return Ok(records.types);

@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 /// One connection to the hand-off socket.
 pub struct Sender(UnixStream);
@@ -32,6 +33,44 @@ impl Sender {
     /// Hands sockets over in one message.
     pub fn hand_over_all(&self, sockets: &[TcpStream]) {
         self.send(b"L", &descriptors(sockets));
+    }
+
+    /// Waits until the daemon allows a response.
+    pub fn wait_for_go_ahead(&self) {
+        let mut byte = [0];
+        (&self.0).read_exact(&mut byte).expect("the daemon allows nothing");
+        assert_eq!(byte, [b'G']);
+    }
+
+    /// Whether it has allowed one. Takes no notice of that.
+    pub fn has_go_ahead(&self) -> bool {
+        let mut bytes = [std::mem::MaybeUninit::new(0); 2];
+        self.0.set_nonblocking(true).unwrap();
+        let peeked = socket2::SockRef::from(&self.0).peek(&mut bytes);
+        self.0.set_nonblocking(false).unwrap();
+        match peeked {
+            Ok(count) => {
+                assert_eq!(count, 1, "it has hung up, or allows two at a time");
+                true
+            }
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::WouldBlock);
+                false
+            }
+        }
+    }
+
+    /// Hands a connection over with what is still to be written to it, once that is allowed: so much of each file from
+    /// that offset on; and whether it is nobody's else.
+    pub fn spool(&self, socket: TcpStream, files: &[(&impl AsFd, u64, u64, bool)], patience: Duration) {
+        let head =
+            spool_head(files.iter().map(|&(_, offset, length, is_ours)| (offset, length, is_ours)), patience);
+        // Whoever drops it, be it the kernel, is not to make what is there look whole.
+        socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+        let mut descriptors = vec![socket.as_fd()];
+        descriptors.extend(files.iter().map(|(file, ..)| file.as_fd()));
+        self.wait_for_go_ahead();
+        self.send(&head, &descriptors);
     }
 
     /// Sends `bytes` with `descriptors`; waits for room, as the daemon may be slow.
@@ -65,12 +104,26 @@ impl Sender {
 
     /// Waits until the daemon has hung up. With words of ours unread, that comes as a reset.
     pub fn wait_until_hung_up(&self) {
-        match (&self.0).read(&mut [0]) {
-            Ok(0) => {}
+        match (&self.0).read_to_end(&mut Vec::new()) {
+            Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::ConnectionReset => {}
-            other => panic!("the daemon did not hang up: {other:?}"),
+            Err(e) => panic!("the daemon did not hang up: {e}"),
         }
     }
+}
+
+/// The head of an `S`.
+pub fn spool_head(files: impl Iterator<Item = (u64, u64, bool)>, patience: Duration) -> [u8; 72] {
+    let mut head = [0; 72];
+    head[0] = b'S';
+    head[4..8].copy_from_slice(&u32::try_from(patience.as_millis()).unwrap().to_be_bytes());
+    for (n, (offset, length, is_ours)) in files.enumerate() {
+        head[1] += 1;
+        head[3] |= u8::from(is_ours) << n;
+        head[8 + 16 * n..][..8].copy_from_slice(&offset.to_be_bytes());
+        head[16 + 16 * n..][..8].copy_from_slice(&length.to_be_bytes());
+    }
+    head
 }
 
 impl AsFd for Sender {

@@ -38,7 +38,18 @@ pub fn connection_with_small_window(bytes: usize) -> (TcpStream, TcpStream) {
 
 /// Connects with room for little more than `bytes` unread.
 pub fn connect_with_window(address: SocketAddr, bytes: usize) -> std::io::Result<TcpStream> {
+    connect_by(Socket::new(Domain::for_address(address), Type::STREAM, None)?, address, bytes)
+}
+
+/// The same with the segments of an Ethernet, where the system lets it: over those of the loopback, of 64 kB, a server
+/// gets rid of megabytes at once.
+pub fn connect_as_from_afar(address: SocketAddr, bytes: usize) -> std::io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    let _ = socket.set_tcp_mss(1448);
+    connect_by(socket, address, bytes)
+}
+
+fn connect_by(socket: Socket, address: SocketAddr, bytes: usize) -> std::io::Result<TcpStream> {
     // NetBSD refuses a large one; then it is as large as the system makes it.
     let _ = socket.set_recv_buffer_size(bytes);
     socket.connect(&address.into())?;
@@ -120,6 +131,16 @@ pub fn read_to_end(client: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     client.read_to_end(&mut bytes).expect("the response was cut short");
     bytes
+}
+
+/// Some of what is there, whatever signal comes in: with a time-out no system goes on by itself.
+pub fn read_some(mut client: impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match client.read(buffer) {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 /// Writes one byte after the other until the connection is gone.

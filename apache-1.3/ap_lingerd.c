@@ -5,8 +5,10 @@
  *
  * Version 1 of the hand-off protocol: a message is the byte 'L' with a
  * connected TCP socket in SCM_RIGHTS, on a stream that is connected once and
- * kept; there is no reply.  What this must not know: how long lingerd waits,
- * for what, and what becomes of a socket.
+ * kept; there is no reply.  At lingerd's second socket it may be 'S', too: a
+ * head of 72 bytes, with the socket and the files that are still to be written
+ * to it; one for each 'G' that lingerd has said there.  What this must not know:
+ * how long lingerd waits, for what, and what becomes of a socket.
  */
 
 /*
@@ -48,6 +50,13 @@
 #define LINGERD_ACCRIGHTS
 #endif
 
+/* The link is one that does not block, all the same. */
+#ifdef MSG_DONTWAIT
+#define LINGERD_RECV_FLAGS MSG_DONTWAIT
+#else
+#define LINGERD_RECV_FLAGS 0
+#endif
+
 #ifndef LINGERD_ACCRIGHTS
 /* Of RFC 2292, and younger than SCM_RIGHTS. */
 #ifndef CMSG_LEN
@@ -57,6 +66,15 @@
 #define CMSG_SPACE(size) CMSG_LEN(size)
 #endif
 #endif
+
+/* The head of an 'S', see lingerd_spool() */
+#define LINGERD_HEAD (8 + 16 * LINGERD_PARTS)
+
+/* What the daemon says when it takes an 'S' */
+#define LINGERD_GO 'G'
+
+/* What makes the second path of the first. */
+#define LINGERD_SECOND ".2"
 
 LINGERD_API int lingerd_init(lingerd_sender *s, const char *path)
 {
@@ -76,6 +94,20 @@ LINGERD_API int lingerd_init(lingerd_sender *s, const char *path)
     return 0;
 }
 
+LINGERD_API int lingerd_init_spool(lingerd_sender *s, const char *path)
+{
+    if (lingerd_init(s, path) != 0) {
+        return -1;
+    }
+    if (strlen(path) + strlen(LINGERD_SECOND) > LINGERD_PATH_MAX) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    memcpy(s->addr.sun_path + strlen(path), LINGERD_SECOND,
+           sizeof(LINGERD_SECOND));
+    return 0;
+}
+
 LINGERD_API void lingerd_drop(lingerd_sender *s, int error)
 {
     int saved = errno;
@@ -85,6 +117,7 @@ LINGERD_API void lingerd_drop(lingerd_sender *s, int error)
     }
     s->fd = -1;
     s->connected = 0;
+    s->may_spool = 0;
     s->error = error;
     errno = saved;
 }
@@ -198,70 +231,202 @@ LINGERD_API int lingerd_open(lingerd_sender *s)
  * Send one message.
  *
  * A message with a single byte goes as a whole or not at all, so there is no
- * such thing as a descriptor sent by halves.
+ * such thing as a descriptor sent by halves.  A head does so too, as there is
+ * room for all of it or no room, by the low-water mark of a stream; if not,
+ * the link is of no use any more, and the daemon closes what came with the
+ * part that it has.
  * @return 0, or -1 with errno
  */
-static int lingerd_send(int fd, int sock)
+static int lingerd_send(int fd, const unsigned char *bytes, size_t size,
+                        const int *fds, int count)
 {
 #ifndef LINGERD_ACCRIGHTS
     /* unix(7), cmsg(3): the union makes the buffer aligned. */
     union {
         struct cmsghdr header;
-        char space[CMSG_SPACE(sizeof(int))];
+        char space[CMSG_SPACE(sizeof(int) * (1 + LINGERD_PARTS))];
     } control;
     struct cmsghdr *cmsg;
 #endif
     struct msghdr msg;
     struct iovec iov;
-    char byte = 'L';
     ssize_t rc;
 
-    iov.iov_base = &byte;
-    iov.iov_len = 1;
+    iov.iov_base = (void *)bytes;
+    iov.iov_len = size;
     memset(&msg, 0, sizeof(msg));
     msg.msg_iov = &iov;
     msg.msg_iovlen = 1;
 #ifndef LINGERD_ACCRIGHTS
     memset(&control, 0, sizeof(control));
     msg.msg_control = control.space;
-    msg.msg_controllen = sizeof(control.space);
+    msg.msg_controllen = CMSG_SPACE(sizeof(int) * count);
     cmsg = CMSG_FIRSTHDR(&msg);
     cmsg->cmsg_level = SOL_SOCKET;
     cmsg->cmsg_type = SCM_RIGHTS;
-    cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(cmsg), &sock, sizeof(int));
+    cmsg->cmsg_len = CMSG_LEN(sizeof(int) * count);
+    memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * count);
 #else
-    msg.msg_accrights = (char *)&sock;
-    msg.msg_accrightslen = sizeof(sock);
+    msg.msg_accrights = (char *)fds;
+    msg.msg_accrightslen = (int)sizeof(int) * count;
 #endif
 
     do {
         rc = sendmsg(fd, &msg, LINGERD_SEND_FLAGS);
     } while (rc < 0 && errno == EINTR);
-    return rc == 1 ? 0 : -1;
+    if (rc >= 0 && rc < (ssize_t)size) {
+        errno = EPIPE;
+        rc = -1;
+    }
+    return rc < 0 ? -1 : 0;
 }
 
 /*
  * A link that turns out to be dead most likely means that the daemon was
  * restarted, so the same connection is tried once more on a new link.  What
  * is queued on a link that merely is full will be read in time: it is kept.
- * EBADF speaks of the socket, not of the link, which is open.
+ * EBADF speaks of what is passed, not of the link, which is open.
  */
+static int lingerd_failed(lingerd_sender *s)
+{
+    if (lingerd_transient(errno) || errno == EBADF) {
+        return 1;
+    }
+    lingerd_drop(s, errno);
+    return 0;
+}
+
 LINGERD_API int lingerd_give(lingerd_sender *s, int sock)
 {
+    static const unsigned char linger = 'L';
     int attempt;
 
     for (attempt = 0; attempt < 2; attempt++) {
         if (lingerd_open(s) != 0) {
             return -1;
         }
-        if (lingerd_send(s->fd, sock) == 0) {
+        if (lingerd_send(s->fd, &linger, 1, &sock, 1) == 0) {
             return 0;
         }
-        if (lingerd_transient(errno) || errno == EBADF) {
+        if (lingerd_failed(s)) {
             return -1;
         }
-        lingerd_drop(s, errno);
+    }
+    return -1;
+}
+
+/*
+ * A connect that is under way is waited for as the daemon's word is: before the
+ * one has ended nothing is readable.  Not so where the daemon has no room for
+ * one more (EAGAIN): of that no system tells the end.
+ */
+LINGERD_API int lingerd_may_spool(lingerd_sender *s)
+{
+    int attempt;
+
+    for (attempt = 0; attempt < 2; attempt++) {
+        unsigned char said = 0;
+        ssize_t rc;
+
+        if (lingerd_open(s) != 0) {
+            return errno == EINPROGRESS || errno == EALREADY ? 0 : -1;
+        }
+        if (s->may_spool) {
+            return 1;
+        }
+        do {
+            rc = recv(s->fd, (void *)&said, 1, LINGERD_RECV_FLAGS);
+        } while ((rc < 0 && errno == EINTR) || (rc > 0 && said != LINGERD_GO));
+        if (rc > 0) {
+            s->may_spool = 1;
+            return 1;
+        }
+        if (rc < 0 && lingerd_transient(errno)) {
+            return 0;
+        }
+        lingerd_drop(s, rc == 0 ? EPIPE : errno);
+    }
+    errno = s->error;
+    return -1;
+}
+
+/* An unsigned number of so many bytes, the most significant first. */
+static void lingerd_number(unsigned char *at, int bytes, off_t number)
+{
+    while (bytes > 0) {
+        at[--bytes] = (unsigned char)(number % 256);
+        number /= 256;
+    }
+}
+
+/*
+ * Whoever closes the connection last resets it from here on: so does a system
+ * that closes for a daemon which is killed before it has looked at what is in
+ * its queue.  Else the client might take for the end what is none.
+ */
+static void lingerd_reset_at_close(int sock, int on)
+{
+    struct linger linger;
+    int saved = errno;
+
+    linger.l_onoff = on;
+    linger.l_linger = 0;
+    (void)setsockopt(sock, SOL_SOCKET, SO_LINGER, (void *)&linger,
+                     sizeof(linger));
+    errno = saved;
+}
+
+LINGERD_API int lingerd_spool(lingerd_sender *s, int sock,
+                              const lingerd_part *parts, int count,
+                              unsigned long patience)
+{
+    unsigned char head[LINGERD_HEAD];
+    int fds[1 + LINGERD_PARTS];
+    int n, attempt;
+
+    if (count < 1 || count > LINGERD_PARTS || patience == 0) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (patience > 0x7fffffff) {
+        patience = 0x7fffffff;
+    }
+    memset(head, 0, sizeof(head));
+    head[0] = 'S';
+    head[1] = (unsigned char)count;
+    lingerd_number(head + 4, 4, (off_t)patience);
+    fds[0] = sock;
+    for (n = 0; n < count; n++) {
+        fds[1 + n] = parts[n].fd;
+        if (parts[n].offset < 0 || parts[n].length < 0) {
+            errno = EINVAL;
+            return -1;
+        }
+        lingerd_number(head + 8 + 16 * n, 8, parts[n].offset);
+        lingerd_number(head + 16 + 16 * n, 8, parts[n].length);
+        if (parts[n].ours) {
+            head[3] |= (unsigned char)(1 << n);
+        }
+    }
+
+    for (attempt = 0; attempt < 2; attempt++) {
+        int may = lingerd_may_spool(s);
+
+        if (may <= 0) {
+            if (may == 0) {
+                errno = EAGAIN;
+            }
+            return -1;
+        }
+        lingerd_reset_at_close(sock, 1);
+        if (lingerd_send(s->fd, head, sizeof(head), fds, 1 + count) == 0) {
+            s->may_spool = 0;
+            return 0;
+        }
+        lingerd_reset_at_close(sock, 0);
+        if (lingerd_failed(s)) {
+            return -1;
+        }
     }
     return -1;
 }

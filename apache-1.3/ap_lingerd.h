@@ -10,16 +10,94 @@
  * the client has not yet read of the response (RFC 9112 section 9.6).  Where
  * a process or a thread serves one connection at a time, all of it waits for
  * a client to which it has nothing left to say.  With this it passes the
- * socket to lingerd, and is free at once:
+ * socket to lingerd, and is free at once.
  *
- *     static lingerd_sender sender;                  (one for each process)
+ * A client that reads slowly keeps the server while it writes, too.  What the
+ * kernel does not take of a response lingerd writes in its place, if it is in
+ * files: of memory of its own (memfd_create, or a file without a name) or of
+ * the disk.  That is spoken at a second socket beside the first, by a sender
+ * of its own; a daemon that cannot do it does not have it.
  *
- *     lingerd_init(&sender, "/var/run/lingerd/lingerd.sock");
- *     ...
- *     if (!lingerd_half_close(sock) && lingerd_give(&sender, sock) != 0) {
- *         linger(sock);                              (as if lingerd were not there)
+ * It says there, by a byte, when a sender may send it a response: while it has
+ * as much as it takes, or hangs, it does not.  So a server whose client has no
+ * room waits for two things at once: for room, to write itself, and for that
+ * byte, to hand over.
+ *
+ * All of it, for a server that sends a file from one offset to another.  It has
+ * one sender of each kind for a process, and the path is LINGERD_SOCKET unless
+ * somebody says otherwise.  What lingerd takes it writes, and lingers; what it
+ * does not the server does as if lingerd were not there, and would bound the
+ * time of that.  Of a file that nobody else has use for, .ours is 1.
+ *
+ *     static lingerd_sender lingerer, spooler;
+ *     static int can_spool;
+ *
+ *     static int start(const char *path)
+ *     {
+ *         can_spool = lingerd_init_spool(&spooler, path) == 0;
+ *         return lingerd_init(&lingerer, path);
  *     }
- *     close(sock);
+ *
+ *     static int spool(int sock, int fd, off_t at, off_t end)
+ *     {
+ *         lingerd_part part;
+ *
+ *         part.fd = fd;
+ *         part.offset = at;
+ *         part.length = end - at;
+ *         part.ours = 0;
+ *         return lingerd_spool(&spooler, sock, &part, 1, 300000) == 0;
+ *     }
+ *
+ *     static void send_and_close(int sock, int fd, off_t at, off_t end)
+ *     {
+ *         char piece[8192];
+ *         ssize_t n;
+ *
+ *         while (at < end) {
+ *             struct pollfd either[2];
+ *             int may;
+ *
+ *             lseek(fd, at, SEEK_SET);
+ *             n = read(fd, piece, end - at < 8192 ? (size_t)(end - at) : 8192);
+ *             if (n > 0) {
+ *                 n = send(sock, piece, (size_t)n, MSG_DONTWAIT);
+ *             }
+ *             if (n > 0) {
+ *                 at += n;
+ *                 continue;
+ *             }
+ *             if (n == 0 || errno != EAGAIN) {
+ *                 break;
+ *             }
+ *             may = can_spool ? lingerd_may_spool(&spooler) : -1;
+ *             if (may > 0 && spool(sock, fd, at, end)) {
+ *                 close(sock);
+ *                 return;
+ *             }
+ *             either[0].fd = sock;
+ *             either[0].events = POLLOUT;
+ *             either[1].fd = spooler.fd;
+ *             either[1].events = POLLIN;
+ *             if (poll(either, may == 0 ? 2 : 1, 300000) == 0) {
+ *                 break;
+ *             }
+ *         }
+ *         if (at < end) {
+ *             struct linger reset;
+ *
+ *             reset.l_onoff = 1;
+ *             reset.l_linger = 0;
+ *             setsockopt(sock, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+ *         }
+ *         else if (!lingerd_half_close(sock)
+ *                  && lingerd_give(&lingerer, sock) != 0) {
+ *             shutdown(sock, 1);
+ *             while (recv(sock, piece, sizeof(piece), 0) > 0) {
+ *             }
+ *         }
+ *         close(sock);
+ *     }
  *
  * No function here ever waits.  They do no locking, and none of them is to be
  * interrupted by a signal handler that does not return (Apache 1.3 has such).
@@ -82,11 +160,28 @@ typedef struct lingerd_sender {
     int error;
     /** How many times a link was established */
     unsigned long links;
+    /** Whether the daemon has said that it takes a response, and has none yet */
+    int may_spool;
 } lingerd_sender;
+
+/** The most parts of a response that lingerd_spool() takes */
+#define LINGERD_PARTS 4
+
+/** What is still to be written, of one file */
+typedef struct lingerd_part {
+    int fd;
+    off_t offset;
+    off_t length;
+    /** Whether nobody else has use for the file, so that the daemon may give
+     *  back the room that it takes up while it is sent */
+    int ours;
+} lingerd_part;
 
 /**
  * Prepare a sender.  The link is opened when it is used first.  A child of
- * fork(2) may go on with its parent's link, or lingerd_drop() it for its own.
+ * fork(2) may go on with its parent's link, or lingerd_drop() it for its own;
+ * one for lingerd_spool() it has to drop, as what the daemon says on a link it
+ * says to one process.
  * @return 0; or -1 with EINVAL (no path) or ENAMETOOLONG, and then the sender
  *         is not to be used
  */
@@ -121,7 +216,37 @@ LINGERD_API int lingerd_client_done(int sock);
 LINGERD_API int lingerd_give(lingerd_sender *s, int sock);
 
 /**
- * Whether an error of lingerd_open() or lingerd_give() only means "not now":
+ * Prepare a sender for lingerd_spool(): with the second socket of the daemon
+ * that has its first at path.  Else as lingerd_init().
+ */
+LINGERD_API int lingerd_init_spool(lingerd_sender *s, const char *path);
+
+/**
+ * Whether the daemon takes a response now.  Opens the link if there is none.
+ * @return 1: lingerd_spool() is what comes next.
+ *         0: not yet.  When s->fd is readable this is to be called again, and
+ *         meanwhile the caller writes, as far as its client lets it.
+ *         -1 with errno: there is no link; to be called again after a second.
+ */
+LINGERD_API int lingerd_may_spool(lingerd_sender *s);
+
+/**
+ * Hand a connection over whose response is not written yet.  The daemon writes
+ * the parts in their order, and then does as with lingerd_give(); it resets the
+ * connection if it does not get on for the time of patience, in milliseconds.
+ *
+ * The connection is not to be half-closed.  Its SO_LINGER is set, and off
+ * again when this fails.
+ * @return 0: the daemon has it, the caller closes its own copy.
+ *         -1 with errno: the caller still has it all to itself, and writes.
+ *         EAGAIN, too, when lingerd_may_spool() would say 0.
+ */
+LINGERD_API int lingerd_spool(lingerd_sender *s, int sock,
+                              const lingerd_part *parts, int count,
+                              unsigned long patience);
+
+/**
+ * Whether an error of one of these functions only means "not now":
  * the link is good, or soon will be.
  */
 LINGERD_API int lingerd_transient(int error);

@@ -14,15 +14,25 @@
  *     later              from here on it is a second later to the sender
  *     apache             half-close as Apache 1.3 does, by itself
  *     bad                hand over what is no descriptor, before all else
+ *     spool SIZE         that many bytes more follow, as spool_byte() has them,
+ *                        in two parts of one file and one of another, when
+ *                        lingerd takes them
+ *     now spool SIZE     the same, but without waiting for that
+ *     bad spool SIZE     the same, but before that with a file that is none
+ *     go                 wait until lingerd takes one, without giving it one
+ *     fork spool SIZE    as the first, by a child of fork(2) with its own link
  *
  * The line says what became of the connection:
  *
  *     given              lingerd has it
+ *     go                 lingerd would have one
  *     done               the client is done, there was nothing to hand over
- *     kept ERRNO         lingerd did not take it
+ *     kept ERRNO         lingerd did not take it; what was to be spooled has
+ *                        been written
  *
  * and then how many links there were, how many descriptors are open, and how
- * often connect(2) was called.
+ * often connect(2) was called; the links to the second socket where it was to
+ * be spooled.
  */
 
 #include "../../apache-1.3/ap_lingerd.h"
@@ -31,9 +41,11 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -45,6 +57,9 @@ static time_t now = 1000000000;
 ssize_t faulty_sendmsg(int fd, const struct msghdr *msg, int flags);
 int faulty_connect(int fd, const struct sockaddr *addr, socklen_t size);
 time_t faulty_time(time_t *result);
+
+/* It is of POSIX, and C89 has it not. */
+int fileno(FILE *stream);
 
 ssize_t faulty_sendmsg(int fd, const struct msghdr *msg, int flags)
 {
@@ -99,10 +114,126 @@ static void read_line(int sock, char *line, size_t size)
     line[length] = '\0';
 }
 
-static void serve(lingerd_sender *sender, int sock)
+static char spool_byte(long n)
+{
+    return (char)(n % 251);
+}
+
+/** A file with so many bytes of what follows, after as many as skip of others. */
+static FILE *file_with(long first, long length, long skip)
+{
+    FILE *file = tmpfile();
+    long n;
+
+    if (file == NULL) {
+        perror("tmpfile");
+        exit(1);
+    }
+    for (n = 0; n < skip; n++) {
+        (void)putc('?', file);
+    }
+    for (n = first; n < first + length; n++) {
+        (void)putc(spool_byte(n), file);
+    }
+    (void)fflush(file);
+    return file;
+}
+
+static int has_so_linger(int sock)
+{
+    struct linger linger;
+    socklen_t length = sizeof(linger);
+
+    return getsockopt(sock, SOL_SOCKET, SO_LINGER, &linger, &length) != 0
+           || linger.l_onoff;
+}
+
+/** Wait until lingerd takes one; whether it does, or there is no link. */
+static int wait_for_lingerd(lingerd_sender *spooler)
+{
+    struct pollfd link;
+    int may;
+
+    while ((may = lingerd_may_spool(spooler)) == 0) {
+        link.fd = spooler->fd;
+        link.events = POLLIN;
+        (void)poll(&link, 1, -1);
+    }
+    return may > 0;
+}
+
+/** Have the rest written as the request says; if lingerd does not take it, write
+ *  it here. */
+static void spool(lingerd_sender *spooler, int sock, long size, const char *request)
+{
+    long half = size / 2, rest = size - size / 4, n;
+    FILE *ours = file_with(0, rest, 3), *other = file_with(rest, size - rest, 7);
+    lingerd_part parts[LINGERD_PARTS + 1];
+
+    memset(parts, 0, sizeof(parts));
+    parts[0].fd = parts[1].fd = fileno(ours);
+    parts[0].ours = parts[1].ours = 1;
+    parts[0].offset = 3;
+    parts[0].length = half;
+    parts[1].offset = 3 + half;
+    parts[1].length = rest - half;
+    parts[2].fd = fileno(other);
+    parts[2].offset = 7;
+    parts[2].length = size - rest;
+    if (request[0] != 'n') {
+        (void)wait_for_lingerd(spooler);
+    }
+    if (lingerd_spool(spooler, sock, parts, 0, 1) == 0 || errno != EINVAL
+        || lingerd_spool(spooler, sock, parts, LINGERD_PARTS + 1, 1) == 0
+        || errno != EINVAL
+        || lingerd_spool(spooler, sock, parts, 3, 0) == 0 || errno != EINVAL) {
+        printf("what is no spool was taken\n");
+    }
+    if (request[0] == 'b') {
+        parts[2].fd = -1;
+        if (lingerd_spool(spooler, sock, parts, 3, 1000000) == 0
+            || errno != EBADF || has_so_linger(sock)) {
+            printf("what is no file was taken\n");
+        }
+        parts[2].fd = fileno(other);
+    }
+    if (lingerd_spool(spooler, sock, parts, 3, 1000000) == 0) {
+        printf("given");
+    }
+    else {
+        printf("kept %d", errno);
+        if (has_so_linger(sock)) {
+            printf(" with SO_LINGER");
+        }
+        for (n = 0; n < size; n++) {
+            char byte = spool_byte(n);
+
+            if (write(sock, &byte, 1) != 1) {
+                break;
+            }
+        }
+    }
+    (void)fclose(ours);
+    (void)fclose(other);
+}
+
+/** The rest of a line */
+static void tell(const lingerd_sender *sender)
+{
+    if (sender->fd >= 0 && fcntl(sender->fd, F_GETFD) != FD_CLOEXEC) {
+        printf(" inheritable");
+    }
+    printf(" links %lu descriptors %d connects %d\n",
+           sender->links, open_descriptors(), connects);
+    fflush(stdout);
+}
+
+static void serve(lingerd_sender *sender, lingerd_sender *spooler, int sock)
 {
     char line[128];
+    const char *spooled;
     int error = 0, done, apache;
+    long size;
 
     read_line(sock, line, sizeof(line));
     (void)sscanf(line, "sendmsg %d %d", &sendmsg_errno, &sendmsg_times);
@@ -112,6 +243,30 @@ static void serve(lingerd_sender *sender, int sock)
         return;
     }
 
+    spooled = strstr(line, "spool ");
+    if (spooled != NULL && sscanf(spooled, "spool %ld", &size) == 1) {
+        if (line[0] != 'f') {
+            spool(spooler, sock, size, line);
+        }
+        else if (fork() == 0) {
+            lingerd_drop(spooler, 0);
+            now++;
+            spool(spooler, sock, size, line);
+            tell(spooler);
+            _exit(0);
+        }
+        else {
+            (void)wait(NULL);
+            return;     /* the child has told */
+        }
+        tell(spooler);
+        return;
+    }
+    if (strcmp(line, "go") == 0) {
+        printf(wait_for_lingerd(spooler) ? "go" : "no link");
+        tell(spooler);
+        return;
+    }
     if (strcmp(line, "bad") == 0 && lingerd_give(sender, -1) == 0) {
         printf("what is no descriptor was taken\n");
     }
@@ -134,12 +289,7 @@ static void serve(lingerd_sender *sender, int sock)
         error = errno;
         printf("kept %d", error);
     }
-    if (sender->fd >= 0 && fcntl(sender->fd, F_GETFD) != FD_CLOEXEC) {
-        printf(" inheritable");
-    }
-    printf(" links %lu descriptors %d connects %d\n",
-           sender->links, open_descriptors(), connects);
-    fflush(stdout);
+    tell(sender);
     if (error) {
         /* As a server does without lingerd. */
         while (read(sock, line, sizeof(line)) > 0) {
@@ -149,13 +299,17 @@ static void serve(lingerd_sender *sender, int sock)
 
 int main(int argc, char **argv)
 {
-    static lingerd_sender sender;
+    static lingerd_sender sender, spooler;
     struct sockaddr_in addr;
     socklen_t size = sizeof(addr);
     int listener;
 
     if (argc != 2 || lingerd_init(&sender, argv[1]) != 0) {
         perror("lingerd_init");
+        return 2;
+    }
+    if (lingerd_init_spool(&spooler, argv[1]) != 0 && errno != ENAMETOOLONG) {
+        perror("lingerd_init_spool");
         return 2;
     }
     listener = socket(AF_INET, SOCK_STREAM, 0);
@@ -177,7 +331,7 @@ int main(int argc, char **argv)
         if (sock < 0) {
             return 1;
         }
-        serve(&sender, sock);
+        serve(&sender, &spooler, sock);
         close(sock);
     }
 }

@@ -9,7 +9,8 @@
  * the client has not yet read of the response (RFC 9112 section 9.6).  Where
  * a process or a thread serves one connection at a time, all of it waits for
  * a client to which it has nothing left to say.  This module passes the
- * socket to lingerd instead and the worker is free at once.
+ * socket to lingerd instead and the worker is free at once.  With it goes what
+ * a client has been too slow to read of its response, see spool.c.
  *
  *     LoadModule lingerd_module modules/mod_lingerd.so
  *
@@ -23,14 +24,22 @@
  *         <VirtualHost>, where it goes by the address on which the
  *         connection came in.  On by default: loading the module is enough.
  *
+ *     LingerdSpool On|Off
+ *         Whether what a client is slow to read of its last response is
+ *         handed over, too.  Server-wide or in a <VirtualHost>.  On by default.
+ *
+ *     LingerdSpoolMax bytes [bytes]
+ *         How much to keep of a response, and of all in all children.
+ *
  *     LingerdExec program [option ...]
  *         Apache starts this lingerd itself, watches it and ends it, so that
  *         there is no service to set up; see "LingerdExec" below.  Server-
  *         wide.  A relative path is taken from ServerRoot.  Unless it is
  *         given, lingerd is somebody else's to start.
  *
- * It can only help: whatever goes wrong with lingerd, the worker lingers by
- * itself as if the module were not there.
+ * It can only help: whatever goes wrong with lingerd, the worker writes and
+ * lingers by itself as if the module were not there.  Only what lingerd has
+ * been given to write it cuts off when it is killed, with a reset.
  *
  * What the module must not know: how long lingerd waits, for what, and what
  * becomes of a socket.  Nothing ever comes back.
@@ -41,6 +50,10 @@
  *     apxs -c -I../apache-1.3 mod_lingerd.c ../apache-1.3/ap_lingerd.c
  */
 
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1   /* memfd_create(2), for spool.c */
+#endif
+
 /* The sender, which is the same for all servers: ../apache-1.3/ap_lingerd.c */
 #include "ap_lingerd.h"
 
@@ -49,10 +62,15 @@
 #include "http_connection.h"
 #include "http_core.h"
 #include "http_log.h"
+#include "http_protocol.h"
+#include "http_request.h"
 #include "ap_mpm.h"
+#include "util_filter.h"
 #include "mpm_common.h"
 #include "unixd.h"
 #include "apr_atomic.h"
+#include "apr_buckets.h"
+#include "apr_optional.h"
 #include "apr_portable.h"
 #include "apr_shm.h"
 #include "apr_strings.h"
@@ -83,6 +101,10 @@ typedef char lingerd_default_fits[
 /** The children together complain at most once in that many seconds. */
 #define COMPLAIN_EVERY 60
 
+/** LingerdSpoolMax: of a response, and how many such of all children */
+#define SPOOL_MAX ((apr_off_t)8 << 20)
+#define SPOOL_MAX_OF_ALL 8
+
 /** The name under which something outlives a restart */
 #define RETAINED_KEY "mod_lingerd"
 
@@ -92,7 +114,10 @@ APLOG_USE_MODULE(lingerd);
 typedef struct {
     /** Lingerd On|Off, or -1 for not given */
     int enabled;
-    /** LingerdSocket; of the main server only */
+    /** LingerdSpool On|Off, or -1 for not given */
+    int spool;
+    /** LingerdSpoolMax and LingerdSocket; of the main server only */
+    apr_off_t spool_max, spool_max_of_all;
     const char *path;
     /** LingerdExec, or NULL: the program and its options; likewise */
     apr_array_header_t *command;
@@ -118,6 +143,8 @@ typedef enum {
     NEWS_DOWN
 } link_news;
 
+#include "spool.c"
+
 /** What the children have in common: how they share one voice */
 typedef struct {
     /** When one of them complained last, in seconds */
@@ -131,7 +158,7 @@ static struct {
     int active;
     server_rec *server;
 #if APR_HAS_THREADS
-    /** Guards the sender and what follows; NULL without threads */
+    /** Guards the senders and what follows; NULL without threads */
     apr_thread_mutex_t *mutex;
 #endif
     lingerd_sender sender;
@@ -140,6 +167,9 @@ static struct {
     apr_time_t since;
     /** sender.links as of the last good hand-over */
     unsigned long links;
+    /** What has a path of its own, unless that would be too long */
+    int spools;
+    lingerd_sender spooler;
     /** In memory shared by all children */
     link_complaint *complaint;
 } child;
@@ -272,6 +302,24 @@ static void log_news(link_news news, int level, int error)
     }
 }
 
+static void lock_senders(void)
+{
+#if APR_HAS_THREADS
+    if (child.mutex) {
+        apr_thread_mutex_lock(child.mutex);
+    }
+#endif
+}
+
+static void unlock_senders(void)
+{
+#if APR_HAS_THREADS
+    if (child.mutex) {
+        apr_thread_mutex_unlock(child.mutex);
+    }
+#endif
+}
+
 /** What to do with the sender, see lingerd_open() and lingerd_give() */
 typedef enum {
     LINK_OPEN,
@@ -290,22 +338,14 @@ static int use_link(link_use use, int sock)
     link_news news = NEWS_NONE;
     int rc, error, level = APLOG_DEBUG;
 
-#if APR_HAS_THREADS
-    if (child.mutex) {
-        apr_thread_mutex_lock(child.mutex);
-    }
-#endif
+    lock_senders();
     rc = use == LINK_OPEN ? lingerd_open(&child.sender)
                           : lingerd_give(&child.sender, sock);
     error = rc < 0 ? errno : 0;
     if (error || use == LINK_GIVE) {
         news = note_outcome(error, &level);
     }
-#if APR_HAS_THREADS
-    if (child.mutex) {
-        apr_thread_mutex_unlock(child.mutex);
-    }
-#endif
+    unlock_senders();
     log_news(news, level, error);
     return rc == 0;
 }
@@ -319,6 +359,59 @@ static int hand_over(int sock)
 {
     return use_link(LINK_OPEN, -1)
            && (lingerd_half_close(sock) || use_link(LINK_GIVE, sock));
+}
+
+/** That there is no such link is no news: the other sender tells, and a lingerd
+ *  that does not spool is none the worse. */
+static void log_not_spooled(int error)
+{
+    ap_log_error(APLOG_MARK, APLOG_DEBUG, error, child.server,
+                 "lingerd at %s does not take a response now: writing it here",
+                 child.spooler.addr.sun_path);
+}
+
+/** What lingerd says is left unread: whichever thread needs it first takes it. */
+static int can_spool(void)
+{
+    int rc, error;
+
+    if (!child.spools) {
+        return 0;
+    }
+    lock_senders();
+    rc = lingerd_open(&child.spooler);
+    error = errno;
+    unlock_senders();
+    if (rc != 0 && !lingerd_transient(error)) {
+        log_not_spooled(error);
+        return 0;
+    }
+    return 1;
+}
+
+static int give_spool(int sock, const lingerd_part *parts, int count,
+                      unsigned long patience, int *link, int again)
+{
+    lingerd_sender *s = &child.spooler;
+    int may, rc, error;
+
+    lock_senders();
+    do {
+        may = lingerd_may_spool(s);
+        error = may == 0 ? EAGAIN : errno;
+        rc = -1;
+        if (may > 0) {
+            rc = lingerd_spool(s, sock, parts, count, patience);
+            error = errno;
+        }
+        /* It may have been the word of one that has ended since. */
+    } while (rc != 0 && may > 0 && !s->may_spool);
+    *link = may == 0 ? s->fd : -1;
+    unlock_senders();
+    if (rc != 0 && !again) {
+        log_not_spooled(error);
+    }
+    return rc == 0;
 }
 
 /**
@@ -347,13 +440,65 @@ static int tcp_socket(conn_rec *c)
     return peer->family == APR_INET ? sock : -1;
 }
 
+static const lingerd_config *config_of(const server_rec *s)
+{
+    return ap_get_module_config(s->module_config, &lingerd_module);
+}
+
+/** What was kept for a connection, if any may be */
+static spool *spool_of(const conn_rec *c)
+{
+    return ap_get_module_config(c->conn_config, &lingerd_module);
+}
+
+/** Connections of clients come here, and those of mod_proxy do not. */
+static int lingerd_process_connection(conn_rec *c)
+{
+    if (child.active && !c->master && config_of(c->base_server)->enabled
+        && tcp_socket(c) >= 0) {
+        ap_set_module_config(c->conn_config, &lingerd_module,
+                             spool_watch(c, ap_get_conn_socket(c)));
+    }
+    return DECLINED;
+}
+
+/** What becomes a tunnel is left alone. */
+static int lingerd_post_read_request(request_rec *r)
+{
+    const lingerd_config *conf = config_of(r->server);
+    spool *s = spool_of(r->connection);
+
+    if (s) {
+        spool_request(s, r, conf->spool && r->method_number != M_CONNECT
+                         && !apr_table_get(r->headers_in, "Upgrade"),
+                      conf->spool_max, conf->spool_max_of_all);
+    }
+    return DECLINED;
+}
+
+/** For the access log, which looks at the request that it was redirected to:
+ *  what lingerd was given to write */
+static int lingerd_log_transaction(request_rec *r)
+{
+    const spool *s = spool_of(r->connection);
+
+    while (r->next) {
+        r = r->next;
+    }
+    if (s && s->given > 0) {
+        apr_table_setn(r->notes, "lingerd-spooled",
+                       apr_off_t_toa(r->pool, s->given));
+    }
+    return DECLINED;
+}
+
 /**
  * Runs when Apache is about to start its lingering close, as the last of its
  * kind: the other modules have said goodbye by then.
  *
  * All output is flushed here, as Apache would do next, mod_ssl's close_notify
- * at the end of it.  It may take its time with a slow client, but this is
- * time that a worker needs in any case: only lingering can be handed over.
+ * at the end of it.  It may take its time with a slow client; of a response
+ * that is spooled all is here then, and goes to lingerd with the connection.
  * Requests whose log lines had to wait for their last byte are logged now,
  * while c->aborted still tells the truth about the client.
  *
@@ -366,16 +511,17 @@ static int tcp_socket(conn_rec *c)
  */
 static int lingerd_pre_close(conn_rec *c)
 {
-    const lingerd_config *conf;
+    spool *s = spool_of(c);
     int sock;
 
+    if (s && c->aborted) {
+        spool_abort(s);
+    }
     /* A stream of HTTP/2 has no socket of its own. */
     if (!child.active || c->master || c->aborted) {
         return DECLINED;
     }
-    conf = ap_get_module_config(c->base_server->module_config,
-                                &lingerd_module);
-    if (!conf->enabled) {       /* -1, not given, is On */
+    if (!config_of(c->base_server)->enabled) {  /* -1, not given, is On */
         return DECLINED;
     }
     sock = tcp_socket(c);
@@ -384,7 +530,14 @@ static int lingerd_pre_close(conn_rec *c)
     }
 
     ap_flush_conn(c);
+    if (s && !c->aborted && spool_end(s)) {
+        c->aborted = 1;
+        return OK;
+    }
     if (c->aborted) {
+        if (s) {
+            spool_abort(s);
+        }
         return DECLINED;
     }
     if (hand_over(sock)) {
@@ -929,6 +1082,7 @@ static void set_up_own(apr_pool_t *p, server_rec *s)
 static int lingerd_post_config(apr_pool_t *p, apr_pool_t *plog,
                                apr_pool_t *ptemp, server_rec *s)
 {
+    const lingerd_config *conf = config_of(s);
     apr_shm_t *shm;
 
     (void)plog;
@@ -945,6 +1099,14 @@ static int lingerd_post_config(apr_pool_t *p, apr_pool_t *plog,
                      "mod_lingerd has nothing to do: the MPM %s lingers "
                      "without tying up a worker", ap_show_mpm());
     }
+
+    if (conf->spool && !mpm_is_async()     /* -1, not given, is On */
+        && strlen(conf->path) + strlen(".2") > LINGERD_PATH_MAX) {
+        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, s,
+                     "%s.2 would be too long for a Unix socket, "
+                     "so that nothing is spooled", conf->path);
+    }
+    spool_post_config(p);
 
     /* Without shared memory each child complains for itself. */
     if (apr_shm_create(&shm, sizeof(*child.complaint), NULL, p)
@@ -970,6 +1132,7 @@ static apr_status_t lingerd_child_exit(void *unused)
     (void)unused;
     child.active = 0;
     lingerd_drop(&child.sender, 0);
+    lingerd_drop(&child.spooler, 0);
     return APR_SUCCESS;
 }
 
@@ -1003,6 +1166,7 @@ static void lingerd_child_init(apr_pool_t *p, server_rec *s)
     child.server = s;
     if (lingerd_init(&child.sender, conf->path) == 0) {
         child.active = 1;
+        child.spools = lingerd_init_spool(&child.spooler, conf->path) == 0;
         apr_pool_cleanup_register(p, NULL, lingerd_child_exit,
                                   apr_pool_cleanup_null);
     }
@@ -1013,7 +1177,9 @@ static void *lingerd_create_config(apr_pool_t *p, server_rec *s)
     lingerd_config *conf = apr_pcalloc(p, sizeof(*conf));
 
     (void)s;
-    conf->enabled = -1;
+    conf->enabled = conf->spool = -1;
+    conf->spool_max = SPOOL_MAX;
+    conf->spool_max_of_all = SPOOL_MAX * SPOOL_MAX_OF_ALL;
     conf->path = LINGERD_SOCKET;
     return conf;
 }
@@ -1026,6 +1192,9 @@ static void *lingerd_merge_config(apr_pool_t *p, void *basev, void *addv)
     lingerd_config *conf = apr_pcalloc(p, sizeof(*conf));
 
     conf->enabled = add->enabled < 0 ? base->enabled : add->enabled;
+    conf->spool = add->spool < 0 ? base->spool : add->spool;
+    conf->spool_max = base->spool_max;
+    conf->spool_max_of_all = base->spool_max_of_all;
     conf->path = base->path;
     return conf;
 }
@@ -1103,6 +1272,52 @@ static const char *set_enabled(cmd_parms *cmd, void *dummy, int on)
     return NULL;
 }
 
+static const char *set_spool(cmd_parms *cmd, void *dummy, int on)
+{
+    lingerd_config *conf = ap_get_module_config(cmd->server->module_config,
+                                                &lingerd_module);
+
+    (void)dummy;
+    conf->spool = on;
+    return NULL;
+}
+
+/** A number of bytes, or -1 */
+static apr_off_t bytes_of(const char *arg)
+{
+    apr_off_t bytes;
+    char *end;
+
+    if (apr_strtoff(&bytes, arg, &end, 10) != APR_SUCCESS || *end || end == arg
+        || bytes < 0) {
+        return -1;
+    }
+    return bytes;
+}
+
+static const char *set_spool_max(cmd_parms *cmd, void *dummy, const char *arg,
+                                 const char *all)
+{
+    lingerd_config *conf = ap_get_module_config(cmd->server->module_config,
+                                                &lingerd_module);
+    const char *error = ap_check_cmd_context(cmd, GLOBAL_ONLY);
+
+    (void)dummy;
+    if (error) {
+        return error;
+    }
+    conf->spool_max = bytes_of(arg);
+    /* No product overflows that is of a number of 40 bits. */
+    conf->spool_max_of_all = all ? bytes_of(all)
+        : conf->spool_max < (apr_off_t)1 << 40
+          ? conf->spool_max * SPOOL_MAX_OF_ALL : conf->spool_max;
+    if (conf->spool_max < 0 || conf->spool_max_of_all < 0) {
+        return "LingerdSpoolMax: how many bytes of a response to keep, and "
+               "how many of all";
+    }
+    return NULL;
+}
+
 static const command_rec lingerd_commands[] = {
     AP_INIT_TAKE1("LingerdSocket", set_socket, NULL, RSRC_CONF,
                   "the path of the socket on which lingerd listens"),
@@ -1112,6 +1327,12 @@ static const command_rec lingerd_commands[] = {
     AP_INIT_FLAG("Lingerd", set_enabled, NULL, RSRC_CONF,
                  "whether connections to be closed are handed over to "
                  "lingerd: On (default) or Off"),
+    AP_INIT_FLAG("LingerdSpool", set_spool, NULL, RSRC_CONF,
+                 "whether lingerd writes what a client is slow to read: On "
+                 "(default) or Off"),
+    AP_INIT_TAKE12("LingerdSpoolMax", set_spool_max, NULL, RSRC_CONF,
+                   "how many bytes of a response to keep for lingerd to "
+                   "write, and how many of all responses"),
     { NULL }
 };
 
@@ -1123,6 +1344,14 @@ static void lingerd_register_hooks(apr_pool_t *p)
     ap_hook_child_init(lingerd_child_init, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_pre_close_connection(lingerd_pre_close, NULL, NULL,
                                  APR_HOOK_REALLY_LAST);
+
+    spool_register_hooks();
+    ap_hook_process_connection(lingerd_process_connection, NULL, NULL,
+                               APR_HOOK_REALLY_FIRST);
+    ap_hook_post_read_request(lingerd_post_read_request, NULL, NULL,
+                              APR_HOOK_FIRST);
+    ap_hook_log_transaction(lingerd_log_transaction, NULL, NULL,
+                            APR_HOOK_REALLY_FIRST);
 }
 
 module AP_MODULE_DECLARE_DATA lingerd_module = {

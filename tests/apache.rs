@@ -341,7 +341,8 @@ fn another_sender_that_is_loaded_too_is_not_called() {
     // As any module's may be: of another version, and there first.
     let site = Site::new();
     let source = site.path("other.c");
-    let functions = ["init", "open", "half_close", "client_done", "give", "transient", "drop"];
+    let functions =
+        ["init", "init_spool", "open", "half_close", "client_done", "give", "spool", "transient", "drop"];
     let code = functions
         .map(|name| format!("void lingerd_{name}(void);\nvoid lingerd_{name}(void) {{ abort(); }}\n"));
     fs::write(&source, format!("#include <stdlib.h>\n{}", code.concat())).unwrap();

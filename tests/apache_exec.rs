@@ -6,13 +6,14 @@
 
 use lingerd_platform::process;
 use std::fs::{self, Permissions};
+use std::io::Write;
 use std::ops::Deref;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
 use support::apache::{Apache, Mpm, Setup, put_up};
 use support::daemon::{Daemon, Site, lingerd, ps};
-use support::http::{Held, get, under_load};
+use support::http::{Held, connect_with_small_window, exchange, get, request, under_load};
 use support::{is_root, tcp, wait_until};
 
 /// As many requests as show that a server is well and truly at work.
@@ -451,6 +452,30 @@ fn a_log_that_is_a_program_gets_its_lines_after_a_restart_too() {
     after.signal(libc::SIGUSR1);
     wait_for_error(&apache, "lingerd: counters: ");
     drop(held);
+}
+
+#[test]
+fn what_it_spools_is_taken_over_too() {
+    let site = Place::new();
+    let setup = prefork(&site, PATIENT).workers(1).with("SendBufferSize 65536");
+    let Some(apache) = start(&setup) else { return };
+    let much = tcp::response(3_000_000);
+    apache.publish("much", &much);
+    let ask = || {
+        let mut client = connect_with_small_window(apache.address, 4096);
+        client.write_all(request("/much").as_bytes()).unwrap();
+        client
+    };
+    let before = serving(&site);
+    let mut clients = vec![ask(), ask()];
+    before.wait_for("spooling=2");
+    reconfigure(&apache, "-t 1000", "-t 1001");
+    let after = successor(&site, before.pid);
+    drop(before);
+    clients.push(ask());
+    after.wait_for("spooling=3");
+    clients.into_iter().for_each(|client| assert!(exchange(client, b"").body == much));
+    after.wait_for("spooling=0 broken=0 stalled=0 cut_short=0");
 }
 
 #[test]

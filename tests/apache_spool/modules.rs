@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+//! With modules that make a response, or send it, in ways of their own.
+
+use super::*;
+use support::is_root;
+
+#[test]
+fn a_file_that_php_names_for_xsendfile_is_spooled() {
+    let lingerd = lingerd(&[]);
+    let setup = setup(&lingerd.site.socket()).php().modules(&["xsendfile"]).with("XSendFile On");
+    let Some(apache) = setup.start() else { return };
+    let much = publish(&apache);
+    apache.publish("page.php", b"<?php header('X-Sendfile: ' . __DIR__ . '/much');");
+    assert_spooled(&lingerd, apache.address, "/page.php", &much);
+}
+
+#[test]
+fn what_perl_prints_or_sends_is_spooled() {
+    let lingerd = lingerd(&[]);
+    let perl = "<Perl>\npackage Page;\n\
+                use Apache2::RequestRec ();\nuse Apache2::RequestIO ();\nuse Apache2::RequestUtil ();\n\
+                sub handler {\nmy $r = shift;\n$r->content_type('text/plain');\n\
+                if ($r->args eq 'send') { $r->sendfile($r->document_root . '/much'); }\n\
+                else {\nif ($r->args eq 'flush') { $r->print('y' x 500_000); $r->rflush; }\n\
+                $r->print('x' x 10_000) for 1 .. 300;\n}\nreturn 0;\n}\n1;\n</Perl>\n\
+                <Location /perl>\nSetHandler modperl\nPerlResponseHandler Page\n</Location>";
+    let Some(apache) = setup(&lingerd.site.socket()).modules(&["perl"]).with(perl).start() else { return };
+    let much = publish(&apache);
+    assert_spooled(&lingerd, apache.address, "/perl?print", &[b'x'; MUCH]);
+    assert_spooled(&lingerd, apache.address, "/perl?send", &much);
+    let body = read(ask(apache.address, &request("/perl?flush"))).body;
+    assert!(body == [&[b'y'; 500_000][..], &[b'x'; MUCH]].concat());
+}
+
+/// A server for mod_proxy_fcgi that gives `body` to so many requests, one after the other.
+fn serve_fast_cgi(listener: &TcpListener, requests: usize, body: &[u8]) {
+    let record = |kind: u8, content: &[u8]| {
+        let [high, low] = u16::try_from(content.len()).unwrap().to_be_bytes();
+        [&[1, kind, 0, 1, high, low, 0, 0], content].concat()
+    };
+    for _ in 0..requests {
+        let mut link = http::bounded(listener.accept().unwrap().0);
+        loop {
+            let mut head = [0; 8];
+            link.read_exact(&mut head).unwrap();
+            let length = u16::from_be_bytes([head[4], head[5]]);
+            link.read_exact(&mut vec![0; usize::from(length) + usize::from(head[6])]).unwrap();
+            if head[1] == 5 && length == 0 {
+                break; // the end of its standard input
+            }
+        }
+        let mut response = record(6, b"Content-Type: text/plain\r\n\r\n");
+        body.chunks(60_000).for_each(|piece| response.extend(record(6, piece)));
+        response.extend([record(6, b""), record(3, &[0; 8])].concat());
+        link.write_all(&response).unwrap();
+    }
+}
+
+#[test]
+fn what_comes_over_fast_cgi_is_spooled() {
+    let lingerd = lingerd(&[]);
+    let backend = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = format!("ProxyPass /backend fcgi://{}/", backend.local_addr().unwrap());
+    let setup = setup(&lingerd.site.socket()).modules(&["proxy", "proxy_fcgi"]).with(&proxy);
+    let Some(apache) = setup.start() else { return };
+    let much = tcp::response(MUCH);
+    thread::scope(|scope| {
+        scope.spawn(|| serve_fast_cgi(&backend, MANY, &much));
+        assert_spooled(&lingerd, apache.address, "/backend", &much);
+    });
+}
+
+#[test]
+fn a_tunnel_is_left_alone() {
+    let lingerd = lingerd(&[]);
+    let backend = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = backend.local_addr().unwrap().port();
+    let proxy = format!("ProxyRequests On\nAllowCONNECT {port}");
+    let setup = setup(&lingerd.site.socket()).modules(&["proxy", "proxy_connect"]).with(&proxy);
+    let Some(apache) = setup.start() else { return };
+    let much = tcp::response(MUCH);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut link = http::bounded(backend.accept().unwrap().0);
+            link.write_all(&much).unwrap();
+            let mut word = [0; 4];
+            link.read_exact(&mut word).unwrap();
+            link.write_all(&word).unwrap();
+        });
+        let mut client = ask(apache.address, &format!("CONNECT 127.0.0.1:{port} HTTP/1.0\r\n\r\n"));
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            client.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        let mut body = vec![0; MUCH];
+        client.read_exact(&mut body).unwrap();
+        assert!(body == much);
+        client.write_all(b"word").unwrap();
+        assert_eq!(read_rest(client), b"word");
+    });
+    lingerd.wait_for("spooled=0");
+}
+
+#[test]
+fn a_request_for_another_protocol_is_left_alone() {
+    let lingerd = lingerd(&[]);
+    let Some(apache) = setup(&lingerd.site.socket()).start() else { return };
+    let much = publish(&apache);
+    let client = ask(apache.address, &request_with("/much", "Upgrade: another\r\n"));
+    assert!(read(client).body == much);
+    lingerd.wait_for("spooled=0");
+}
+
+/// All threads of worker, and lingerd, have the one open by one and the same description; the other is in memory.
+#[test]
+fn files_that_mod_file_cache_keeps_open_or_mapped_are_spooled() {
+    let lingerd = lingerd(&[]);
+    let files = ["open", "mapped"].map(|name| lingerd.site.path(name));
+    let much = tcp::response(MUCH);
+    files.iter().for_each(|file| support::apache::put_up(file, &much, 0o644));
+    let [open, mapped] = files.map(|file| file.display().to_string());
+    let lines = format!(
+        "SendBufferSize 65536\nCacheFile \"{open}\"\nMMapFile \"{mapped}\"\n\
+         Alias /open \"{open}\"\nAlias /mapped \"{mapped}\""
+    );
+    let setup = Setup::new(Mpm::Worker).workers(2).lingerd(&lingerd.site.socket());
+    let Some(apache) = setup.modules(&["alias", "file_cache"]).with(&lines).start() else { return };
+    for path in ["/open", "/mapped", "/open", "/mapped"] {
+        assert_spooled(&lingerd, apache.address, path, &much);
+    }
+}
+
+/// Two virtual hosts, each with a user of its own.
+fn setup_itk(socket: &Path) -> Setup {
+    let hosts = "<VirtualHost *>\nServerName first\nAssignUserID daemon daemon\n</VirtualHost>\n\
+                 <VirtualHost *>\nServerName second\nAssignUserID nobody nogroup\n</VirtualHost>";
+    setup(socket).php().modules(&["mpm_itk"]).workers(2).with(hosts)
+}
+
+#[test]
+fn with_itk_no_user_s_process_is_kept() {
+    if !is_root() {
+        return;
+    }
+    let lingerd = lingerd(&[]);
+    let Some(apache) = setup_itk(&lingerd.site.socket()).start() else { return };
+    let much = publish(&apache);
+    assert_spooled(&lingerd, apache.address, "/much", &much);
+    assert_spooled(&lingerd, apache.address, "/much.php", &much);
+}
+
+#[test]
+fn with_itk_the_bound_is_one_for_all_users() {
+    if !is_root() {
+        return;
+    }
+    let lingerd = lingerd(&[]);
+    let setup = setup_itk(&lingerd.site.socket()).with("LingerdSpoolMax 64000000 1800000");
+    let Some(apache) = setup.start() else { return };
+    publish(&apache);
+    apache.publish("less.php", b"<?php echo str_repeat('x', 900000);");
+    let kept = "echo str_repeat('a', 900000); file_put_contents(__DIR__ . '/kept', '');";
+    apache.publish("page.php", paused(kept, "").as_bytes());
+    let documents = let_pages_write(&apache);
+    let of_second = |path: &str| request(path).replace("localhost", "second");
+    // What the one has leaves so little that the other has to wait for its client.
+    let paused = ask(apache.address, &request("/page.php"));
+    wait_until("it is kept", || documents.join("kept").exists());
+    let mut client = ask(apache.address, &of_second("/less.php"));
+    let received = read_until_spooled(&lingerd, &mut client);
+    assert!(received >= 300_000, "it need not wait: {received}");
+    read_rest(client);
+    apache.publish("go", b"");
+    lingerd.wait_for("spooling=1");
+    let other = ask(apache.address, &of_second("/less.php"));
+    lingerd.wait_for("spooling=2");
+    assert_eq!(read(other).body, [b'x'; 900_000]);
+    assert_eq!(read(paused).body, [b'a'; 900_000]);
+}

@@ -48,17 +48,22 @@ fuzz:
 miri:
 	@sh ci/miri
 
-# What speed lingerd makes, as ratios measured side by side.
+# What speed lingerd makes, as ratios measured side by side, and what slow readers cost: seven minutes.
+# make bench PAGES='300000 3000000': pages of other sizes for these, here twenty minutes more.
+PAGES = 300000
 bench:
-	@sh ci/packages
+	@sh ci/packages torture
 	@$(BUILD) --quiet
 	@$(CARGO) bench --quiet --locked -p comparisons --bench apache
+	@$(CARGO) bench --quiet --locked -p comparisons --bench slow -- $(PAGES)
 
-# Whose responses survive cruel clients: Apache's, nginx's, and Apache's with lingerd. Three minutes.
+# Whose responses survive cruel clients: Apache's, nginx's, and Apache's with lingerd. Five minutes.
+# make torture TLS=10000: so many slow readers over TLS.
+TLS = 200
 torture:
 	@sh ci/packages torture
 	@$(BUILD) --quiet
-	@$(CARGO) bench --quiet --locked -p comparisons --bench torture
+	@$(CARGO) bench --quiet --locked -p comparisons --bench torture -- tls=$(TLS)
 
 # Whether each of two million lingers, or of as many as N says, is accounted for, whatever befalls lingerd
 # and its senders meanwhile: make soak N=20000000. Five minutes a million, or less.

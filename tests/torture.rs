@@ -56,7 +56,15 @@ fn outcome(response: &[u8], reset: bool) -> Outcome {
     let listener = tcp::listener();
     let expected = Expected { status: 200, content: Some(5) };
     let script = vec![Step::ReadRest { rate: None }];
-    let case = Case { title: "", over: Over::V4, window: None, expected, script, past_limit: false };
+    let case = Case {
+        title: "",
+        over: Over::V4,
+        window: None,
+        from_afar: false,
+        expected,
+        script,
+        past_limit: false,
+    };
     let address = listener.local_addr().unwrap();
     let client = thread::spawn(move || run_all(&[(&case, address)], 1.0, Duration::ZERO).remove(0));
     let mut server = listener.accept().unwrap().0;

@@ -5,14 +5,10 @@
 //! Both are prefork with 10 workers, KeepAlive Off, and a page of 20 kB made by mod_php; they run
 //! on this machine, as do their clients. What is printed was measured in this run.
 
-use comparisons::{on_stop, print_table, progress, row};
+use comparisons::weigh::{cpu, group_cpu, status};
+use comparisons::{load, print_table, progress, row};
 use lingerd_platform::process;
-use lingerd_platform::signals::STOP;
-use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 use support::apache::{Apache, Mpm, Setup};
@@ -35,9 +31,6 @@ const MANY: usize = 10_000;
 /// Seconds of each half of the demo.
 const DEMO_SECONDS: usize = 10;
 
-/// What a tick is in /proc/PID/stat: a hundredth of a second on Linux.
-const TICKS_PER_SECOND: f64 = 100.0;
-
 const WHAT_IT_NEEDS: &str = "it takes Apache 2.4 with apxs and mod_php; on Debian:
     apt-get install apache2-bin apache2-dev libapache2-mod-php";
 
@@ -56,7 +49,7 @@ fn main() -> ExitCode {
         eprintln!("{missing}");
         return ExitCode::FAILURE;
     }
-    watch_signals();
+    load::watch_signals();
     let rig = match Rig::start() {
         Ok(rig) => rig,
         Err(missing) => {
@@ -71,22 +64,6 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
-}
-
-/// Whether somebody has lost patience.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-/// The ablinger that runs, or 0.
-static ABLINGER: AtomicI32 = AtomicI32::new(0);
-
-/// On SIGINT, SIGTERM and SIGHUP ends the ablinger that runs, and with it the measuring.
-fn watch_signals() {
-    on_stop(|| {
-        INTERRUPTED.store(true, Ordering::SeqCst);
-        let ablinger = ABLINGER.load(Ordering::SeqCst);
-        if ablinger > 0 {
-            let _ = process::kill(ablinger, STOP);
-        }
-    });
 }
 
 // ---- What is measured -----------------------------------------------------------------------
@@ -136,29 +113,7 @@ fn settle(apache: &Apache) {
 
 /// ablinger's JSON object for a run against `apache`.
 fn ablinger(apache: &Apache, options: &[&str]) -> serde_json::Value {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| built::program("ablinger").expect("it was there in main()"));
-    let child = Command::new(program)
-        .args(["-o", "json"])
-        .args(options)
-        .arg(format!("http://{}/page.php", apache.address))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("ablinger");
-    ABLINGER.store(child.id() as i32, Ordering::SeqCst);
-    let output = child.wait_with_output().expect("ablinger");
-    ABLINGER.store(0, Ordering::SeqCst);
-    if INTERRUPTED.load(Ordering::SeqCst) {
-        std::panic::resume_unwind(Box::new("interrupted")); // without a word: see main()
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let report = serde_json::from_slice(&output.stdout);
-    let report = report.unwrap_or_else(|_| panic!("ablinger has failed: {said}"));
-    if !said.is_empty() {
-        eprint!("{said}");
-    }
-    report
+    load::ablinger(&format!("http://{}/page.php", apache.address), options)
 }
 
 /// What clients of one server saw.
@@ -189,8 +144,7 @@ impl Run {
         let [clients, hold_ms, seconds] = [clients, hold_ms, seconds].map(|number| number.to_string());
         let json = ablinger(apache, &["-c", &clients, "-l", &hold_ms, "-t", &seconds]);
         let after = cpu();
-        let number = |key: &str| json[key].as_f64(); // null: no number
-        let count = |key: &str| number(key).unwrap_or_else(|| panic!("ablinger says nothing of {key}"));
+        let (number, count) = (|key| load::number(&json, key), |key| load::count(&json, key));
         Run {
             seconds: count("seconds"),
             complete: count("complete"),
@@ -229,38 +183,6 @@ fn time(ms: f64) -> String {
         ..1000.0 => format!("{ms:.0} ms"),
         _ => format!("{:.1} s", ms / 1000.0),
     }
-}
-
-// ---- What the system says of a process (Linux) ----------------------------------------------
-
-/// The fields of /proc/PID/stat from the third on, which come after the name in brackets.
-fn stat(pid: &str) -> Option<Vec<i64>> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(") ")?;
-    Some(fields.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect())
-}
-
-/// CPU seconds of a process: proc(5), utime and stime.
-fn cpu(pid: i32) -> Option<f64> {
-    let stat = stat(&pid.to_string())?;
-    Some((stat[11] + stat[12]) as f64 / TICKS_PER_SECOND)
-}
-
-/// CPU seconds of a process group, and of those that have left it by their end.
-fn group_cpu(leader: i32) -> Option<f64> {
-    let members = fs::read_dir("/proc").ok()?.filter_map(|entry| {
-        let stat = stat(entry.ok()?.file_name().to_str()?)?;
-        (stat[2] == i64::from(leader)).then(|| stat[11..15].iter().sum::<i64>())
-    });
-    let ticks: Vec<_> = members.collect();
-    (!ticks.is_empty()).then(|| ticks.iter().sum::<i64>() as f64 / TICKS_PER_SECOND)
-}
-
-/// A figure of /proc/PID/status.
-fn status(pid: i32, key: &str) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let value = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    value.split_whitespace().next()?.parse().ok()
 }
 
 // ---- What is printed ------------------------------------------------------------------------

@@ -4,13 +4,16 @@
 //!
 //! Apache prefork as it comes, nginx with `lingering_close on` and with `always`, and Apache prefork
 //! with mod_lingerd and a lingerd that has its own defaults; all on this machine, as are the clients.
+//! Then slow readers of what PHP makes, with what people set up against them; those whose lingerd is killed; and
+//! many over TLS, `tls=N` of them. With `slow` these alone.
 //! What others lose is only shown. What is lost with lingerd makes it fail.
 
 use comparisons::nginx::Nginx;
+use comparisons::set_up::Kind;
 use comparisons::torture::cases::{self, Case, QUICK, SHORT_LIMIT};
 use comparisons::torture::client::{Outcome, Seen};
 use comparisons::torture::held::Held;
-use comparisons::torture::{Server, pages, run_all, with_addresses};
+use comparisons::torture::{Server, pages, run_all, slow, with_addresses};
 use comparisons::{on_stop, print_table, progress, row};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -46,11 +49,28 @@ const NAMES: [&str; 4] = ["Apache prefork", "nginx, on", "nginx, always", "Apach
 /// Which one of them must lose nothing.
 const LINGERD: usize = 3;
 
-const WHAT_IT_NEEDS: &str = "it takes Apache 2.4 with apxs, openssl and nginx; on Debian:
-    apt-get install apache2-bin apache2-dev openssl
-and nginx in PATH, where NGINX says, or where 'sh ci/packages torture' puts it";
+/// Clients over TLS, unless another number is given.
+const OVER_TLS: usize = 200;
+
+const WHAT_IT_NEEDS: &str =
+    "it takes Apache 2.4 with apxs and mod_php, openssl, nginx and php-fpm; on Debian:
+    apt-get install apache2-bin apache2-dev libapache2-mod-php openssl
+and nginx and php-fpm in PATH, where NGINX and PHP_FPM say, or where 'sh ci/packages torture' puts them";
 
 fn main() -> ExitCode {
+    // Cargo adds --bench.
+    let given = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let (mut over_tls, mut only_slow) = (OVER_TLS, false);
+    for word in given {
+        match word.strip_prefix("tls=").map(str::parse) {
+            Some(Ok(number)) => over_tls = number,
+            None if word == "slow" => only_slow = true,
+            _ => {
+                eprintln!("usage: cargo bench -p comparisons --bench torture [-- [slow] [tls=clients]]");
+                return ExitCode::from(2);
+            }
+        }
+    }
     if let Err(missing) = built::program("lingerd") {
         eprintln!("{missing}");
         return ExitCode::FAILURE;
@@ -63,6 +83,10 @@ fn main() -> ExitCode {
         drop(stopped.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take());
         std::process::exit(1);
     });
+    if only_slow {
+        drop(rig);
+        return end(Ok(0), true, over_tls);
+    }
     let (servers, short) = match Rig::start() {
         Ok(started) => {
             let servers = (started.servers(), pages::server(&started.short));
@@ -80,13 +104,23 @@ fn main() -> ExitCode {
     let lost = thread::spawn(move || compare(&servers, &short)).join();
     let mut rig = place.lock().unwrap(); // held to the end, as above
     let sound = rig.take().is_some_and(|rig| counters_are_sound(&rig));
-    match lost {
-        Ok(0) if sound => ExitCode::SUCCESS,
-        Ok(lost) => {
-            println!("\n{lost} responses were lost with lingerd");
+    drop(rig);
+    end(lost, sound, over_tls)
+}
+
+/// The slow readers, and how all has ended.
+fn end(lost: thread::Result<usize>, sound: bool, over_tls: usize) -> ExitCode {
+    match (lost, thread::spawn(move || slow_readers(over_tls)).join()) {
+        (Ok(0), Ok(Ok(0))) if sound => ExitCode::SUCCESS,
+        (_, Ok(Err(missing))) => {
+            eprintln!("{missing}: {WHAT_IT_NEEDS}");
             ExitCode::FAILURE
         }
-        Err(_) => ExitCode::FAILURE,
+        (Ok(lost), Ok(Ok(lost_slow))) => {
+            println!("\n{} responses were lost with lingerd", lost + lost_slow);
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::FAILURE,
     }
 }
 
@@ -131,7 +165,12 @@ impl Rig {
 
     /// In the order of their names.
     fn servers(&self) -> [Server; 4] {
-        [pages::server(&self.stock), self.nginx.on, self.nginx.always, pages::server(&self.with_lingerd)]
+        [
+            pages::server(&self.stock),
+            self.nginx.servers[0],
+            self.nginx.servers[1],
+            pages::server(&self.with_lingerd),
+        ]
     }
 }
 
@@ -218,6 +257,89 @@ fn of_case(seen: &[(&Case, Seen)], case: &Case) -> Vec<Seen> {
     seen.iter().filter(|(other, _)| std::ptr::eq(*other, case)).map(|(_, seen)| seen.clone()).collect()
 }
 
+// ---- Slow readers ---------------------------------------------------------------------------
+
+/// Prints what becomes of slow readers with each set-up; how many responses were lost with lingerd.
+fn slow_readers(over_tls: usize) -> Result<usize, String> {
+    progress("slow readers of six set-ups, a minute");
+    let set_ups = slow::start()?;
+    let cases = slow::cases();
+    let all = &cases;
+    let seen: Vec<_> = thread::scope(|scope| {
+        let play = |set_up| scope.spawn(move || slow::play(set_up, all, EACH));
+        let running: Vec<_> = set_ups.iter().map(play).collect();
+        running.into_iter().map(|running| running.join().expect("clients")).collect()
+    });
+    let mut lost = print_slow(&cases, &seen);
+    let lingerd = set_ups.iter().filter_map(|set_up| set_up.lingerd.as_ref());
+    lost += lingerd.map(|lingerd| lingerd.counters()["cut_short"] as usize).sum::<usize>();
+
+    progress("lingerd killed while it writes");
+    let (being_written, seen) = slow::kill()?;
+    let [killed, after] = seen.map(outcomes);
+    println!("\nlingerd killed while it writes {being_written} of {}: {}", killed.len(), tell(&killed));
+    println!("and the next one: {}", tell(&after));
+    // Cut visibly, and what was there before is the right bytes.
+    lost += killed.iter().filter(|&outcome| !matches!(outcome, Outcome::Whole | Outcome::Reset)).count();
+    lost += after.iter().filter(|&outcome| *outcome != Outcome::Whole).count();
+
+    progress(&format!("{over_tls} clients over TLS"));
+    let spooling = set_ups.last().expect("lingerd is the last");
+    let many = slow::over_tls(spooling.server, over_tls);
+    let counters = spooling.lingerd.as_ref().map(counters).unwrap_or_default();
+    println!("\n{over_tls} over TLS: {}\nlingerd's counters: {counters}", tell(&many));
+    Ok(lost + many.iter().filter(|&outcome| *outcome != Outcome::Whole).count())
+}
+
+fn outcomes(seen: Vec<Seen>) -> Vec<Outcome> {
+    seen.into_iter().map(|seen| seen.outcome).collect()
+}
+
+/// How many of each.
+fn tell(outcomes: &[Outcome]) -> String {
+    let count = |outcome: &Outcome| outcomes.iter().filter(|&other| other == outcome).count();
+    let [whole, short, reset] = [Outcome::Whole, Outcome::CutShort, Outcome::Reset].map(|it| count(&it));
+    let failed: BTreeSet<_> = outcomes
+        .iter()
+        .filter_map(|outcome| if let Outcome::Failed(why) = outcome { Some(why.as_str()) } else { None })
+        .collect();
+    let failed = failed.iter().map(|why| format!(", failed: {why}")).collect::<String>();
+    format!("{whole} whole, {short} cut short, {reset} reset{failed}")
+}
+
+/// Prints the table of [`slow_readers`]; how many responses were lost with lingerd.
+fn print_slow(cases: &[Case], seen: &[(Vec<Seen>, f64)]) -> usize {
+    println!(
+        "\nSlow readers, {EACH} of each, at {} workers, or children of php-fpm: responses whole, cut short and \
+         reset\n",
+        slow::WORKERS
+    );
+    let with_lingerd = Kind::ALL.map(|kind| matches!(kind, Kind::WithoutSpool | Kind::Spool));
+    let none = Held::default();
+    let mut lost = 0;
+    let mut rows = vec![line_of("", Kind::ALL.map(|kind| kind.name().to_owned()))];
+    for (n, case) in cases.iter().enumerate() {
+        let cells = [0, 1, 2, 3, 4, 5].map(|set_up| {
+            let column = Column::new(seen[set_up].0[n * EACH..(n + 1) * EACH].to_vec(), &none);
+            lost += if with_lingerd[set_up] { column.lost() } else { 0 };
+            column.failures().iter().for_each(|why| println!("failed: {}: {why}", Kind::ALL[set_up].name()));
+            column.counts()
+        });
+        rows.push(line_of(case.title, cells));
+    }
+    rows.push(line_of(
+        "a worker is held for each",
+        [0, 1, 2, 3, 4, 5].map(|n| format!("{:.2} s", seen[n].1)),
+    ));
+    print_table(&rows);
+    lost
+}
+
+fn line_of(title: &str, cells: [String; 6]) -> [String; 7] {
+    let [a, b, c, d, e, f] = cells;
+    [title.to_owned(), a, b, c, d, e, f]
+}
+
 // ---- What is printed ------------------------------------------------------------------------
 
 /// A case, or the mixture of them.
@@ -265,12 +387,17 @@ impl Column {
         failures
     }
 
-    fn cell(&self) -> String {
+    /// How many were whole, cut short, and reset.
+    fn counts(&self) -> String {
         let counts = [Outcome::Whole, Outcome::CutShort, Outcome::Reset].map(|outcome| self.count(&outcome));
-        let outcomes = match self.outcomes.len() - self.count(&Outcome::Left) {
+        match self.outcomes.len() - self.count(&Outcome::Left) {
             0 => "-".to_owned(),
             _ => counts.map(|count| count.to_string()).join(" "),
-        };
+        }
+    }
+
+    fn cell(&self) -> String {
+        let outcomes = self.counts();
         let median = self.held.get(self.held.len() / 2);
         let held = median.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1} s"));
         format!("{outcomes} {held:>7}")

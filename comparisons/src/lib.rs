@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-//! What the side-by-side comparisons share: the cruel clients, an nginx for them, how they print, and
-//! what they do when somebody has lost patience.
+//! What the side-by-side comparisons share: clients, the servers beside lingerd's, what these take, how they
+//! print, and what they do when somebody has lost patience.
 //!
 //! The comparisons themselves are in `benches/`; `make demo`, `make bench` and `make torture` build
 //! the programs that they need, and run them. How they come out is theirs to say: nothing here
 //! knows which server ought to win.
 
+pub mod fpm;
+pub mod load;
 pub mod nginx;
+pub mod server;
+pub mod set_up;
 pub mod torture;
+pub mod weigh;
 
 use lingerd_platform::backend::{Backend, Interest, System, Token};
 use lingerd_platform::signals::Signals;

@@ -64,6 +64,8 @@ pub struct Case {
     pub over: Over,
     /// Room for little more than so many bytes unread.
     pub window: Option<usize>,
+    /// With such a window: over the segments of an Ethernet, so that little is on its way.
+    pub from_afar: bool,
     /// What it is to get.
     pub expected: Expected,
     /// What it does, in order.
@@ -88,7 +90,7 @@ impl Case {
     /// A client that gets `size` bytes of content.
     fn of(title: &'static str, size: usize, script: Vec<Step>) -> Self {
         let expected = Expected { status: 200, content: Some(size) };
-        Case { title, over: Over::V4, window: None, expected, script, past_limit: false }
+        Case { title, over: Over::V4, window: None, from_afar: false, expected, script, past_limit: false }
     }
 
     /// A client with a small window that gets the usual page.

@@ -61,6 +61,7 @@ enum Link {
 impl Link {
     fn connect(case: &Case, address: SocketAddr) -> io::Result<Link> {
         let socket = match case.window {
+            Some(bytes) if case.from_afar => tcp::connect_as_from_afar(address, bytes)?,
             Some(bytes) => tcp::connect_with_window(address, bytes)?,
             None => TcpStream::connect(address)?,
         };

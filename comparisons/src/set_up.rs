@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+//! What people put together so that slow readers do not keep all workers, each as one would install it: as a
+//! whole it serves at one address, and one can ask what it takes.
+//!
+//! Knows which processes belong to one, and must not know which one ought to win.
+
+use crate::fpm::Fpm;
+use crate::nginx::Nginx;
+use crate::torture::{Server, pages};
+use crate::weigh::{self, Memory};
+use support::apache::{Apache, Mpm, Setup};
+use support::daemon::{Daemon, Site};
+
+/// The set-ups there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Apache prefork as it comes.
+    Stock,
+    /// With `SendBufferSize 1048576`.
+    LargeBuffer,
+    /// With nginx in front, which buffers responses.
+    Nginx,
+    /// Apache event before php-fpm.
+    Event,
+    /// Apache prefork with lingerd, and `LingerdSpool Off`.
+    WithoutSpool,
+    /// The same as it comes.
+    Spool,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 6] =
+        [Kind::Stock, Kind::LargeBuffer, Kind::Nginx, Kind::Event, Kind::WithoutSpool, Kind::Spool];
+
+    /// What a command line calls it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Stock => "stock",
+            Kind::LargeBuffer => "buffer",
+            Kind::Nginx => "nginx",
+            Kind::Event => "event",
+            Kind::WithoutSpool => "unspooled",
+            Kind::Spool => "spooled",
+        }
+    }
+
+    /// What a table calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Stock => "Apache prefork",
+            Kind::LargeBuffer => "SendBufferSize 1 MiB",
+            Kind::Nginx => "nginx in front",
+            Kind::Event => "event, php-fpm",
+            Kind::WithoutSpool => "lingerd, no spool",
+            Kind::Spool => "lingerd",
+        }
+    }
+}
+
+/// A running one. Dropping it stops it.
+pub struct SetUp {
+    /// Where clients go.
+    pub server: Server,
+    // In the order in which they are stopped.
+    nginx: Option<Nginx>,
+    apache: Apache,
+    fpm: Option<Fpm>,
+    /// The lingerd of those that have one.
+    pub lingerd: Option<Daemon>,
+}
+
+/// Children and threads of Debian's event.
+const EVENT: (usize, usize) = (6, 25);
+
+/// What lingerd may hold for all clients of a comparison, in MB.
+const ROOM: &str = "8192";
+
+impl SetUp {
+    /// Starts one with so many workers that make pages, with TLS too.
+    ///
+    /// # Errors
+    /// What is missing on this system.
+    pub fn try_start(kind: Kind, workers: usize) -> Result<SetUp, String> {
+        let prefork = || Setup::new(Mpm::Prefork).workers(workers).php().tls();
+        let with_lingerd = |daemon: &Daemon| prefork().lingerd(&daemon.site.socket());
+        let daemon = || Site::new().start_as_it_is(&["-m", "0666", "-M", ROOM]);
+        let (mut fpm, mut nginx, mut lingerd) = (None, None, None);
+        let apache = match kind {
+            Kind::Stock | Kind::Nginx => prefork(),
+            Kind::LargeBuffer => prefork().with("SendBufferSize 1048576"),
+            Kind::Event => {
+                let fpm = fpm.insert(Fpm::try_start(workers)?);
+                let setup = Setup::new(Mpm::Event).children(EVENT.0).workers(EVENT.1).tls();
+                setup.modules(&["proxy", "proxy_fcgi"]).with(&format!(
+                    "<FilesMatch \\.php$>\nSetHandler \"proxy:fcgi://{}\"\n</FilesMatch>",
+                    fpm.address
+                ))
+            }
+            Kind::WithoutSpool => with_lingerd(lingerd.insert(daemon())).with("LingerdSpool Off"),
+            Kind::Spool => with_lingerd(lingerd.insert(daemon())),
+        }
+        .try_start()?;
+        let mut server = pages::server(&apache);
+        if kind == Kind::Nginx {
+            server = nginx.insert(Nginx::try_start_before(apache.address)?).servers[0];
+        }
+        Ok(SetUp { server, nginx, apache, fpm, lingerd })
+    }
+
+    /// Puts a file up.
+    pub fn publish(&self, name: &str, content: &[u8]) {
+        self.apache.publish(name, content);
+    }
+
+    /// The leaders of its process groups.
+    fn groups(&self) -> impl Iterator<Item = i32> {
+        let fpm = self.fpm.iter().map(|fpm| fpm.process.pid());
+        let nginx = self.nginx.iter().map(|nginx| nginx.process.pid());
+        std::iter::once(self.apache.pid()).chain(fpm).chain(nginx)
+    }
+
+    /// CPU seconds of all its processes, to now.
+    pub fn cpu(&self) -> f64 {
+        let groups: f64 = self.groups().filter_map(weigh::group_cpu).sum();
+        groups + self.lingerd.iter().filter_map(|daemon| weigh::cpu(daemon.pid)).sum::<f64>()
+    }
+
+    /// All its memory.
+    pub fn memory(&self) -> Memory {
+        let lingerd = self.lingerd.iter().map(|daemon| daemon.pid);
+        let pids: Vec<_> = self.groups().flat_map(weigh::members).chain(lingerd).collect();
+        let fpm = self.fpm.iter().map(|fpm| fpm.address.port());
+        let ports = [self.server.plain.port(), self.server.tls.port()].into_iter().chain(fpm);
+        let backend = self.nginx.iter().map(|_| self.apache.address.port());
+        weigh::memory(&pids, &ports.chain(backend).collect::<Vec<_>>())
+    }
+
+    /// How many connections its workers hold, which make pages: as long as that a worker cannot make another.
+    pub fn held(&self) -> usize {
+        let (leader, port) = match &self.fpm {
+            Some(fpm) => (fpm.process.pid(), fpm.address.port()),
+            None => (self.apache.pid(), self.apache.address.port()),
+        };
+        weigh::held(&weigh::members(leader), port)
+    }
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+//! What processes take, as the system tells it (Linux: /proc, and ss(8) for the memory of sockets).
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+/// What a tick is in /proc/PID/stat: a hundredth of a second on Linux.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// A file's blocks, as stat(2) counts them.
+const BLOCK: u64 = 512;
+
+/// The fields of /proc/PID/stat from the third on, which come after the name in brackets.
+fn stat(pid: &str) -> Option<Vec<i64>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    Some(fields.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect())
+}
+
+/// CPU seconds of a process: proc(5), utime and stime.
+pub fn cpu(pid: i32) -> Option<f64> {
+    let stat = stat(&pid.to_string())?;
+    Some((stat[11] + stat[12]) as f64 / TICKS_PER_SECOND)
+}
+
+/// CPU seconds of a process group, and of those that have left it by their end.
+pub fn group_cpu(leader: i32) -> Option<f64> {
+    let ticks: Vec<_> = members(leader)
+        .into_iter()
+        .filter_map(|pid| Some(stat(&pid.to_string())?[11..15].iter().sum::<i64>()))
+        .collect();
+    (!ticks.is_empty()).then(|| ticks.iter().sum::<i64>() as f64 / TICKS_PER_SECOND)
+}
+
+/// The processes of a group.
+pub fn members(leader: i32) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let member = |entry: fs::DirEntry| {
+        let pid = entry.file_name().to_str()?.parse::<i32>().ok()?;
+        (stat(&pid.to_string())?[2] == i64::from(leader)).then_some(pid)
+    };
+    entries.filter_map(|entry| member(entry.ok()?)).collect()
+}
+
+/// A figure of /proc/PID/status.
+pub fn status(pid: i32, key: &str) -> Option<u64> {
+    figure(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, key)
+}
+
+fn figure(text: &str, key: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    value.split_whitespace().next()?.parse().ok()
+}
+
+/// Memory in bytes, by where it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// What processes have mapped, each page that several have once: the sum of their PSS.
+    pub processes: u64,
+    /// What the kernel keeps for sockets, both directions.
+    pub sockets: u64,
+    /// Files that are open to hold what is to be sent: in memory, or in the page cache if a disk has not got
+    /// them yet.
+    pub files: u64,
+}
+
+impl Memory {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.processes + self.sockets + self.files
+    }
+}
+
+/// What these processes have, and the sockets of the connections to and from `ports` that are theirs.
+pub fn memory(pids: &[i32], ports: &[u16]) -> Memory {
+    let pss = |pid: &i32| {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        Some(figure(&rollup, "Pss")? * 1024)
+    };
+    let open: Vec<_> = pids.iter().flat_map(|&pid| descriptors(pid)).collect();
+    Memory {
+        processes: pids.iter().filter_map(pss).sum(),
+        sockets: ports.iter().map(|&port| socket_memory(port)).sum(),
+        files: files(&open),
+    }
+}
+
+/// A descriptor of a process: where it is in /proc, and what it is there.
+type Open = (String, String);
+
+fn descriptors(pid: i32) -> Vec<Open> {
+    let directory = format!("/proc/{pid}/fd");
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let what = |entry: fs::DirEntry| {
+        let is = fs::read_link(entry.path()).ok()?.to_str()?.to_owned();
+        Some((entry.path().to_str()?.to_owned(), is))
+    };
+    entries.filter_map(|entry| what(entry.ok()?)).collect()
+}
+
+/// The bytes of what holds responses: files in memory, and what nginx keeps in its folder for that. Each once,
+/// whoever has it open.
+fn files(open: &[Open]) -> u64 {
+    let holds = |is: &str| is.starts_with("/memfd:") || is.contains("/temp/");
+    let found = open.iter().filter(|(_, is)| holds(is)).filter_map(|(path, _)| fs::metadata(path).ok());
+    let blocks: HashMap<_, _> = found.map(|it| ((it.dev(), it.ino()), it.blocks())).collect();
+    blocks.values().sum::<u64>() * BLOCK
+}
+
+/// What the kernel has charged for the sockets whose own port this is: ss(8), skmem.
+fn socket_memory(port: u16) -> u64 {
+    let asked = Command::new("ss").args(["-tamnH", "sport", "=", &port.to_string()]).output();
+    let Ok(asked) = asked else { return 0 };
+    let text = String::from_utf8_lossy(&asked.stdout);
+    let groups = text.split("skmem:(").skip(1).filter_map(|rest| rest.split(')').next());
+    groups.flat_map(|group| group.split(',')).filter_map(charged).sum()
+}
+
+/// Received and not read, queued to be sent, set aside for either, options, backlog. What is on its way (t) is
+/// part of what is queued.
+fn charged(field: &str) -> Option<u64> {
+    let (name, bytes) = field.split_at(field.find(|c: char| c.is_ascii_digit())?);
+    matches!(name, "r" | "w" | "f" | "o" | "bl").then(|| bytes.parse().ok()).flatten()
+}
+
+/// How many connections to `port` these processes hold.
+pub fn held(pids: &[i32], port: u16) -> usize {
+    const LISTEN: &str = "0A";
+    let theirs: HashSet<_> = pids
+        .iter()
+        .flat_map(|&pid| descriptors(pid))
+        .filter_map(|(_, is)| Some(is.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let is_held = |line: &&str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let own = fields.get(1).and_then(|address| u16::from_str_radix(address.rsplit(':').next()?, 16).ok());
+        own == Some(port) && fields[3] != LISTEN && fields.get(9).is_some_and(|inode| theirs.contains(*inode))
+    };
+    table.lines().filter(is_held).count()
+}

@@ -6,7 +6,7 @@
 
 #![cfg(target_os = "linux")]
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::ops::Deref;
@@ -14,6 +14,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 use support::daemon::{Daemon, Site, lingerd, run};
 use support::{compile, is_root, libraries, skip, tcp, wait_until};
 
@@ -279,14 +280,24 @@ fn one_in_another_container_takes_over_from_it() {
     let (client, server) = tcp::connection();
     sender.hand_over(server);
     before.wait_for("lingering=1");
+    // Of the file there is nothing to be seen in there.
+    let content = site.path("content");
+    fs::write(&content, vec![7; 8 << 20]).unwrap();
+    let (mut slow, server) = tcp::connection_with_small_window(4096);
+    let all = (&File::open(content).unwrap(), 0, 8 << 20, false);
+    before.spooler().spool(server, &[all], Duration::from_secs(1_000));
+    before.wait_for("lingering=1 spooling=1");
     let after = start(&site, &["-r"]);
     assert_eq!(before.wait_for_end(), Some(0));
     assert_eq!(status(after.pid, "NSpid"), format!("{} 1", after.pid));
     let (another, server) = tcp::connection();
     sender.hand_over(server);
-    after.wait_for("lingering=2 handed_over=2 senders=1");
-    drop((client, another));
-    after.wait_for("closed=2");
+    after.wait_for("lingering=2 spooling=1 handed_over=3 senders=1");
+    let mut response = Vec::new();
+    slow.read_to_end(&mut response).expect("the response is cut off");
+    assert!(response == vec![7; 8 << 20], "another response, of {} bytes", response.len());
+    drop((client, another, slow));
+    after.wait_for("closed=3");
     after.signal(libc::SIGTERM);
     after.wait_for_good_end();
 }

@@ -16,7 +16,7 @@ _lingerd() {
     local cur prev words cword
     _init_completion -n : || return
 
-    local daemon='-f -d -q -r -s -p -u -g -m -a -n -t -T -D -W -l'
+    local daemon='-f -d -q -r -s -p -u -g -m -a -n -M -t -T -D -W -l'
     local options="$daemon -k -S -V -h" given='' word
     for word in "${words[@]:1:cword-1}"; do
         case $word in
@@ -62,7 +62,7 @@ _lingerd() {
         mapfile -t COMPREPLY < <(compgen -W 'text json prometheus' -- "$cur")
         return
         ;;
-    -n | -t | -T | -D | -W)
+    -n | -M | -t | -T | -D | -W)
         return
         ;;
     esac

@@ -8,7 +8,7 @@ function __lingerd_given
     set -l words (commandline -cpo)[2..-1]
     set -q words[1]
     or return 1
-    if string match -qr '^-[fdqr]*[spugmantTDWlo]$' -- $words[-1]
+    if string match -qr '^-[fdqr]*[spugmanMtTDWlo]$' -- $words[-1]
         set -e words[-1]
     end
     set -q words[1]
@@ -47,7 +47,7 @@ end
 complete -c lingerd -f
 
 set -l daemon 'not __lingerd_given k S V h'
-set -l first 'not __lingerd_given f d q r u g m a n t T D W l k S V h w o'
+set -l first 'not __lingerd_given f d q r u g m a n M t T D W l k S V h w o'
 set -l file 'not __lingerd_given V h'
 
 complete -c lingerd -n "$daemon f" -s f -d 'Stay in the foreground, log to standard error'
@@ -61,6 +61,7 @@ complete -c lingerd -n "$daemon g" -s g -x -a '(__fish_complete_groups)' -d 'Gro
 complete -c lingerd -n "$daemon m" -s m -x -a '0600 0660 0666' -d 'Mode of the hand-off socket'
 complete -c lingerd -n "$daemon a" -s a -x -a '(__lingerd_who)' -d 'Users and :groups that may hand over'
 complete -c lingerd -n "$daemon n" -s n -x -d 'Most connections at once'
+complete -c lingerd -n "$daemon M" -s M -x -d 'Most megabytes held of responses that are still to be written'
 complete -c lingerd -n "$daemon t" -s t -x -d 'Seconds of silence'
 complete -c lingerd -n "$daemon T" -s T -x -d 'Seconds while the client keeps sending'
 complete -c lingerd -n "$daemon D" -s D -x -d 'Seconds in all'

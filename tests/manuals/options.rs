@@ -109,7 +109,8 @@ fn each_directive_is_in_the_manual_and_each_in_the_manual_is_one() {
 /// By the words that stand between what is filled in, and by their number.
 #[test]
 fn what_the_module_logs_is_in_its_manual() {
-    let source = fs::read_to_string(project().join("apache-2.4/mod_lingerd.c")).unwrap();
+    let files = ["apache-2.4/mod_lingerd.c", "apache-2.4/spool.c"];
+    let source = files.map(|file| fs::read_to_string(project().join(file)).unwrap()).concat();
     let literals = source.split('"').skip(1).step_by(2).collect::<Vec<_>>().concat();
     let manual = Manual::read("mod_lingerd.8");
     let items: Vec<_> = manual.items("DIAGNOSTICS").iter().map(|item| item.join(" ")).collect();
@@ -120,8 +121,11 @@ fn what_the_module_logs_is_in_its_manual() {
             assert!(literals.contains(part.trim()), "'{part}' of {item}");
         }
     }
-    let of_the_start = items.iter().filter(|item| item.contains("LingerdSocket: ")).count();
-    assert_eq!(items.len() - of_the_start, source.matches("ap_log_error(").count());
+    let of_the_start =
+        |item: &&String| item.starts_with("\"LingerdSocket: ") || item.starts_with("\"LingerdSpoolMax: ");
+    let of_the_start = items.iter().filter(of_the_start).count();
+    let logged = ["ap_log_error(", "ap_log_cerror("].map(|call| source.matches(call).count());
+    assert_eq!(items.len() - of_the_start, logged.iter().sum::<usize>());
 }
 
 #[test]

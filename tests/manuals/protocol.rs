@@ -4,12 +4,13 @@
 
 use crate::mdoc::Manual;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::thread;
 use support::daemon::{Daemon, Site};
 use support::{PATIENCE, compile, libraries, skip, tcp, wait_until};
 
@@ -98,14 +99,20 @@ fn behaves(site: &Arc<Site>, command: &mut Command) {
     daemon.wait_for("lingering=0 senders=1 rejected=0 protocol_errors=0");
 }
 
-#[test]
-fn the_sender_in_python_does_what_the_manual_says() {
+/// A Python that has socket.send_fds.
+fn python() -> Option<String> {
     let python = std::env::var("PYTHON").unwrap_or("python3".to_owned());
-    // socket.send_fds
     let check = "import sys; sys.exit(sys.version_info < (3, 9))";
     if !Command::new(&python).args(["-c", check]).status().is_ok_and(|status| status.success()) {
-        return skip(&format!("there is no {python} of 3.9 or newer"));
+        skip(&format!("there is no {python} of 3.9 or newer"));
+        return None;
     }
+    Some(python)
+}
+
+#[test]
+fn the_sender_in_python_does_what_the_manual_says() {
+    let Some(python) = python() else { return };
     let site = Site::new();
     let program = extract(&site, "Python", "sender.py");
     behaves(&site, Command::new(python).arg(program));
@@ -120,26 +127,108 @@ fn the_sender_in_c_does_what_the_manual_says() {
     behaves(&site, &mut Command::new(program));
 }
 
-/// What the manual says of one line of Python, with a daemon that is there.
+#[test]
+fn the_sender_of_a_file_in_python_is_free_whoever_reads_it() {
+    let Some(python) = python() else { return };
+    let site = Site::new();
+    let program = extract(&site, "A file, in Python", "files.py");
+    let content: Vec<u8> = (0..5_000_000).map(|n| (n % 251) as u8).collect();
+    fs::write(site.path("content"), &content).unwrap();
+    let server = Server::start(Command::new(python).arg(program).args([site.socket(), site.path("content")]));
+    // It reads only what it is told to.
+    let client = || {
+        let address = (Ipv4Addr::LOCALHOST, server.port).into();
+        let mut client = tcp::connect_with_window(address, 4096).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.write_all(b"file?\n").unwrap();
+        client
+    };
+    let read_all = |mut client: TcpStream| {
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).map(|_| all == content)
+    };
+
+    // Without a daemon it writes all of it itself, and from then on a daemon that comes is found.
+    assert!(read_all(client()).unwrap());
+    let daemon = site.start(&[]);
+    wait_until("the daemon is found", || {
+        assert!(read_all(client()).unwrap());
+        daemon.counters()["spooled"] > 0
+    });
+    let before = daemon.counters()["spooled"];
+    let clients: Vec<_> = (0..10).map(|_| client()).collect();
+    daemon.wait_for(&format!("spooling=10 senders=1 spooled={}", before + 10));
+    for client in clients {
+        assert!(read_all(client).unwrap(), "another response");
+    }
+    daemon.wait_for("spooling=0 broken=0 rejected=0 protocol_errors=0 cut_short=0");
+
+    // One that stands still takes no more than it has said before.
+    daemon.freeze();
+    let first = client();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| read_all(first).unwrap());
+        assert!(read_all(client()).unwrap(), "another response");
+        daemon.thaw();
+        assert!(first.join().unwrap(), "another response");
+    });
+    daemon.wait_for("spooling=0 broken=0 rejected=0 protocol_errors=0 cut_short=0");
+
+    // One that is killed has what it has not written look like what it is; the next one is found.
+    let cut_off = client();
+    daemon.wait_for("spooling=1");
+    daemon.kill();
+    assert_eq!(read_all(cut_off).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert!(read_all(client()).unwrap());
+    let daemon = site.start(&[]);
+    wait_until("the new daemon is found", || {
+        assert!(read_all(client()).unwrap());
+        daemon.counters()["spooled"] > 0
+    });
+}
+
+/// What the manual says of a few lines of Python, with a daemon that is there: `lines` hand over standard input, and
+/// `file`.
+fn hand_over_by(python: &str, lines: &str, link: PathBuf, file: PathBuf, server: TcpStream) {
+    let script = format!(
+        "import os, socket, struct, sys\nlink = socket.socket(socket.AF_UNIX)\nlink.connect(sys.argv[1])\n\
+         conn = socket.socket(fileno=0)\nfile = open(sys.argv[2], 'rb')\n{lines}\n"
+    );
+    let mut command = Command::new(python);
+    command.args(["-c", &script]).args([link, file]).stdin(OwnedFd::from(server));
+    assert!(command.status().unwrap().success());
+}
+
+#[test]
+fn the_lines_of_python_that_hand_over_a_file_are_enough_where_all_is_well() {
+    let Some(python) = python() else { return };
+    let lines = Manual::read("lingerd-protocol.7").display("A RESPONSE THAT IS STILL TO BE WRITTEN");
+    assert!(lines.lines().count() < 16, "{lines}");
+    // As long as it takes on a machine that does other things.
+    let lines = lines.replace("settimeout(1)", &format!("settimeout({})", PATIENCE.as_secs()));
+    let daemon = Daemon::start(&[]);
+    let file = daemon.site.path("content");
+    fs::write(&file, b"all of it").unwrap();
+    let (mut client, server) = tcp::connection();
+    hand_over_by(&python, &lines, daemon.site.second(), file, server);
+    let mut all = String::new();
+    client.read_to_string(&mut all).unwrap();
+    assert_eq!(all, "all of it");
+    daemon.wait_for("lingering=1 spooled=1");
+    drop(client);
+    daemon.finish("closed=1");
+}
+
 #[test]
 fn the_line_of_python_at_the_head_is_enough_where_all_is_well() {
-    let python = std::env::var("PYTHON").unwrap_or("python3".to_owned());
+    let Some(python) = python() else { return };
     let manual = Manual::read("lingerd-protocol.7");
     let description = manual.section("DESCRIPTION");
     let line = description.iter().find_map(|line| line.strip_prefix(".Dl ")).unwrap();
     let line = line.replace("\\(dq", "\"");
     let daemon = Daemon::start(&[]);
-    let script = format!(
-        "import socket, sys\nlink = socket.socket(socket.AF_UNIX)\nlink.connect(sys.argv[1])\n\
-         conn = socket.socket(fileno=0)\n{line}\n"
-    );
     let (client, server) = tcp::connection();
-    let mut command = Command::new(python);
-    command.args(["-c", &script]).arg(daemon.site.socket()).stdin(OwnedFd::from(server));
-    match command.status() {
-        Ok(status) => assert!(status.success()),
-        Err(_) => return skip("there is no Python"),
-    }
+    hand_over_by(&python, &line, daemon.site.socket(), "/dev/null".into(), server);
     daemon.wait_for("lingering=1");
     drop(client);
     daemon.finish("closed=1");

@@ -75,7 +75,7 @@ fn supervise_daemon_starts_it_again() {
         Some(pid.trim().to_owned())
     };
     root.upgrade_and_kill(|| drop(root.must("rc-service lingerd reload")), child);
-    root.wait_for_text("/var/log/lingerd.log", "took over 3 connections and 1 senders");
+    root.wait_for_text("/var/log/lingerd.log", "took over 4 connections and ");
 }
 
 #[test]

@@ -5,12 +5,13 @@
 //! It is this system, seen through an overlay: what is written there is gone with the test. Each is a pid
 //! namespace, too, whose end ends all in it.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 use support::daemon::{Counters, Ended, Site, run};
 use support::sender::Sender;
 use support::{built, is_root, skip, tcp, wait_until};
@@ -20,6 +21,12 @@ pub const LASTING: &str = "-t 1000 -T 2000 -D 4000 -W 3000";
 
 /// Options with which it takes a second to stop while something lingers.
 pub const BRIEF: &str = "-t 1000 -T 2000 -D 4000 -W 1";
+
+/// More than the kernel takes for a client that does not read.
+const RESPONSE: &[u8] = &[7; 8 << 20];
+
+/// Longer than any test takes.
+const LONG: Duration = Duration::from_secs(1_000);
 
 /// Where the daemon is in a [`Root`].
 const PROGRAM: &str = "/usr/sbin/lingerd";
@@ -173,7 +180,26 @@ impl Root {
     /// Waits until no daemon is there, and its sockets are gone.
     pub fn wait_for_none(&self) {
         wait_until("the daemon is gone", || self.run("pidof lingerd").code == Some(1));
-        assert!(!self.site.control().exists(), "the control socket is left");
+        for socket in [self.site.control(), self.site.second()] {
+            assert!(!socket.exists(), "{} is left", socket.display());
+        }
+    }
+
+    /// Hands over a connection whose client is slow to read this much.
+    pub fn spool(&self) -> TcpStream {
+        let path = self.site.path("content");
+        fs::write(&path, RESPONSE).unwrap();
+        let (client, server) = tcp::connection_with_small_window(4096);
+        let all = (&File::open(path).unwrap(), 0, RESPONSE.len() as u64, false);
+        Sender::connect(&self.site.second()).spool(server, &[all], LONG);
+        client
+    }
+
+    /// That such a client has all of it in the end.
+    pub fn has_all(&self, mut client: TcpStream) {
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).expect("the response is cut off");
+        assert!(all == RESPONSE, "another response, of {} bytes", all.len());
     }
 
     /// Hands over connections of clients that stay.
@@ -199,13 +225,17 @@ impl Root {
         let sender = Sender::connect(&self.site.socket());
         let mut clients = self.hand_over(&sender, 3);
         self.wait_for("lingering", 3);
+        let slow = self.spool();
+        self.wait_for("spooling", 1);
         upgrade();
         let second = wait_for_another(&first);
         // The same link goes on to serve.
         clients.extend(self.hand_over(&sender, 2));
         self.wait_for("lingering", 5);
+        self.wait_for("spooling", 1);
+        self.has_all(slow);
         let counters = self.counters().unwrap();
-        assert_eq!((counters["handed_over"], counters["stopped"]), (5, 0), "{counters:?}");
+        assert_eq!((counters["handed_over"], counters["stopped"]), (6, 0), "{counters:?}");
 
         self.must(&format!("kill -9 {second}"));
         wait_for_another(&second);

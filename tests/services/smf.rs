@@ -106,7 +106,9 @@ fn a_restart_loses_nothing(shell: &'static str) {
     startd.set("lingerd/flags", &format!("{LASTING} -m 0666"));
     let third = startd.restart(&second);
     root.wait_for("lingering", 5);
-    assert_eq!(support::daemon::mode(&root.site.socket()), 0o666);
+    for socket in [root.site.socket(), root.site.second()] {
+        assert_eq!(support::daemon::mode(&socket), 0o666);
+    }
 
     // When it has died there is nobody to stop.
     root.must(&format!("kill -9 {third}"));

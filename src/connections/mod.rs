@@ -224,7 +224,9 @@ impl<W: World> Connections<W> {
     /// Ends one that lingers.
     fn close(&mut self, entry: Entry, reason: Reason, backend: &mut W::Backend, now: Time) {
         if let Some((socket, linger)) = self.table.remove(entry) {
-            self.spools.remove(entry, &mut self.slow_close);
+            if linger.is_spooling() {
+                self.spools.remove(entry, &mut self.slow_close);
+            }
             // Fails only for the one that is not waited for.
             let _ = backend.remove(&socket);
             self.end(socket, linger, reason, now);

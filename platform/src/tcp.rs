@@ -120,20 +120,10 @@ impl Tcp for TcpStream {
 
     fn send(&self, piece: &Vec<u8>) -> io::Result<usize> {
         let length = piece.len().min(room(self)?);
-        loop {
-            // SAFETY: send(2) reads at most `length` bytes of the buffer, which has as many and outlives the call.
-            let sent =
-                unsafe { libc::send(self.as_raw_fd(), piece.as_ptr().cast(), length, SEND_FLAGS | AT_ONCE) };
-            if sent >= 0 {
-                return Ok(sent as usize);
-            }
-            let error = io::Error::last_os_error();
-            match error.raw_os_error() {
-                Some(libc::EINTR) => {}
-                errno if is_out_of_memory(errno) => return Err(io::ErrorKind::OutOfMemory.into()),
-                _ => return Err(error),
-            }
-        }
+        // SAFETY: send(2) reads at most `length` bytes of the buffer, which has as many and outlives the call.
+        uninterrupted(|| unsafe {
+            libc::send(self.as_raw_fd(), piece.as_ptr().cast(), length, SEND_FLAGS | AT_ONCE)
+        })
     }
 
     fn unacknowledged(&self) -> Option<u64> {
@@ -146,18 +136,7 @@ impl Tcp for TcpStream {
     }
 
     fn discard(&self) -> io::Result<usize> {
-        loop {
-            let got = discard_once(self);
-            if got >= 0 {
-                return Ok(got as usize);
-            }
-            let error = io::Error::last_os_error();
-            match error.raw_os_error() {
-                Some(libc::EINTR) => {}
-                errno if is_out_of_memory(errno) => return Err(io::ErrorKind::OutOfMemory.into()),
-                _ => return Err(error),
-            }
-        }
+        uninterrupted(|| discard_once(self))
     }
 
     fn is_acknowledged(&self) -> Option<bool> {
@@ -192,6 +171,23 @@ impl Tcp for TcpStream {
             socket2::SockRef::from(&self).linger().is_ok_and(|linger| linger == Some(Duration::ZERO));
         // Said again: whoever has a copy may say something else, for which close(2) would wait.
         if resets { self.reset_at_close(true) } else { self.close() }
+    }
+}
+
+/// What a call that reads or writes has come to, made again for as long as a signal interrupts it.
+#[inline]
+fn uninterrupted(call: impl Fn() -> isize) -> io::Result<usize> {
+    loop {
+        let count = call();
+        if count >= 0 {
+            return Ok(count as usize);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            errno if is_out_of_memory(errno) => return Err(io::ErrorKind::OutOfMemory.into()),
+            _ => return Err(error),
+        }
     }
 }
 

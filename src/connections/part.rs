@@ -77,11 +77,7 @@ impl<C: Content> Part<C> {
     /// taken by whoever has it open, and who that is beside us nobody can tell.
     pub fn held(&self) -> u64 {
         let is_taken = self.is_ours || self.content.is_in_memory() && !self.content.has_name();
-        if is_taken { self.takes() } else { 0 }
-    }
-
-    fn takes(&self) -> u64 {
-        self.size.saturating_sub(self.given_back)
+        if is_taken { self.size.saturating_sub(self.given_back) } else { 0 }
     }
 
     /// Closes it, where nobody waits for that.

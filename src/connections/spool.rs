@@ -34,6 +34,9 @@ const PIECE_WORK: usize = 4;
 /// Pieces from disks in one turn: while one is written the next ones come.
 const ANSWER_BUDGET: usize = 64;
 
+/// What is still to be sent of each file, the first byte first.
+pub type Parts<W> = VecDeque<Part<<W as World>::Content>>;
+
 /// A connection whose response is still to be written, and its files in their order.
 pub struct Response<R> {
     /// The connection.
@@ -145,7 +148,7 @@ impl<W: World> Spools<W> {
     }
 
     /// What is known of one, and what is still to be sent, the first byte first.
-    pub fn get(&self, entry: Entry) -> Option<(&Spool, &VecDeque<Part<W::Content>>)> {
+    pub fn get(&self, entry: Entry) -> Option<(&Spool, &Parts<W>)> {
         self.jobs.get(&entry).map(|job| (&job.spool, &job.parts))
     }
 
@@ -155,7 +158,7 @@ impl<W: World> Spools<W> {
     }
 
     /// Puts one in.
-    fn insert(&mut self, entry: Entry, spool: Spool, parts: VecDeque<Part<W::Content>>) {
+    fn insert(&mut self, entry: Entry, spool: Spool, parts: Parts<W>) {
         self.files += parts.len();
         self.unsent += parts.iter().map(|part| u128::from(part.left())).sum::<u128>();
         let takes = parts.iter().map(|part| u128::from(part.held())).sum::<u128>();
@@ -281,15 +284,7 @@ impl<W: World> Connections<W> {
         backend: &mut W::Backend,
         now: Time,
     ) -> (bool, usize) {
-        let (parts, is_whole) = self.parts(response.files);
-        let socket = match W::Socket::of(response.socket) {
-            Ok(socket) => socket,
-            Err(received) => {
-                self.refuse_other(received, "no TCP socket");
-                self.close_parts(parts);
-                return (false, 1);
-            }
-        };
+        let Some((socket, parts, is_whole)) = self.opened(response) else { return (false, 1) };
         let Some((first, discarded, peer)) = first_read(&socket) else {
             self.refused("not connected");
             self.close_parts(parts);
@@ -312,8 +307,21 @@ impl<W: World> Connections<W> {
         (is_whole, self.spool(entry, event, backend, now).work)
     }
 
+    /// The connection and its files, and whether all of them are such. What is no connection is refused.
+    fn opened(&mut self, response: Response<W::Received>) -> Option<(W::Socket, Parts<W>, bool)> {
+        let (parts, is_whole) = self.parts(response.files);
+        match W::Socket::of(response.socket) {
+            Ok(socket) => Some((socket, parts, is_whole)),
+            Err(received) => {
+                self.refuse_other(received, "no TCP socket");
+                self.close_parts(parts);
+                None
+            }
+        }
+    }
+
     /// What is to be sent of each file, if it is anything, and whether all of them are files.
-    fn parts(&mut self, files: Vec<Extent<W::Received>>) -> (VecDeque<Part<W::Content>>, bool) {
+    fn parts(&mut self, files: Vec<Extent<W::Received>>) -> (Parts<W>, bool) {
         let (mut parts, mut is_whole) = (VecDeque::new(), true);
         for extent in files {
             match Part::of(extent) {
@@ -346,14 +354,7 @@ impl<W: World> Connections<W> {
         backend: &mut W::Backend,
         now: Time,
     ) {
-        let (parts, is_whole) = self.parts(response.files);
-        let socket = match W::Socket::of(response.socket) {
-            Ok(socket) => socket,
-            Err(received) => {
-                self.close_parts(parts);
-                return self.refuse_other(received, "no TCP socket");
-            }
-        };
+        let Some((socket, parts, is_whole)) = self.opened(response) else { return };
         let origin = self.table.census().origin(socket.peer().ok());
         self.make_room(1, senders + parts.len(), backend, now);
         let entry = self.keep_spool(socket, origin, parts, spool, handed_over, now);
@@ -366,7 +367,7 @@ impl<W: World> Connections<W> {
     }
 
     /// All of them, the one that was handed over first being the first.
-    pub fn spools(&self) -> impl Iterator<Item = (Time, &Spool, &W::Socket, &VecDeque<Part<W::Content>>)> {
+    pub fn spools(&self) -> impl Iterator<Item = (Time, &Spool, &W::Socket, &Parts<W>)> {
         self.table.spooling().filter_map(|entry| {
             let ((socket, linger), (spool, parts)) = (self.table.get(entry)?, self.spools.get(entry)?);
             Some((linger.handed_over, spool, socket, parts))
@@ -378,7 +379,7 @@ impl<W: World> Connections<W> {
         &mut self,
         socket: W::Socket,
         origin: Origin,
-        parts: VecDeque<Part<W::Content>>,
+        parts: Parts<W>,
         spool: Spool,
         handed_over: Time,
         now: Time,
@@ -470,7 +471,7 @@ impl<W: World> Connections<W> {
     /// say so. Returns how much was done.
     pub(super) fn spool_is_due(&mut self, entry: Entry, backend: &mut W::Backend, now: Time) -> usize {
         let mut work = self.spool(entry, spool::Event::Writable, backend, now).work;
-        if self.spools.jobs.contains_key(&entry) {
+        if self.is_spooling(entry) {
             work += self.spool(entry, spool::Event::Due, backend, now).work;
         }
         work

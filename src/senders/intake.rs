@@ -38,6 +38,12 @@ enum Credit {
     None,
 }
 
+impl Credit {
+    const fn is_given(self) -> bool {
+        matches!(self, Credit::Given(_))
+    }
+}
+
 /// The beginning of an `S`.
 struct Begun<R> {
     head: [u8; HEAD],
@@ -249,8 +255,7 @@ impl<W: World> Senders<W> {
     pub fn by_silence(&self) -> Vec<(&W::Link, Speech, bool)> {
         let mut peers: Vec<_> = self.senders.values().collect();
         peers.sort_by_key(|peer| peer.last);
-        let told = |peer: &Peer<_, _>| matches!(peer.credit, Credit::Given(_));
-        peers.into_iter().map(|peer| (peer.link.get(), peer.speech, told(peer))).collect()
+        peers.into_iter().map(|peer| (peer.link.get(), peer.speech, peer.credit.is_given())).collect()
     }
 
     /// Counts on from where a predecessor has stopped.
@@ -332,7 +337,7 @@ impl<W: World> Senders<W> {
         };
         match protocol::read(said, received.len() - before, peer.speech) {
             Message::End => Said::Gone,
-            Message::Spool if !matches!(peer.credit, Credit::Given(_)) => {
+            Message::Spool if !peer.credit.is_given() => {
                 Said::Message(Message::Malformed("'S' without having been allowed to"))
             }
             Message::Spool => {

@@ -61,6 +61,26 @@ fn read(client: TcpStream) -> Held {
     exchange(client, b"")
 }
 
+/// What it gets to the end of a head, and no more.
+fn read_head(client: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// One response of a connection that is kept alive, with its head.
+fn read_one(client: &mut TcpStream) -> (String, Vec<u8>) {
+    let head = read_head(client);
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).expect(&head);
+    let mut body = vec![0; length.parse().unwrap()];
+    client.read_exact(&mut body).unwrap();
+    (head, body)
+}
+
 /// That the response is cut off so that it shows.
 fn assert_reset(mut client: TcpStream) {
     let error = client.read_to_end(&mut Vec::new()).expect_err("it looks whole");
@@ -321,15 +341,7 @@ fn a_connection_that_is_kept_alive_spools_its_last_response_only() {
     let mut client = http::connect_with_small_window(apache.address, 4096);
     for _ in 0..2 {
         write!(client, "GET /much HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            client.read_exact(&mut byte).unwrap();
-            head.extend(byte);
-        }
-        let mut body = vec![0; MUCH];
-        client.read_exact(&mut body).unwrap();
-        assert!(body == much);
+        assert!(read_one(&mut client).1 == much);
     }
     lingerd.wait_for("spooled=0 handed_over=0");
     client.write_all(request_with("/much", "").as_bytes()).unwrap();

@@ -89,12 +89,7 @@ fn a_tunnel_is_left_alone() {
             link.write_all(&word).unwrap();
         });
         let mut client = ask(apache.address, &format!("CONNECT 127.0.0.1:{port} HTTP/1.0\r\n\r\n"));
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            client.read_exact(&mut byte).unwrap();
-            head.extend(byte);
-        }
+        read_head(&mut client);
         let mut body = vec![0; MUCH];
         client.read_exact(&mut body).unwrap();
         assert!(body == much);

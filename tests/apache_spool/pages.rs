@@ -12,21 +12,6 @@ fn ask_alive(apache: &Apache, path: &str) -> TcpStream {
     ask(apache.address, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
 }
 
-/// One response of a connection that is kept alive, with its head.
-fn read_one(client: &mut TcpStream) -> (String, Vec<u8>) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        client.read_exact(&mut byte).unwrap();
-        head.extend(byte);
-    }
-    let head = String::from_utf8(head).unwrap();
-    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).expect(&head);
-    let mut body = vec![0; length.parse().unwrap()];
-    client.read_exact(&mut body).unwrap();
-    (head, body)
-}
-
 #[test]
 fn a_page_that_ends_its_connection_is_spooled() {
     let lingerd = lingerd(&[]);

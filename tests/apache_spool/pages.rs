@@ -58,7 +58,9 @@ fn a_page_for_an_error_is_spooled_and_so_is_one_that_is_redirected_to() {
     lingerd.wait_for("spooling=1");
     let held = read(client);
     assert!(held.head.contains(" 404 ") && held.body == much, "{}", held.head);
-    let log = fs::read_to_string(apache.site.path("spool_log")).unwrap();
+    let log = || fs::read_to_string(apache.site.path("spool_log")).unwrap();
+    wait_until("it is logged", || log().ends_with('\n'));
+    let log = log();
     let spooled = log.trim_end().strip_prefix("404 ").expect(&log);
     assert!(spooled.parse::<usize>().is_ok_and(|bytes| bytes > 0 && bytes < MUCH), "{log}");
     apache.publish_program("to.cgi", "#!/bin/sh\necho Location: /much\necho\n");

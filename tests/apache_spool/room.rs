@@ -155,9 +155,12 @@ fn what_the_worker_has_written_itself_ends_with_an_end() {
     while apache.access_log().is_empty() {
         let mut piece = [0; 10_000];
         let bytes = tcp::read_some(&client, &mut piece).unwrap();
-        assert!(bytes > 0, "it has ended");
         received.extend(&piece[..bytes]);
+        if bytes == 0 {
+            break; // who reads faster than it logs has nothing in the kernel
+        }
     }
+    wait_until("it is logged", || apache.access_log().len() == 1);
     let log = apache.access_log();
     assert!(!log[0].starts_with('X'), "{log:?}");
     // The worker is free when it has closed the first.

@@ -54,6 +54,8 @@ pub struct Parts<W: World> {
     pub slow_close: W::SlowClose,
     /// Reads what may take long.
     pub reader: W::Reader,
+    /// Finds who takes parked connections back.
+    pub back: W::Back,
     /// How many bytes that are still to be written may take room before no more are taken.
     pub most_held: u64,
     /// Tell of signals.
@@ -140,7 +142,7 @@ impl<W: World> Daemon<W> {
     /// [`Error::Register`].
     pub fn new(parts: Parts<W>, rules: Rules, drain: Span, room: Room) -> Result<Self, Error> {
         let Parts { mut backend, clock, slow_close, signals, door, spool_door, door_is_shared, .. } = parts;
-        let Parts { allowed, control, pid_file, chance, tell, note, reader, most_held, .. } = parts;
+        let Parts { allowed, control, pid_file, chance, tell, note, reader, back, most_held, .. } = parts;
         let clock = TurnClock::new(clock);
         let mut senders = Senders::new([Some(door), spool_door], door_is_shared, allowed);
         let mut control = Control::new(control);
@@ -154,7 +156,7 @@ impl<W: World> Daemon<W> {
         };
         register().map_err(Error::Register)?;
         Ok(Daemon {
-            connections: Connections::new(rules, room, slow_close, reader, chance, clock.now()),
+            connections: Connections::new(rules, room, slow_close, reader, back, chance, clock.now()),
             most_held,
             backend,
             clock,
@@ -222,6 +224,11 @@ impl<W: World> Daemon<W> {
         !self.senders.has_door()
     }
 
+    /// What finds those who take parked connections back.
+    pub fn ways(&self) -> &W::Back {
+        self.connections.ways()
+    }
+
     /// Closes its copies of what a successor has: where this process cannot end, as a file system does not answer, it is not
     /// to keep alive what that one ends.
     pub fn close_copies(&mut self) {
@@ -258,7 +265,8 @@ impl<W: World> Daemon<W> {
             None => self.next().map(|time| self.clock.until(time)),
         };
         self.backend.wait(&mut self.ready, timeout).map_err(Error::Wait)?;
-        if !self.ready.is_empty() {
+        // It saves work where many end at once, but whoever asks for something is not to wait for that.
+        if !self.ready.is_empty() && self.connections.parked() == 0 {
             self.clock.pause();
         }
         self.clock.turn();
@@ -474,12 +482,18 @@ impl<W: World> Daemon<W> {
         self.connections.files() + self.senders.begun()
     }
 
+    /// How many parked connections are on their way to a worker: a descriptor is open for each of these, too.
+    pub fn offers(&self) -> usize {
+        self.connections.offers()
+    }
+
     /// The counters of this moment.
     pub fn snapshot(&self) -> Snapshot {
         Moment {
             ends: self.connections.ends(),
-            lingering: self.connections.len() - self.connections.spooling(),
+            lingering: self.connections.lingering(),
             spooling: (self.connections.spooling(), self.connections.unsent()),
+            parked: (self.connections.parked(), self.connections.returning()),
             senders: self.senders.len(),
             protocol_errors: self.senders.protocol_errors(),
             refused: self.senders.refused() + self.control.refused(),

@@ -17,6 +17,7 @@ use crate::service::{control, directory, logger};
 use crate::upgrade::heir::Estate;
 use crate::upgrade::image::Role;
 use crate::upgrade::predecessor::{self, Predecessor};
+use lingerd_platform::back::Ways;
 use lingerd_platform::backend::{Backend, Descriptor, System};
 use lingerd_platform::clock::Monotonic;
 use lingerd_platform::closing::Thread;
@@ -43,6 +44,7 @@ use std::time::{Duration, Instant};
 pub struct Kernel;
 
 impl World for Kernel {
+    type Back = Ways;
     type Backend = System;
     type Received = OwnedFd;
     type Socket = TcpStream;
@@ -224,12 +226,14 @@ impl Plan {
         let path = options.pid_file.as_deref().map(|path| path.display().to_string());
         let shared = |file: &Rc<PidFile>| -> Box<dyn Descriptor> { Box::new(Rc::clone(file)) };
         let reader = Threads::new().map_err(Error::system("cannot open a pair of sockets"))?;
+        let back = Ways::beside(&options.socket).map_err(Error::system("the directory of the sockets"))?;
         let parts = Parts {
             backend,
             clock: Monotonic::start(),
             slow_close: Thread::default(),
             signals,
             reader,
+            back,
             most_held: options.most_held,
             door,
             spool_door,
@@ -264,7 +268,7 @@ impl Plan {
         }
         // Before there is a second thread, which the log may have. What is opened from here on a daemon
         // may have to open while it serves, too.
-        let sandbox = sandbox::enter(&names.iter().map(|name| &**name).collect::<Vec<_>>());
+        let sandbox = sandbox::enter(&names.iter().map(|name| &**name).collect::<Vec<_>>(), daemon.ways());
         drop(names);
         let warning = match start_log(&options) {
             Err(e) if estate.is_some() => Some(format!("{:#}", anyhow::Error::new(e))),
@@ -383,8 +387,9 @@ impl Plan {
 }
 
 /// Descriptors that a daemon will have beside those that it has when it begins to look for a predecessor: its
-/// three sockets, the pid file, the number of what is unsent, the directory of each, what reads files, the log.
-const TO_COME: usize = 13;
+/// three sockets, the pid file, the number of what is unsent, the directory of each, that of the ways back, what reads
+/// files, the log.
+const TO_COME: usize = 14;
 
 /// How long to wait for one that is just starting or ending, and how often to look.
 const PATIENCE: Duration = Duration::from_secs(10);

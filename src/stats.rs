@@ -19,6 +19,7 @@ pub struct Ends {
     bytes_discarded: u64,
     spooled: u64,
     killed: u64,
+    abandoned: u64,
 }
 
 impl Ends {
@@ -33,6 +34,7 @@ impl Ends {
             bytes_discarded: value("bytes_discarded"),
             spooled: value("spooled"),
             killed: value("killed"),
+            abandoned: value("abandoned"),
         }
     }
 
@@ -63,7 +65,12 @@ impl Ends {
         self.killed += responses;
     }
 
-    /// Notes that so many linger now.
+    /// Counts a connection whose server has gone, so that it could not go back there.
+    pub fn abandoned(&mut self) {
+        self.abandoned += 1;
+    }
+
+    /// Notes that there are so many now.
     pub fn lingering(&mut self, now: usize) {
         self.peak = self.peak.max(now as u64);
     }
@@ -77,6 +84,8 @@ pub struct Moment<'a> {
     pub lingering: usize,
     /// Connections whose response is still to be written, and how many bytes of them are.
     pub spooling: (usize, u64),
+    /// Connections that are parked, and how many of them wait for a worker.
+    pub parked: (usize, usize),
     /// Senders that are connected.
     pub senders: usize,
     /// Messages that are not of the hand-off protocol, and messages cut short by the kernel.
@@ -90,15 +99,19 @@ pub struct Moment<'a> {
 impl Moment<'_> {
     /// The figures.
     pub fn snapshot(&self) -> Snapshot {
-        let &Ends { ended, cut_short, peak, rejected, bytes_discarded, spooled, killed } = self.ends;
-        let [closed, reset, idle, max, limit, evicted, stopped, stalled, broken] = ended;
+        let &Ends { ended, cut_short, peak, rejected, bytes_discarded, spooled, killed, abandoned } =
+            self.ends;
+        let [closed, reset, idle, max, limit, evicted, stopped, stalled, broken, returned] = ended;
+        let [parked, returning] = [self.parked.0, self.parked.1].map(|number| number as u64);
         let lingering = self.lingering as u64;
         let (spooling, spool_bytes) = (self.spooling.0 as u64, self.spooling.1);
         Snapshot([
             lingering,
             spooling,
+            parked,
+            returning,
             peak,
-            lingering + spooling + ended.iter().sum::<u64>(),
+            lingering + spooling + parked + ended.iter().sum::<u64>(),
             closed,
             reset,
             idle,
@@ -108,11 +121,13 @@ impl Moment<'_> {
             stopped,
             stalled,
             broken,
+            returned,
             cut_short,
             rejected,
             self.protocol_errors,
             self.refused,
             killed,
+            abandoned,
             self.senders as u64,
             bytes_discarded,
             spooled,
@@ -130,9 +145,15 @@ enum Kind {
 }
 
 /// Every figure: its key, its kind, and what it means.
-const FIGURES: [(&str, Kind, &str); 23] = [
+const FIGURES: [(&str, Kind, &str); 27] = [
     ("lingering", Kind::Gauge, "Connections lingering now."),
     ("spooling", Kind::Gauge, "Connections whose response is still to be written."),
+    (
+        "parked",
+        Kind::Gauge,
+        "Connections whose server waits for the client's next request, or for a worker to take it.",
+    ),
+    ("returning", Kind::Gauge, "Of these, those that wait for a worker."),
     ("peak", Kind::Gauge, "Most connections that there were at once."),
     ("handed_over", Kind::Counter, "Connections taken over."),
     ("closed", Kind::Counter, "Ended: the client closed."),
@@ -144,11 +165,13 @@ const FIGURES: [(&str, Kind, &str); 23] = [
     ("stopped", Kind::Counter, "Ended: the daemon was told to stop at once."),
     ("stalled", Kind::Counter, "Ended: what was to be written did not get on for the sender's time-out."),
     ("broken", Kind::Counter, "Ended: what was to be written could not be read."),
+    ("returned", Kind::Counter, "Ended here: a worker has taken it back."),
     ("cut_short", Kind::Counter, "Ended by lingerd with bytes unread or unacknowledged."),
     ("rejected", Kind::Counter, "Descriptors refused: no connected TCP sockets."),
     ("protocol_errors", Kind::Counter, "Malformed or truncated hand-off messages."),
     ("refused", Kind::Counter, "Hung up on: not among those who may hand over, or ask."),
     ("killed", Kind::Counter, "Responses that were cut off with a daemon before that was killed."),
+    ("abandoned", Kind::Counter, "Parked, and lingered on as the server has gone."),
     ("senders", Kind::Gauge, "Senders connected now."),
     ("bytes_discarded", Kind::Counter, "Bytes received while lingering, thrown away."),
     ("spooled", Kind::Counter, "Connections taken over with a response still to be written."),
@@ -274,6 +297,7 @@ mod tests {
             ends,
             lingering: 4,
             spooling: (5, 6),
+            parked: (3, 1),
             senders: 2,
             protocol_errors: 0,
             refused: 3,
@@ -295,7 +319,7 @@ mod tests {
     #[test]
     fn handed_over_is_the_sum_of_the_reasons_and_lingering() {
         let snapshot = some();
-        assert_eq!(snapshot.get("handed_over"), Some(12));
+        assert_eq!(snapshot.get("handed_over"), Some(15));
         assert_eq!((snapshot.get("closed"), snapshot.get("evicted")), (Some(2), Some(1)));
         assert_eq!((snapshot.get("peak"), snapshot.get("bytes_discarded")), (Some(9), Some(77)));
         assert_eq!((snapshot.get("senders"), snapshot.get("uptime")), (Some(2), Some(60)));
@@ -347,9 +371,9 @@ mod tests {
     fn json_has_the_documented_keys_in_order() {
         assert_eq!(
             some().render(Format::Json),
-            "{\"lingering\":4,\"spooling\":5,\"peak\":9,\"handed_over\":12,\"closed\":2,\"reset\":0,\"idle\":0,\"max\":0,\
-             \"limit\":0,\"evicted\":1,\"stopped\":0,\"stalled\":0,\"broken\":0,\"cut_short\":1,\"rejected\":0,\"protocol_errors\":0,\
-             \"refused\":3,\"killed\":0,\"senders\":2,\"bytes_discarded\":77,\"spooled\":0,\"spool_bytes\":6,\"uptime\":60}\n"
+            "{\"lingering\":4,\"spooling\":5,\"parked\":3,\"returning\":1,\"peak\":9,\"handed_over\":15,\"closed\":2,\"reset\":0,\"idle\":0,\"max\":0,\
+             \"limit\":0,\"evicted\":1,\"stopped\":0,\"stalled\":0,\"broken\":0,\"returned\":0,\"cut_short\":1,\"rejected\":0,\"protocol_errors\":0,\
+             \"refused\":3,\"killed\":0,\"abandoned\":0,\"senders\":2,\"bytes_discarded\":77,\"spooled\":0,\"spool_bytes\":6,\"uptime\":60}\n"
         );
     }
 

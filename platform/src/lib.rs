@@ -6,6 +6,7 @@
 //! nothing: which socket lingers, for how long, and what is counted is the daemon's business
 //! (`../src`), which forbids `unsafe`. Nothing in here may know about lingering.
 
+pub mod back;
 pub mod backend;
 pub mod clock;
 pub mod closing;
@@ -61,6 +62,28 @@ fn is_out_of_memory(errno: Option<libc::c_int>) -> bool {
 fn set_cloexec(fd: &impl std::os::fd::AsRawFd) -> std::io::Result<()> {
     // SAFETY: F_SETFD takes an int and touches no memory, fcntl(2).
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
+}
+
+/// Connects `socket` to the name in `address`, which is one in `directory`.
+#[cfg(target_os = "freebsd")]
+fn connect_at(
+    directory: &impl std::os::fd::AsFd,
+    socket: &impl std::os::fd::AsFd,
+    address: &socket2::SockAddr,
+) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    unsafe extern "C" {
+        /// connectat(2), which the crate libc lacks.
+        fn connectat(
+            directory: libc::c_int,
+            socket: libc::c_int,
+            name: *const libc::sockaddr,
+            length: libc::socklen_t,
+        ) -> libc::c_int;
+    }
+    let (directory, socket) = (directory.as_fd().as_raw_fd(), socket.as_fd().as_raw_fd());
+    // SAFETY: connectat(2) reads `length` bytes of the address, which outlives the call.
+    check(unsafe { connectat(directory, socket, address.as_ptr().cast(), address.len()) }).map(drop)
 }
 
 /// getsockopt(2) for an option that fills in a value of type `T`, or the first part of one.

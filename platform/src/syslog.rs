@@ -107,23 +107,13 @@ cfg_if::cfg_if! {
         cfg_if::cfg_if! {
             if #[cfg(target_os = "freebsd")] {
                 use std::fs::File;
-                use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+                use std::os::fd::{AsFd, BorrowedFd};
                 use std::os::unix::fs::OpenOptionsExt;
                 use std::os::unix::net::UnixDatagram;
                 use std::sync::OnceLock;
 
                 /// Where syslogd(8) has its socket, open: in capability mode no path leads there.
                 static DIRECTORY: OnceLock<File> = OnceLock::new();
-
-                unsafe extern "C" {
-                    /// connectat(2), which the crate libc lacks.
-                    fn connectat(
-                        directory: libc::c_int,
-                        socket: libc::c_int,
-                        name: *const libc::sockaddr,
-                        length: libc::socklen_t,
-                    ) -> libc::c_int;
-                }
 
                 /// Sees to it that syslogd(8) can be found from inside a sandbox, and returns the directory
                 /// that this takes.
@@ -140,11 +130,7 @@ cfg_if::cfg_if! {
                         return one_of(&PATHS, format);
                     };
                     let socket = UnixDatagram::unbound()?;
-                    let name = socket2::SockAddr::unix("log")?;
-                    // SAFETY: connectat(2) reads `length` bytes of the address, which outlives the call.
-                    crate::check(unsafe {
-                        connectat(directory.as_raw_fd(), socket.as_raw_fd(), name.as_ptr().cast(), name.len())
-                    })?;
+                    crate::connect_at(directory, &socket, &socket2::SockAddr::unix("log")?)?;
                     Ok(Logger { formatter: format, backend: LoggerBackend::Unix(socket) })
                 }
             } else {

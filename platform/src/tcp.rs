@@ -61,6 +61,13 @@ pub trait Tcp: Descriptor + Sized {
     /// the connection is as it was. Never EINTR.
     fn discard(&self) -> io::Result<usize>;
 
+    /// Looks at what there is to be read, as much as `buffer` holds, and leaves it there. `Ok(0)` is the end of the
+    /// stream.
+    ///
+    /// # Errors
+    /// As [`discard`](Self::discard).
+    fn peek(&self, buffer: &mut [u8]) -> io::Result<usize>;
+
     /// Whether the peer has acknowledged all that was sent on a half-closed socket, the FIN too;
     /// `None` where the system cannot tell, see [`TELLS_ACKNOWLEDGED`].
     fn is_acknowledged(&self) -> Option<bool>;
@@ -137,6 +144,14 @@ impl Tcp for TcpStream {
 
     fn discard(&self) -> io::Result<usize> {
         uninterrupted(|| discard_once(self))
+    }
+
+    fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (start, length) = (buffer.as_mut_ptr(), buffer.len());
+        // SAFETY: recv(2) writes at most `length` bytes to the buffer, which outlives the call.
+        uninterrupted(|| unsafe {
+            libc::recv(self.as_raw_fd(), start.cast(), length, libc::MSG_PEEK | libc::MSG_DONTWAIT)
+        })
     }
 
     fn is_acknowledged(&self) -> Option<bool> {

@@ -4,11 +4,11 @@
 //!
 //! Each trait has its contract where it is defined, beside the real thing: [`Backend`] waits,
 //! [`Tcp`] is a connection that was handed over, [`Content`] what is to be sent over one, which a [`Reader`] reads
-//! and closes where that may take long, [`Door`] and [`Link`] are Unix sockets, [`Clock`]
-//! has the time and the pause, [`SlowClose`] closes what may take long, [`Signal`] tells of signals.
+//! and closes where that may take long, [`Door`], [`Link`] and [`Back`] are Unix sockets, [`Clock`] has the time and the pause, [`SlowClose`] closes what may take long, [`Signal`] tells of signals.
 //! A daemon is written for a [`World`] and gets it at compile time, by static dispatch: the
 //! kernel's, or the fake one that the tests make and in which everything can go wrong.
 //!
+//! [`Back`]: crate::back::Back
 //! [`Backend`]: crate::backend::Backend
 //! [`Tcp`]: crate::tcp::Tcp
 //! [`Content`]: crate::content::Content
@@ -19,6 +19,7 @@
 //! [`SlowClose`]: crate::closing::SlowClose
 //! [`Signal`]: crate::signals::Signal
 
+use crate::back::Back;
 use crate::backend::Backend;
 use crate::clock::Clock;
 use crate::closing::SlowClose;
@@ -45,6 +46,8 @@ pub trait World: Sized {
     type Link: Link<Received = Self::Received>;
     /// Where they come in.
     type Door: Door<Link = Self::Link>;
+    /// Where servers take connections back.
+    type Back: Back<Link = Self::Link>;
     /// Where signals of one meaning arrive.
     type Signal: Signal;
     /// The time.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-//! The connections that linger: taken over, looked at, and ended, each exactly once.
+//! The connections that linger, or will: taken over, looked at, and ended, each exactly once.
 //!
 //! What becomes of a connection is decided by [`crate::rules`]; here it is done. Knows sockets and
 //! the backend; must not know of senders, or of what they say.
@@ -10,18 +10,20 @@ pub mod capacity;
 mod census;
 mod chain;
 mod deadlines;
+pub mod park;
 mod part;
 pub mod spool;
 mod step;
 mod table;
 
 use self::capacity::Room;
+use self::park::Parks;
 use self::spool::Spools;
 use self::table::Table;
 use crate::retry::Warning;
 use crate::rules::event::{Event, Reason};
 use crate::rules::linger::{Linger, Rules};
-use crate::rules::time::Time;
+use crate::rules::time::{Time, first};
 use crate::source::Entry;
 use crate::stats::{Ends, Snapshot};
 use lingerd_platform::backend::Backend;
@@ -43,6 +45,7 @@ const SHARE: usize = 4;
 pub struct Connections<W: World> {
     table: Table<W::Socket>,
     spools: Spools<W>,
+    parks: Parks<W>,
     room: Room,
     ends: Ends,
     slow_close: W::SlowClose,
@@ -57,12 +60,14 @@ impl<W: World> Connections<W> {
         room: Room,
         slow_close: W::SlowClose,
         reader: W::Reader,
+        back: W::Back,
         chance: u64,
         now: Time,
     ) -> Self {
         let (ends, unwatched) = (Ends::default(), Warning::default());
-        let (table, spools) = (Table::new(rules, now, chance), Spools::new(reader));
-        Connections { table, spools, room, ends, slow_close, unwatched }
+        let (spools, parks) = (Spools::new(reader), Parks::new(back));
+        let table = Table::new(rules, now, chance);
+        Connections { table, spools, parks, room, ends, slow_close, unwatched }
     }
 
     /// How the process's descriptors are shared out.
@@ -70,9 +75,14 @@ impl<W: World> Connections<W> {
         &self.room
     }
 
-    /// How many there are, those whose response is still to be written among them.
+    /// How many there are, those that do not linger yet among them.
     pub fn len(&self) -> usize {
         self.table.len()
+    }
+
+    /// How many of them linger.
+    pub fn lingering(&self) -> usize {
+        self.len() - self.spooling() - self.parked()
     }
 
     /// Of how many the response is still to be written.
@@ -144,7 +154,12 @@ impl<W: World> Connections<W> {
     /// When, after `now`, the next one wants to be looked at: now and then somewhat too early, never
     /// too late.
     pub fn next(&self, now: Time) -> Option<Time> {
-        self.table.next(now)
+        first(self.table.next(now), self.parks.next(now), now)
+    }
+
+    /// Descriptors that are open for connections beside these, or are being closed.
+    fn descriptors(&self) -> usize {
+        self.closing() + self.spools.descriptors() + self.parks.descriptors()
     }
 
     /// Descriptors that are neither connections nor files and are being closed, which can take long.
@@ -167,6 +182,10 @@ impl<W: World> Connections<W> {
         if self.is_spooling(entry) {
             return self.spool_is_ready(entry, backend, now);
         }
+        if self.is_parked(entry) {
+            self.park_is_ready(entry, backend, now);
+            return 1;
+        }
         self.step(entry, Event::Readable, backend, now);
         1
     }
@@ -183,25 +202,29 @@ impl<W: World> Connections<W> {
             let Some(entry) = self.table.due(now) else { break };
             if self.is_spooling(entry) {
                 work += self.spool_is_due(entry, backend, now);
+                continue;
+            }
+            if self.is_parked(entry) {
+                self.park_is_due(entry, backend, now);
             } else {
                 self.step(entry, Event::Due, backend, now);
-                work += 1;
             }
+            work += 1;
         }
-        work
+        work + self.try_ways(backend, now)
     }
 
     /// Whether there is room for one more whose response is still to be written, beside the so many that are
     /// `promised`, while there are so many `senders`: they may have half of the table, as whoever made room for others
     /// of them would be cut off for certain.
     pub fn has_room_for_spool(&self, promised: usize, senders: usize) -> bool {
-        let most = self.room.connections(senders + self.closing() + self.spools.descriptors());
+        let most = self.room.connections(senders + self.descriptors());
         self.spooling() + promised < most.div_ceil(2).max(1)
     }
 
     /// Evicts connections until so many `more` have room, while there are so many `senders`.
     pub fn make_room(&mut self, more: usize, senders: usize, backend: &mut W::Backend, now: Time) {
-        let most = self.room.connections(senders + self.closing() + self.spools.descriptors());
+        let most = self.room.connections(senders + self.descriptors());
         while self.table.len() + more > most {
             let Some(entry) = self.table.evictable(most.div_ceil(SHARE), now) else { return };
             self.close(entry, Reason::Evicted, backend, now);
@@ -223,12 +246,17 @@ impl<W: World> Connections<W> {
 
     /// Ends one that lingers.
     fn close(&mut self, entry: Entry, reason: Reason, backend: &mut W::Backend, now: Time) {
+        if self.is_parked(entry) {
+            self.forget_park(entry, backend);
+        }
         if let Some((socket, linger)) = self.table.remove(entry) {
             if linger.is_spooling() {
                 self.spools.remove(entry, &mut self.slow_close);
             }
-            // Fails only for the one that is not waited for.
-            let _ = backend.remove(&socket);
+            if !linger.is_parked() {
+                // Fails only for the one that is not waited for.
+                let _ = backend.remove(&socket);
+            }
             self.end(socket, linger, reason, now);
         }
     }
@@ -257,6 +285,8 @@ impl<W: World> Connections<W> {
         if is_cut_off {
             socket.reset_at_close(true);
             drop(socket);
+        } else if reason == Reason::Returned {
+            drop(socket); // as a worker has it, and its options with it
         } else {
             socket.close();
         }
@@ -294,8 +324,15 @@ mod tests {
             let process = kernel.process(1_024);
             let backend = process.backend();
             let room = Room::share(1_024, process.open_descriptors(), wanted).unwrap();
-            let connections =
-                Connections::new(rules(), room, process.slow_close(), process.reader(), 1, START);
+            let connections = Connections::new(
+                rules(),
+                room,
+                process.slow_close(),
+                process.reader(),
+                process.back(),
+                1,
+                START,
+            );
             Scene { kernel, process, backend, connections }
         }
 
@@ -316,6 +353,7 @@ mod tests {
                 ends,
                 lingering,
                 spooling: (0, 0),
+                parked: (0, 0),
                 senders: 0,
                 protocol_errors: 0,
                 refused: 0,

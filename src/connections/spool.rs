@@ -12,7 +12,7 @@ use super::part::{Job, Written, close};
 use super::step::{READ_BUDGET, outcome as read_outcome};
 use crate::retry::AGAIN;
 use crate::rules::event::{Event, Reason};
-use crate::rules::linger::Linger;
+use crate::rules::linger::{Linger, Stage};
 use crate::rules::spool::{self, Action, Spool};
 use crate::rules::time::{Span, Time};
 use crate::source::{Entry, Source};
@@ -385,7 +385,8 @@ impl<W: World> Connections<W> {
         now: Time,
     ) -> Entry {
         let due = spool.due(now);
-        let entry = self.table.insert(socket, origin, Linger::spooling(handed_over, due), due);
+        let entry =
+            self.table.insert(socket, origin, Linger::not_yet(Stage::Spooling, handed_over, due), due);
         self.spools.insert(entry, spool, parts);
         self.ends.lingering(self.table.len());
         entry

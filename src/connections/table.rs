@@ -107,12 +107,21 @@ impl<S> Linked for ByDue<'_, S> {
 const LOOKED_AT: usize = 64;
 const PASSED: u32 = 4 * PIECE as u32;
 
-/// The chains that there are in [`Table::ages`].
+/// The chains that there are in [`Table::ages`], in the order in which their connections are to go where one has to:
+/// a client that is silent asks again, one whose request waits may not, and a response that is not even written is
+/// cut off for certain.
 const LINGERING: u32 = 0;
-const SPOOLING: u32 = 1;
+const PARKED: u32 = 1;
+const RETURNING: u32 = 2;
+const SPOOLING: u32 = 3;
 
 fn chain(linger: &Linger) -> u32 {
-    if linger.is_spooling() { SPOOLING } else { LINGERING }
+    match linger.stage {
+        Stage::Spooling => SPOOLING,
+        Stage::Parked => PARKED,
+        Stage::Returning => RETURNING,
+        Stage::New | Stage::Asked | Stage::UnderWay | Stage::HasItAll => LINGERING,
+    }
 }
 
 /// See the module's head.
@@ -121,7 +130,7 @@ pub struct Table<S> {
     slab: Slab<S>,
     /// A place without a connection, from which its links lead to all others.
     free: Option<u32>,
-    /// The connections in the order of their hand-offs; those whose response is still to be written apart.
+    /// The connections in the order of their hand-offs; those that do not linger yet apart.
     ages: Chains,
     census: Census,
     /// The place at which [`evictable`](Self::evictable) looks next.
@@ -143,7 +152,7 @@ impl<S> Table<S> {
             rules,
             slab: Slab(Vec::new()),
             free: None,
-            ages: Chains::new(2),
+            ages: Chains::new(4),
             census: Census::new(chance),
             hand: 0,
             ending: Wheel::new(now),
@@ -209,6 +218,22 @@ impl<S> Table<S> {
         self.chained(SPOOLING)
     }
 
+    /// All that are parked and silent, in the same order.
+    pub fn parked(&self) -> impl Iterator<Item = Entry> {
+        self.chained(PARKED)
+    }
+
+    /// All that were, and wait for a worker, in the order in which they have come to that.
+    pub fn returning(&self) -> impl Iterator<Item = Entry> {
+        self.chained(RETURNING)
+    }
+
+    /// The first of those that do not linger yet, of those that are to go first.
+    fn first_of_the_others(&self) -> Option<Entry> {
+        let first = [PARKED, RETURNING, SPOOLING].into_iter().find_map(|chain| self.ages.first(chain));
+        first.map(|place| self.entry(place))
+    }
+
     fn chained(&self, chain: u32) -> impl Iterator<Item = Entry> {
         let next = |&place: &u32| self.slab.row(place).by_age.next();
         std::iter::successors(self.ages.first(chain), next).map(|place| self.entry(place))
@@ -264,8 +289,7 @@ impl<S> Table<S> {
     /// connections are known to have their response under way, it is the one that was handed over
     /// first.
     pub fn oldest(&self, now: Time) -> Option<Entry> {
-        // What is not even written would be cut off for certain.
-        let Some(first) = self.ages.first(LINGERING) else { return self.spooling().next() };
+        let Some(first) = self.ages.first(LINGERING) else { return self.first_of_the_others() };
         let left = |place| self.slab.row(place).linger().left(now, &self.rules);
         let place = match self.ending.first() {
             Some(ending) if self.under_way <= self.len / 2 && left(ending) <= left(first) => ending,
@@ -292,7 +316,7 @@ impl<S> Table<S> {
         let from_here = (self.hand..self.hand + places.min(PASSED)).map(|place| place % places);
         let taken = from_here.filter(|&place| {
             let row = self.slab.row(place);
-            row.socket.is_some() && row.stage != Stage::Spooling // these go last
+            row.socket.is_some() && chain(&row.linger()) == LINGERING // the others go last
         });
         let looked_at: Vec<_> = taken.take(LOOKED_AT).collect();
         let left = |&place: &u32| self.slab.row(place).linger().left(now, &self.rules);
@@ -305,7 +329,7 @@ impl<S> Table<S> {
     /// is any, and of the others the one that was handed over first.
     pub fn gentlest(&self) -> Option<Entry> {
         let place = self.ending.first().or_else(|| self.ages.first(LINGERING));
-        place.map(|place| self.entry(place)).or_else(|| self.spooling().next())
+        place.map(|place| self.entry(place)).or_else(|| self.first_of_the_others())
     }
 
     /// Takes a place out of the free ones: the one that was used last, as it is in the processor's

@@ -11,6 +11,7 @@ use crate::rules::time::{Span, Time};
 use crate::senders::intake::Said;
 use crate::senders::protocol::{self, Message, Spool};
 use crate::source::{Sender, Source, Speech};
+use crate::ticket::Ticket;
 use lingerd_platform::fdpass;
 use lingerd_platform::world::World;
 use std::io::{self, ErrorKind};
@@ -72,17 +73,25 @@ impl<W: World> Daemon<W> {
             let said = self.senders.receive(sender, &mut self.received, now);
             let many = self.received.len().max(1);
             let is_quick = match &said {
-                Said::Nothing if self.senders.begun() > self.connections.room().message() => {
-                    return self.hang_up_half_way(sender, now);
+                Said::Nothing if self.must_not_stay_half_way(sender) => {
+                    self.senders.warn(now, "half a message");
+                    self.hang_up(sender);
+                    return Said::Gone;
                 }
-                Said::Nothing | Said::NotNow => return said,
+                Said::Nothing | Said::NotNow => {
+                    self.acknowledge(sender, now);
+                    return said;
+                }
                 Said::Gone => {
+                    // It may only have been silenced, and others may have a copy of its link.
+                    let _ = self.senders.acknowledge(sender);
                     drop(self.dismiss(sender)); // nothing is queued in it
                     self.refuse_received(); // some systems deliver descriptors with the end
                     return said;
                 }
                 Said::Message(Message::Linger { .. }) => self.admit_received(),
                 Said::Spool(spool) => self.admit_spool(spool),
+                Said::Park(ticket) => self.admit_park(*ticket),
                 Said::Message(_) => {
                     self.refuse_received();
                     self.hang_up(sender);
@@ -97,20 +106,22 @@ impl<W: World> Daemon<W> {
             self.work += many;
             left = left.saturating_sub(many);
             if left == 0 {
+                self.acknowledge(sender, now);
                 return said;
             }
         }
     }
 
-    /// Hangs up on `sender` if it has said half a message, where so many are half said that there is room for
-    /// little else.
-    fn hang_up_half_way(&mut self, sender: Sender, now: Time) -> Said {
-        if !self.senders.is_half_way(sender) {
-            return Said::Nothing;
+    /// Tells a sender what of his was parked.
+    pub(super) fn acknowledge(&mut self, sender: Sender, now: Time) {
+        if let Err(e) = self.senders.acknowledge(sender) {
+            self.retry.door(Source::Sender(sender), now, "tell a sender what was parked", &e);
         }
-        self.senders.warn(now, "half a message");
-        self.hang_up(sender);
-        Said::Gone
+    }
+
+    /// Whether a sender has said half a message, where so many are half said that there is room for little else.
+    fn must_not_stay_half_way(&self, sender: Sender) -> bool {
+        self.senders.begun() > self.connections.room().message() && self.senders.is_half_way(sender)
     }
 
     /// Allows those who wait for it to hand over a response, as far as there is room: one each, and they write
@@ -194,6 +205,14 @@ impl<W: World> Daemon<W> {
         is_quick
     }
 
+    /// Takes over a connection whose server waits for its client, and tells the same.
+    fn admit_park(&mut self, ticket: Ticket) -> bool {
+        let (now, others) = (self.clock.now(), self.others());
+        self.summary_at.get_or_insert(now + SUMMARY_EVERY);
+        let Some(socket) = self.received.pop() else { return true }; // there is one
+        self.connections.admit_park(socket, ticket, others, &mut self.backend, now)
+    }
+
     /// Descriptors that senders have.
     pub(super) fn others(&self) -> usize {
         self.senders.len() + self.senders.begun()
@@ -213,7 +232,9 @@ impl<W: World> Daemon<W> {
             if self.connections.is_clogged() {
                 break;
             }
-            let (Said::Message(_) | Said::Spool(_)) = self.senders.read(sender, &mut self.received) else {
+            let (Said::Message(_) | Said::Spool(_) | Said::Park(_)) =
+                self.senders.read(sender, &mut self.received)
+            else {
                 break;
             };
             self.refuse_received();

@@ -4,12 +4,15 @@
 
 use super::handoffs::SOCKET_BUDGET;
 use super::{Daemon, SUMMARY_EVERY};
+use crate::connections::park::Parked;
 use crate::connections::spool::{Extent, Part, Response};
+use crate::rules::linger::Linger;
+use crate::senders::intake;
 use crate::service::control::Order;
 use crate::source::{Source, Speech};
 use crate::stats::Format;
 use crate::upgrade::heir::Estate;
-use crate::upgrade::image::{self, Facts, Frame, Household, Rest, Role, SenderFacts, SpoolFacts};
+use crate::upgrade::image::{self, Facts, Frame, Household, ParkFacts, Rest, Role, SenderFacts, SpoolFacts};
 use crate::upgrade::testator::{self, Testator};
 use lingerd_platform::backend::Descriptor;
 use lingerd_platform::fdpass::{Door, Link, PORTABLE_DESCRIPTORS};
@@ -39,12 +42,14 @@ impl<W: World> Daemon<W> {
         self.connections.count_on(&counters);
         let counted = |name| counters.get(name).unwrap_or(0);
         self.senders.count_on(counted("protocol_errors"), counted("refused"));
-        for (link, facts) in estate.senders {
-            let speech = if facts.spools { Speech::Spool } else { Speech::Linger };
-            let sender = self.senders.add(W::Link::of(link), speech, facts.has_credit, now);
+        for (link, SenderFacts { spools, has_credit, owed }) in estate.senders {
+            let speech = if spools { Speech::Spool } else { Speech::Linger };
+            let facts = intake::Facts { speech, may_spool: has_credit, owed };
+            let sender = self.senders.add(W::Link::of(link), facts, now);
             if let Err(e) = self.senders.watch(sender, &mut self.backend) {
                 self.retry.backend(Source::Sender(sender), now, &e);
             }
+            self.acknowledge(sender, now); // what the one before this one could not tell it
         }
         let senders = self.senders.len();
         // This one may have fewer descriptors, and then it keeps fewer senders.
@@ -63,6 +68,16 @@ impl<W: World> Daemon<W> {
             let response =
                 Response { socket, files: files.into_iter().zip(facts.files).map(extent).collect() };
             self.connections.take_over_spool(response, of, kept, &mut self.backend, now);
+        }
+        for (socket, link, facts) in estate.parks {
+            // What cannot be understood lingers.
+            let Ok((handed_over, park, ticket)) = facts.at(told) else {
+                self.connections.take_over(socket, Linger::new(now), kept, &mut self.backend, now);
+                continue;
+            };
+            let of = (handed_over, park, ticket, facts.number);
+            let parked = (socket, link.map(W::Link::of));
+            self.connections.take_over_park(parked, of, kept, &mut self.backend, now);
         }
         self.part_with_the_silent();
         for (role, thing) in estate.things {
@@ -138,8 +153,9 @@ impl<W: World> Daemon<W> {
         if request.only_if_stopping && !self.is_stopping() {
             return testator.refuse().map(|()| false);
         }
-        let spools = self.senders.door(Speech::Spool).is_some() || self.connections.spooling() > 0;
-        if spools && !request.spools {
+        let others = self.connections.spooling() + self.connections.parked();
+        let speaks = self.senders.door(Speech::Spool).is_some() || others > 0;
+        if speaks && !(request.spools && request.parks) {
             return Err(testator::Error::Older);
         }
         info!("lingerd {} takes over", request.version);
@@ -171,8 +187,8 @@ impl<W: World> Daemon<W> {
             let (links, facts) = senders
                 .iter()
                 .copied()
-                .map(|(link, speech, has_credit)| {
-                    let facts = SenderFacts { spools: speech == Speech::Spool, has_credit };
+                .map(|(link, intake::Facts { speech, may_spool, owed })| {
+                    let facts = SenderFacts { spools: speech == Speech::Spool, has_credit: may_spool, owed };
                     (link as &dyn Descriptor, facts)
                 })
                 .unzip::<_, _, Vec<_>, Vec<_>>();
@@ -195,6 +211,20 @@ impl<W: World> Daemon<W> {
             }
             let facts = SpoolFacts::of(handed_over, spool, rests, now);
             testator.send(&Frame::Spools { facts: vec![facts] }, &things)?;
+        }
+        let mut parks = self.connections.parks().peekable();
+        while parks.peek().is_some() {
+            let (mut things, mut facts): (Vec<&dyn Descriptor>, _) = (Vec::new(), Vec::new());
+            // Each may have a link.
+            for Parked { socket, handed_over, park, ticket, number, link } in
+                parks.by_ref().take(PORTABLE_DESCRIPTORS / 2)
+            {
+                things.push(socket);
+                things.extend(link.map(|link| link as &dyn Descriptor));
+                let is_offered = link.is_some();
+                facts.push(ParkFacts { number, is_offered, ..ParkFacts::of(handed_over, park, ticket, now) });
+            }
+            testator.send(&Frame::Parks { facts }, &things)?;
         }
         testator.send(&Frame::End, &[])?;
         testator.wait_until_it_has_it()?;

@@ -45,6 +45,7 @@ impl Clock for HandClock {
 struct With<B>(PhantomData<B>);
 
 impl<B: Backend> World for With<B> {
+    type Back = lingerd_platform::back::Ways;
     type Backend = B;
     type Received = OwnedFd;
     type Socket = TcpStream;
@@ -134,6 +135,7 @@ fn daemon<B: Backend>(name: &str, backend: B) -> (Daemon<With<B>>, HandClock, Pa
         door: Endpoint::bind(&path, access).unwrap(),
         spool_door: None,
         reader: lingerd_platform::reader::Threads::new().unwrap(),
+        back: lingerd_platform::back::Ways::beside(&path).unwrap(),
         most_held: u64::MAX,
         door_is_shared: false,
         allowed: Allowed::by_mode(process::effective_uid(), 0, access.mode),

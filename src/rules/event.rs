@@ -59,11 +59,13 @@ pub enum Reason {
     Stalled,
     /// What was still to be written could not be read, or was less than its sender had said.
     Broken,
+    /// It was parked, and a worker has taken it back.
+    Returned,
 }
 
 impl Reason {
     /// All of them, in the order of the counters.
-    pub const ALL: [Reason; 9] = [
+    pub const ALL: [Reason; 10] = [
         Reason::Closed,
         Reason::Reset,
         Reason::Idle,
@@ -73,12 +75,13 @@ impl Reason {
         Reason::Stopped,
         Reason::Stalled,
         Reason::Broken,
+        Reason::Returned,
     ];
 
-    /// Whether it was not the client that ended the connection. Then what it has not read yet, or
-    /// what of it was not read, may be lost.
+    /// Whether it was not the client that ended the connection, and it has ended. Then what the client has not read
+    /// yet, or what of it was not read, may be lost.
     pub const fn is_ours(self) -> bool {
-        !matches!(self, Reason::Closed | Reason::Reset)
+        !matches!(self, Reason::Closed | Reason::Reset | Reason::Returned)
     }
 
     /// The counter's name.
@@ -93,6 +96,7 @@ impl Reason {
             Reason::Stopped => "stopped",
             Reason::Stalled => "stalled",
             Reason::Broken => "broken",
+            Reason::Returned => "returned",
         }
     }
 }

@@ -80,6 +80,10 @@ pub enum Stage {
     HasItAll,
     /// It is not even written, see [`super::spool`]: `asked` is when it is to be looked at.
     Spooling,
+    /// It is kept alive, see [`super::park`]: `asked` as above.
+    Parked,
+    /// So it was, and has something to say: it waits for a worker.
+    Returning,
 }
 
 /// One lingering connection: facts only, from which [`Rules`] make deadlines.
@@ -118,9 +122,14 @@ impl Linger {
         self.stage == Stage::Spooling
     }
 
-    /// One whose response is still to be written, and that is to be looked at `due`.
-    pub const fn spooling(now: Time, due: Time) -> Self {
-        Linger { handed_over: now, asked: due, heard: now, stage: Stage::Spooling }
+    /// Whether it is parked, or waits for a worker since.
+    pub fn is_parked(&self) -> bool {
+        matches!(self.stage, Stage::Parked | Stage::Returning)
+    }
+
+    /// One that does not linger yet: it is in that stage, and to be looked at `due`.
+    pub const fn not_yet(stage: Stage, now: Time, due: Time) -> Self {
+        Linger { handed_over: now, asked: due, heard: now, stage }
     }
 
     /// How long after `now` it ends if nothing happens, in 1/64 s; less than nothing if it is
@@ -132,7 +141,7 @@ impl Linger {
 
     /// When it wants to be looked at next: when it ends, or may have to be asked again.
     pub fn due(&self, now: Time, rules: &Rules) -> Time {
-        if self.is_spooling() {
+        if self.is_spooling() || self.is_parked() {
             return self.asked;
         }
         let left = self.left(now, rules).min(self.until_asked(now, rules));
@@ -179,8 +188,8 @@ impl Linger {
     /// How long after `now` it ends if nothing happens, and why: the deadline that falls first gives
     /// the reason; of two at the same time the sterner one.
     fn end(&self, now: Time, rules: &Rules) -> (i64, Reason) {
-        if self.is_spooling() {
-            return (i64::MAX, Reason::Stalled); // it is not here that this is decided
+        if self.is_spooling() || self.is_parked() {
+            return (i64::MAX, Reason::Limit); // it is not here that this is decided
         }
         let limit = (left(self.handed_over, rules.limit, now), Reason::Limit);
         if !self.has_it_all() {
@@ -199,7 +208,7 @@ impl Linger {
             Stage::New => 0,
             Stage::Asked => left(self.asked, rules.ask_soon(), now),
             Stage::UnderWay => left(self.asked, rules.ask_later(), now),
-            Stage::HasItAll | Stage::Spooling => i64::MAX,
+            Stage::HasItAll | Stage::Spooling | Stage::Parked | Stage::Returning => i64::MAX,
         }
     }
 }

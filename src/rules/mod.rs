@@ -8,5 +8,6 @@
 
 pub mod event;
 pub mod linger;
+pub mod park;
 pub mod spool;
 pub mod time;

@@ -4,11 +4,12 @@
 //!
 //! Must not know what a message is about.
 
-use super::protocol::{self, FILES, HEAD, Message, Spool};
+use super::protocol::{self, FILES, HEAD, Head, Message, Spool};
 use crate::guard::{Allowed, Guard};
 use crate::retry::Warning;
 use crate::rules::time::{Span, Time};
 use crate::source::{Sender, Source, Speech};
+use crate::ticket::Ticket;
 use crate::watched::Watched;
 use lingerd_platform::fdpass::{Door, Link};
 use lingerd_platform::world::World;
@@ -23,8 +24,21 @@ struct Peer<L, R> {
     credit: Credit,
     /// What has come so far of a message that is not complete, and what came with it.
     begun: Option<Box<Begun<R>>>,
+    /// How many of his connections were parked that he was not told of.
+    owed: usize,
     /// [`Senders::messages`] as of its last one.
     last: u64,
+}
+
+/// What is known of a sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// What it speaks.
+    pub speech: Speech,
+    /// Whether it has been allowed an `S` that it has not said yet.
+    pub may_spool: bool,
+    /// How many of its connections were parked that it was not told of.
+    pub owed: usize,
 }
 
 /// Whether a sender may say `S`.
@@ -44,7 +58,10 @@ impl Credit {
     }
 }
 
-/// The beginning of an `S`.
+/// What is said at once of what was parked.
+const TAKEN: [u8; 64] = [protocol::TAKEN; 64];
+
+/// The beginning of an `S`, `K` or `H`.
 struct Begun<R> {
     head: [u8; HEAD],
     length: usize,
@@ -59,6 +76,8 @@ pub enum Said {
     Message(Message),
     /// An `S`, whose socket and files were appended in this order.
     Spool(Spool),
+    /// A `K` or an `H`, whose socket was appended.
+    Park(Ticket),
     /// Nothing more for now.
     Nothing,
     /// The system is short of memory, and there may be more.
@@ -170,17 +189,18 @@ impl<W: World> Senders<W> {
         if !self.guard.lets_in(&link, now) {
             return Ok(Err(link.into_received()));
         }
-        Ok(Ok(self.add(link, speech, false, now)))
+        Ok(Ok(self.add(link, Facts { speech, may_spool: false, owed: 0 }, now)))
     }
 
     /// Adds one that a predecessor has let in, and has allowed an `S` perhaps; [`watch`](Self::watch) has it reported.
     /// Of those added one after the other the first counts as the most silent one, and is the first to be allowed one.
-    pub fn add(&mut self, link: W::Link, speech: Speech, may_spool: bool, now: Time) -> Sender {
+    pub fn add(&mut self, link: W::Link, facts: Facts, now: Time) -> Sender {
+        let Facts { speech, may_spool, owed } = facts;
         self.messages += 1; // the one that comes is not the one that was silent
         let (last, begun) = (self.messages, None);
         let sender = self.senders.insert_with_key(|sender| {
             let link = Watched::new(link, Source::Sender(sender));
-            Peer { link, speech, credit: Credit::None, begun, last }
+            Peer { link, speech, credit: Credit::None, begun, owed, last }
         });
         if speech == Speech::Spool && may_spool {
             self.set_credit(sender, Credit::Given(now));
@@ -245,17 +265,39 @@ impl<W: World> Senders<W> {
         Ok(())
     }
 
+    /// Tells `sender` how many of his connections were parked since he was told last. Whoever does not read that is told
+    /// when he parks the next one.
+    ///
+    /// # Errors
+    /// The system is short of memory, and it can be tried again.
+    pub fn acknowledge(&mut self, sender: Sender) -> io::Result<()> {
+        let Some(peer) = self.senders.get_mut(sender) else { return Ok(()) };
+        while peer.owed > 0 {
+            match peer.link.get().pass(&TAKEN[..peer.owed.min(TAKEN.len())], &[]) {
+                Ok(told) => peer.owed -= told.min(peer.owed),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::OutOfMemory => return Err(e),
+                Err(_) => break, // it has gone, which will be read, or it reads nothing
+            }
+        }
+        Ok(())
+    }
+
     /// Where they come in, unless nobody else may.
     pub fn door(&self, speech: Speech) -> Option<&W::Door> {
         self.doors[speech as usize].as_ref().filter(|_| !self.is_shut).map(Watched::get)
     }
 
-    /// Every sender's connection, what it speaks, and whether it may say an `S`; the one that has been silent for the
-    /// longest first.
-    pub fn by_silence(&self) -> Vec<(&W::Link, Speech, bool)> {
+    /// Every sender's connection and what is known of it, the one that has been silent for the longest first.
+    pub fn by_silence(&self) -> Vec<(&W::Link, Facts)> {
         let mut peers: Vec<_> = self.senders.values().collect();
         peers.sort_by_key(|peer| peer.last);
-        peers.into_iter().map(|peer| (peer.link.get(), peer.speech, peer.credit.is_given())).collect()
+        let facts = |peer: &Peer<_, _>| Facts {
+            speech: peer.speech,
+            may_spool: peer.credit.is_given(),
+            owed: peer.owed,
+        };
+        peers.into_iter().map(|peer| (peer.link.get(), facts(peer))).collect()
     }
 
     /// Counts on from where a predecessor has stopped.
@@ -291,7 +333,7 @@ impl<W: World> Senders<W> {
         match &said {
             Said::Message(Message::Linger { truncated: false }) => {}
             Said::Message(message) => self.count_error(message, received.len() - before, now),
-            Said::Spool(_) | Said::Nothing | Said::NotNow | Said::Gone => {}
+            Said::Spool(_) | Said::Park(_) | Said::Nothing | Said::NotNow | Said::Gone => {}
         }
         said
     }
@@ -337,13 +379,15 @@ impl<W: World> Senders<W> {
         };
         match protocol::read(said, received.len() - before, peer.speech) {
             Message::End => Said::Gone,
-            Message::Spool if !peer.credit.is_given() => {
+            Message::Head(protocol::SPOOL) if !peer.credit.is_given() => {
                 Said::Message(Message::Malformed("'S' without having been allowed to"))
             }
-            Message::Spool => {
-                self.set_credit(sender, Credit::None);
+            Message::Head(first) => {
+                if first == protocol::SPOOL {
+                    self.set_credit(sender, Credit::None);
+                }
                 let mut head = [0; HEAD];
-                head[0] = b'S';
+                head[0] = first;
                 let descriptors = received.drain(before..).collect();
                 self.read_on(sender, Box::new(Begun { head, length: 1, descriptors }), received)
             }
@@ -365,10 +409,10 @@ impl<W: World> Senders<W> {
         let Some(peer) = self.senders.get_mut(sender) else { return Said::Nothing };
         let what = loop {
             if begun.descriptors.len() > 1 + FILES {
-                break Err("'S' with too many descriptors");
+                break Err("a message with too many descriptors");
             }
             if begun.length == HEAD {
-                break protocol::spool(&begun.head, begun.descriptors.len() - 1);
+                break protocol::head(begun.head, begun.descriptors.len());
             }
             match peer.link.get().hear(&mut begun.head[begun.length..], &mut begun.descriptors) {
                 Ok(0) => break Err("half a message"),
@@ -386,10 +430,14 @@ impl<W: World> Senders<W> {
         peer.last = self.messages;
         received.append(&mut begun.descriptors);
         match what {
-            Ok(spool) => {
+            Ok(Head::Spool(spool)) => {
                 let next = Credit::Wanted(self.messages);
                 self.set_credit(sender, next);
                 Said::Spool(spool)
+            }
+            Ok(Head::Park(ticket)) => {
+                peer.owed += 1;
+                Said::Park(ticket)
             }
             Err(why) => Said::Message(Message::Malformed(why)),
         }

@@ -4,10 +4,11 @@
 //!
 //! Version 1: the byte `L` with 1 to 253 sockets in SCM_RIGHTS, no reply. At the second socket `S`, too: a head
 //! of [`HEAD`] bytes, and with its first one a socket and 1 to 4 files. Whoever says it has been told [`GO_AHEAD`] before,
-//! and may say one for each of these. Must not know what becomes of a socket; it
-//! does not even look whether it is one.
+//! and may say one for each of these. And `K` and `H` with one socket, whose head is a [`Ticket`]; each is answered with
+//! [`TAKEN`]. Must not know what becomes of a socket; it does not even look whether it is one.
 
 use crate::source::Speech;
+use crate::ticket::{self, Ticket};
 use lingerd_platform::fdpass::Received;
 use std::time::Duration;
 
@@ -15,15 +16,21 @@ use std::time::Duration;
 const LINGER: u8 = b'L';
 
 /// Write the rest, and then linger.
-const SPOOL: u8 = b'S';
+pub const SPOOL: u8 = b'S';
 
 /// What is said at the second socket to whom may say one `S`.
 pub const GO_AHEAD: u8 = b'G';
+
+/// What is said for each `K` and `H`, so that a sender knows how many of his are still on their way.
+pub const TAKEN: u8 = b'K';
 
 /// Bytes of the head of an `S`, itself included: `S`; how many files; flags, of 16 bits, the lowest for the first
 /// file; the time-out in milliseconds, of 32; and for each of four files, whether it is there or not, its offset
 /// and its length, of 64 bits each. The most significant byte comes first.
 pub const HEAD: usize = 8 + FILES * 16;
+
+// Whatever a head is of, it is read at once.
+const _: () = assert!(HEAD == ticket::LENGTH);
 
 /// The most files that one `S` brings.
 pub const FILES: usize = 4;
@@ -48,6 +55,15 @@ pub struct Spool {
     pub patience: Duration,
 }
 
+/// What a whole head is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// `S`.
+    Spool(Spool),
+    /// `K` or `H`.
+    Park(Ticket),
+}
+
 /// What a sender has said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -57,8 +73,8 @@ pub enum Message {
         /// See above.
         truncated: bool,
     },
-    /// `S`: the first byte of it; the rest of its head follows.
-    Spool,
+    /// `S`, `K` or `H`: the first byte of it; the rest of its head follows.
+    Head(u8),
     /// The sender has closed.
     End,
     /// What was said is not of this protocol.
@@ -76,11 +92,34 @@ pub fn read(received: Received, descriptors: usize, speech: Speech) -> Message {
             _ if truncated => Message::Malformed("an 'S' with more descriptors than the limit has room for"),
             0 | 1 => Message::Malformed("'S' without a file"),
             _ if descriptors > 1 + FILES => Message::Malformed("'S' with too many descriptors"),
-            _ => Message::Spool,
+            _ => Message::Head(SPOOL),
         },
+        Received::Byte { byte: byte @ (ticket::KEPT_ALIVE | ticket::NEW), truncated }
+            if speech == Speech::Spool =>
+        {
+            match descriptors {
+                _ if truncated => {
+                    Message::Malformed("'K' or 'H' with more sockets than the limit has room for")
+                }
+                1 => Message::Head(byte),
+                _ => Message::Malformed("'K' or 'H' without a socket, or with several"),
+            }
+        }
         Received::Byte { .. } => Message::Malformed("an unknown byte"),
         Received::Lost => Message::Malformed("more sockets than the descriptor limit has room for"),
         Received::End => Message::End,
+    }
+}
+
+/// What a whole head says that came with so many descriptors.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn head(head: [u8; HEAD], descriptors: usize) -> Result<Head, &'static str> {
+    match (head[0], descriptors) {
+        (SPOOL, 2..) => spool(&head, descriptors - 1).map(Head::Spool),
+        (ticket::KEPT_ALIVE | ticket::NEW, 1) => Ticket::of(head).map(Head::Park),
+        _ => Err("a message with another number of descriptors than belong to it"),
     }
 }
 
@@ -88,7 +127,7 @@ pub fn read(received: Received, descriptors: usize, speech: Speech) -> Message {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn spool(head: &[u8; HEAD], files: usize) -> Result<Spool, &'static str> {
+fn spool(head: &[u8; HEAD], files: usize) -> Result<Spool, &'static str> {
     let number = |at: usize, length: usize| {
         head[at..at + length].iter().fold(0, |number: u64, &byte| number << 8 | u64::from(byte))
     };
@@ -128,7 +167,9 @@ mod tests {
                     let said = read(Received::Byte { byte, truncated }, 2, speech);
                     match byte {
                         b'L' => assert_eq!(said, Message::Linger { truncated }),
-                        b'S' if speech == Speech::Spool && !truncated => assert_eq!(said, Message::Spool),
+                        b'S' if speech == Speech::Spool && !truncated => {
+                            assert_eq!(said, Message::Head(byte))
+                        }
                         _ => assert!(matches!(said, Message::Malformed(_)), "{byte} {said:?}"),
                     }
                 }
@@ -146,12 +187,29 @@ mod tests {
     }
 
     #[test]
-    fn an_s_comes_with_a_socket_and_one_to_four_files() {
-        let with =
-            |descriptors| read(Received::Byte { byte: b'S', truncated: false }, descriptors, Speech::Spool);
-        for descriptors in 0..10 {
-            assert_eq!(with(descriptors) == Message::Spool, (2..=5).contains(&descriptors), "{descriptors}");
+    fn an_s_comes_with_a_socket_and_one_to_four_files_and_what_parks_with_a_socket() {
+        for byte in *b"SKH" {
+            for descriptors in 0..10 {
+                let said = read(Received::Byte { byte, truncated: false }, descriptors, Speech::Spool);
+                let belong = if byte == b'S' { 2..=5 } else { 1..=1 };
+                assert_eq!(
+                    said == Message::Head(byte),
+                    belong.contains(&descriptors),
+                    "{byte} {descriptors}"
+                );
+                let mut whole = if byte == b'S' { head() } else { ticket() };
+                (whole[0], whole[1]) = (byte, if byte == b'S' { 2 } else { 1 });
+                let is_right = if byte == b'S' { descriptors == 3 } else { descriptors == 1 };
+                assert_eq!(super::head(whole, descriptors).is_ok(), is_right, "{byte} {descriptors}");
+            }
         }
+    }
+
+    /// With a way back of one letter.
+    fn ticket() -> [u8; HEAD] {
+        let mut head = [0; HEAD];
+        (head[1], head[7], head[8]) = (1, 1, b'x');
+        head
     }
 
     /// A head of two files, the second of which is ours.

@@ -4,7 +4,9 @@
 //!
 //! It reads nothing itself; whoever does feeds it. Must not know of sockets.
 
-use super::image::{self, Facts, Frame, HEAD, Household, MOST_BYTES, Role, SenderFacts, SpoolFacts};
+use super::image::{
+    self, Facts, Frame, HEAD, Household, MOST_BYTES, ParkFacts, Role, SenderFacts, SpoolFacts,
+};
 use std::collections::VecDeque;
 use std::mem;
 
@@ -20,6 +22,8 @@ pub struct Estate<R> {
     pub senders: Vec<(R, SenderFacts)>,
     /// The connections whose response is still to be written, and the files of each.
     pub spools: Vec<(R, Vec<R>, SpoolFacts)>,
+    /// The connections that are parked, and the links to the workers that they are offered to.
+    pub parks: Vec<(R, Option<R>, ParkFacts)>,
     /// The connections that linger, the one that was handed over first being the first of all.
     pub connections: Vec<(R, Facts)>,
 }
@@ -27,8 +31,8 @@ pub struct Estate<R> {
 impl<R> Default for Estate<R> {
     fn default() -> Self {
         let household = Household::default();
-        let (senders, spools, connections) = (Vec::new(), Vec::new(), Vec::new());
-        Estate { things: Vec::new(), household, senders, spools, connections }
+        let (senders, spools, parks, connections) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Estate { things: Vec::new(), household, senders, spools, parks, connections }
     }
 }
 
@@ -42,6 +46,7 @@ impl<R> Estate<R> {
 
 /// How far it has come.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one, once")]
 pub enum Progress<R> {
     /// There is more to come.
     Pending,
@@ -101,6 +106,18 @@ impl<R> Heir<R> {
                             return Err(Nonsense(format!("{} of {} files", files.len(), facts.files.len())));
                         }
                         self.estate.spools.push((socket, files, facts));
+                    }
+                }
+                Frame::Parks { facts } => {
+                    let mut descriptors = descriptors.into_iter();
+                    for facts in facts {
+                        let Some(socket) = descriptors.next() else { break };
+                        let link = if facts.is_offered { descriptors.next() } else { None };
+                        // A worker may have it, and it would be offered to another one.
+                        if link.is_none() && facts.is_offered {
+                            return Err(Nonsense("a link is missing".to_owned()));
+                        }
+                        self.estate.parks.push((socket, link, facts));
                     }
                 }
                 Frame::Household(household) => {
@@ -193,7 +210,7 @@ mod tests {
             (json!({"frame": "household", "roles": ["control", "door"], "uptime": 9}), 2),
             (json!({"frame": "senders"}), 1),
             (
-                json!({"frame": "senders", "facts": [{"spools": true}, {"spools": true, "has_credit": true}]}),
+                json!({"frame": "senders", "facts": [{"spools": true}, {"spools": true, "has_credit": true, "owed": 1}]}),
                 2,
             ),
             (json!({"frame": "connections", "facts": facts}), 2),
@@ -203,7 +220,11 @@ mod tests {
             let Ok(Progress::Complete(estate)) = fed(&frames, by) else { panic!("not complete, by {by}") };
             assert_eq!(estate.things, [(Role::Control, 0), (Role::Door, 1)]);
             let told = [(false, false), (true, false), (true, true)];
-            let told = told.map(|(spools, has_credit)| SenderFacts { spools, has_credit });
+            let told = told.map(|(spools, has_credit)| SenderFacts {
+                spools,
+                has_credit,
+                owed: usize::from(has_credit),
+            });
             assert_eq!(estate.household.uptime, 9);
             assert!(estate.senders.into_iter().eq((2..).zip(told)));
             let connections: Vec<_> =
@@ -216,7 +237,7 @@ mod tests {
     fn what_a_later_version_says_is_left_out_and_what_an_earlier_one_does_not_does_no_harm() {
         let frames = [
             (json!({"frame": "household", "roles": ["soul", "control"], "mood": {"good": true}}), 2),
-            (json!({"frame": "parks", "of": [1, 2]}), 3),
+            (json!({"frame": "dreams", "of": [1, 2]}), 3),
             (json!({"frame": "connections", "facts": [{"stage": "parked", "colour": 3}]}), 2),
             (json!({"frame": "end", "really": true}), 0),
         ];

@@ -10,9 +10,11 @@
 //! Must not know of sockets, or of who says it.
 
 use crate::rules::linger::{Linger, Stage};
+use crate::rules::park::{For, Park};
 use crate::rules::spool::{Queued, Spool};
 use crate::rules::time::{Span, Time};
 use crate::stats::Snapshot;
+use crate::ticket::{self, Ticket};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -41,6 +43,8 @@ pub struct Request {
     pub only_if_stopping: bool,
     /// Whether it can take over what is still to be written, and who hands that over.
     pub spools: bool,
+    /// The same of what is parked.
+    pub parks: bool,
 }
 
 /// What it is told.
@@ -62,6 +66,12 @@ pub enum Frame {
         /// What is known of each.
         #[serde(default)]
         facts: Vec<SpoolFacts>,
+    },
+    /// Connections that are parked, each followed by the link to the worker that it is offered to, if it is.
+    Parks {
+        /// What is known of each.
+        #[serde(default)]
+        facts: Vec<ParkFacts>,
     },
     /// Connections that linger, the one that was handed over first being the first of all.
     Connections {
@@ -119,6 +129,8 @@ pub struct SenderFacts {
     pub spools: bool,
     /// Whether it has been allowed a response that it has not handed over yet.
     pub has_credit: bool,
+    /// How many of its connections were parked that it was not told of.
+    pub owed: usize,
 }
 
 /// What is known of a connection; the times are ages in milliseconds.
@@ -194,6 +206,57 @@ impl SpoolFacts {
     }
 }
 
+/// What is known of a connection that is parked; times as in [`Facts`].
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ParkFacts {
+    /// When it was handed over.
+    pub handed_over: u64,
+    /// What is left of its time.
+    pub left: u64,
+    /// Since when there are bytes that are no whole head.
+    pub begun: Option<u64>,
+    /// Whether its time was up.
+    pub is_late: bool,
+    /// What it goes back with.
+    pub ticket: Vec<u8>,
+    /// Its number in the queue, if it has something to say.
+    pub number: Option<u64>,
+    /// Whether it is offered to a worker.
+    pub is_offered: bool,
+}
+
+impl ParkFacts {
+    /// What is known of one that was handed over then, at `now`; nothing of a queue.
+    pub fn of(handed_over: Time, park: &Park, ticket: &Ticket, now: Time) -> Self {
+        let millis = |span: Span| Duration::from(span).as_millis() as u64; // 776 days at most
+        ParkFacts {
+            handed_over: millis(now.since(handed_over)),
+            left: millis(park.until.since(now)),
+            begun: park.begun.map(|begun| millis(now.since(begun))),
+            is_late: park.is_late,
+            ticket: ticket.bytes().to_vec(),
+            number: None,
+            is_offered: false,
+        }
+    }
+
+    /// When it was handed over, and the rest, for one whose time it is `now`.
+    ///
+    /// # Errors
+    /// What is wrong with the ticket.
+    pub fn at(&self, now: Time) -> Result<(Time, Park, Ticket), &'static str> {
+        let bytes = self.ticket.first_chunk().filter(|_| self.ticket.len() == ticket::LENGTH);
+        let ticket = Ticket::of(*bytes.ok_or("half a ticket")?)?;
+        let ago = |age: u64| now - Span::nearest(Duration::from_millis(age));
+        let waits_for = if ticket.is_new() { For::Head } else { For::Byte };
+        let mut park = Park::new(waits_for, Span::at_least(Duration::from_millis(self.left)), now);
+        park.begun = self.begun.map(ago);
+        park.is_late = self.is_late;
+        Ok((ago(self.handed_over), park, ticket))
+    }
+}
+
 /// As [`Stage`].
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -221,7 +284,7 @@ impl Facts {
                 Stage::Asked => Known::Asked,
                 Stage::UnderWay => Known::UnderWay,
                 Stage::HasItAll => Known::HasItAll,
-                Stage::Spooling => Known::Unknown, // it is told apart
+                Stage::Spooling | Stage::Parked | Stage::Returning => Known::Unknown, // told apart
             },
         }
     }

@@ -120,7 +120,12 @@ pub fn find(
         _ => {} // where the system does not tell, the directory has to do
     }
     let mut predecessor = Predecessor { link, path: path.to_owned(), asked: Instant::now() };
-    let request = Request { version: env!("CARGO_PKG_VERSION").to_owned(), only_if_stopping, spools: true };
+    let request = Request {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        only_if_stopping,
+        spools: true,
+        parks: true,
+    };
     let mut said = vec![Order::TakeOver.byte()];
     said.extend(image::frame(&request, 0));
     predecessor.link.write_all(&said).map_err(|e| predecessor.system(e))?;

@@ -34,9 +34,11 @@ pub enum Error {
     /// It has ended.
     #[error("it has ended")]
     Gone,
-    /// It would take those who hand over responses for others, and cut off what is being written.
+    /// It would take those who hand over responses, or what is kept alive, for others, and cut off what is being
+    /// written.
     #[error(
-        "it is too old to write responses to slow readers; stop this one (lingerd -k), and start that one then"
+        "it is too old to write responses and to keep connections alive; stop this one (lingerd -k), and start that \
+         one then"
     )]
     Older,
     /// It says what nobody understands.

@@ -12,9 +12,11 @@ use support::daemon::{Daemon, Ended, Site, run};
 use support::{is_root, tcp};
 
 /// The documented names, in the documented order.
-const NAMES: [&str; 23] = [
+const NAMES: [&str; 27] = [
     "lingering",
     "spooling",
+    "parked",
+    "returning",
     "peak",
     "handed_over",
     "closed",
@@ -26,11 +28,13 @@ const NAMES: [&str; 23] = [
     "stopped",
     "stalled",
     "broken",
+    "returned",
     "cut_short",
     "rejected",
     "protocol_errors",
     "refused",
     "killed",
+    "abandoned",
     "senders",
     "bytes_discarded",
     "spooled",

@@ -13,6 +13,7 @@ mod hung;
 mod limits;
 mod manager;
 mod manners;
+mod park;
 mod reasons;
 mod sandbox;
 mod scarcity;

@@ -375,7 +375,8 @@ fn sigusr1_logs_the_counters() {
     for times in 1..=2 {
         daemon.signal(libc::SIGUSR1);
         wait_until("they are logged", || {
-            daemon.site.log().matches("counters: lingering=0 spooling=0 peak=").count() == times
+            daemon.site.log().matches("counters: lingering=0 spooling=0 parked=0 returning=0 peak=").count()
+                == times
         });
     }
     daemon.finish("closed=1");

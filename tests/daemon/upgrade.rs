@@ -363,7 +363,7 @@ fn a_successor_of_another_version_is_one() {
     daemon.wait_for("senders=1");
     let mut link = UnixStream::connect(daemon.site.control()).unwrap();
     link.write_all(&request(
-        r#"{"version":"99.0","mood":{"good":true},"only_if_stopping":false,"spools":true}"#,
+        r#"{"version":"99.0","mood":{"good":true},"only_if_stopping":false,"spools":true,"parks":true}"#,
     ))
     .unwrap();
     link.set_nonblocking(true).unwrap();
@@ -379,7 +379,7 @@ fn a_successor_of_another_version_is_one() {
     for part in [
         r#""roles":["control","door","spool_door"]"#,
         r#""counters":"lingering 150\nspooling 0\n"#,
-        r#"{"frame":"senders","facts":[{"spools":false,"has_credit":false}]}"#,
+        r#"{"frame":"senders","facts":[{"spools":false,"has_credit":false,"owed":0}]}"#,
         r#"{"handed_over":"#,
     ] {
         assert!(said.contains(part), "{part} in {said}");
@@ -403,7 +403,7 @@ fn a_successor_of_another_version_is_one() {
 
 /// What a successor says first.
 /// What one says that wants everything.
-const REQUEST: &str = r#"{"spools":true}"#;
+const REQUEST: &str = r#"{"spools":true,"parks":true}"#;
 
 fn request(json: &str) -> Vec<u8> {
     [b"T".to_vec(), frame(json)].concat()

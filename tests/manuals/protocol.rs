@@ -3,10 +3,12 @@
 //! The senders in lingerd-protocol(7): taken out of the manual and run as whoever copies them would.
 
 use crate::mdoc::Manual;
+use lingerd_platform::process;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -25,7 +27,9 @@ struct Server {
 
 impl Server {
     fn start(command: &mut Command) -> Self {
-        let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        // In a group of its own, as it may have processes of its own.
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let port = line.trim().parse().unwrap_or_else(|_| panic!("no port: '{line}'"));
@@ -46,7 +50,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.process.kill();
+        let _ = process::kill(-(self.process.id() as i32), libc::SIGKILL);
         let _ = self.process.wait();
     }
 }
@@ -185,6 +189,49 @@ fn the_sender_of_a_file_in_python_is_free_whoever_reads_it() {
         assert!(read_all(client()).unwrap());
         daemon.counters()["spooled"] > 0
     });
+}
+
+#[test]
+fn the_server_in_python_that_parks_serves_any_number_with_two_processes() {
+    let Some(python) = python() else { return };
+    let site = Site::new();
+    let program = extract(&site, "Kept alive, in Python", "kept.py");
+    fs::create_dir(site.path("run")).unwrap(); // as a package does
+    let server = Server::start(Command::new(python).arg(program).arg(site.socket()));
+    let ask = |client: &mut TcpStream, expected: u32| {
+        client.write_all(b"and?\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(client).read_line(&mut line).unwrap();
+        assert_eq!(line.trim().parse(), Ok(expected));
+    };
+    let client = || {
+        let client = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port)).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client
+    };
+    // Without a daemon it waits itself.
+    let mut alone = client();
+    (1..=3).for_each(|n| ask(&mut alone, n));
+    drop(alone);
+
+    let daemon = site.start(&[]);
+    wait_until("the daemon is found", || {
+        ask(&mut client(), 1);
+        daemon.counters()["returned"] + daemon.counters()["parked"] + daemon.counters()["closed"] > 0
+    });
+    let mut clients: Vec<_> = (0..20).map(|_| client()).collect();
+    for round in 1..=5 {
+        clients.iter_mut().for_each(|client| ask(client, round));
+    }
+    daemon.wait_for("parked=20 returning=0 lingering=0");
+    // Another daemon notices nothing of what a client asks, and the other way round.
+    let mut old = daemon;
+    let daemon = site.start(&["-r"]);
+    old.wait_for_end();
+    clients.iter_mut().for_each(|client| ask(client, 6));
+    daemon.wait_for("parked=20 rejected=0 protocol_errors=0 abandoned=0");
+    drop(clients);
+    daemon.wait_for("parked=0");
 }
 
 /// What the manual says of a few lines of Python, with a daemon that is there: `lines` hand over standard input, and

@@ -5,6 +5,7 @@
 //! Must not know what the daemon ought to do with them.
 
 use crate::run::Plan;
+use crate::servers::{self, Parked, Server};
 use fastrand::Rng;
 use lingerd::senders::protocol::{GO_AHEAD, HEAD};
 use lingerd_platform::fake::{Address, Caller, Client, Held, Idle, Kernel, Medium, Piece, Raiser, Setup};
@@ -42,8 +43,17 @@ pub struct Sent {
     pub client: Client,
     /// What was still to be written.
     pub spooled: Option<Spooled>,
+    /// What was said of it, if it was parked.
+    pub parked: Option<Rc<Parked>>,
     /// Whether that was at the second door.
     pub at_second: bool,
+}
+
+impl Sent {
+    /// Whether it was parked, and a worker has taken it.
+    pub fn is_taken(&self) -> bool {
+        self.parked.as_ref().is_some_and(|parked| parked.taken.get().is_some())
+    }
 }
 
 /// Who may hand over responses.
@@ -75,6 +85,9 @@ pub struct Crowd {
     stranger_sent: RefCell<Vec<(Caller, Client)>>,
     /// Who is at the second door.
     spoolers: RefCell<Vec<Spooler>>,
+    /// Who parks, and the number of the last one that was parked.
+    servers: RefCell<Vec<Rc<Server>>>,
+    serial: Cell<u64>,
     /// Clients that are still to come, and whether anybody comes at all.
     left: Cell<usize>,
     is_over: Cell<bool>,
@@ -95,23 +108,56 @@ impl Crowd {
             strangers: Cell::new(0),
             stranger_sent: RefCell::default(),
             spoolers: RefCell::default(),
+            servers: RefCell::default(),
+            serial: Cell::new(0),
             left: Cell::new(0),
             is_over: Cell::new(false),
         })
     }
 
     /// A time of up to `most`, short ones more often.
-    fn time(&self, most: Duration) -> Duration {
+    pub fn time(&self, most: Duration) -> Duration {
         let part = self.random.borrow_mut().f64();
         most.mul_f64(part * part * part)
     }
 
-    fn one_in(&self, number: u32) -> bool {
+    pub fn one_in(&self, number: u32) -> bool {
         self.random.borrow_mut().u32(..number) == 0
     }
 
-    fn number(&self, range: std::ops::RangeInclusive<u64>) -> u64 {
+    pub fn number(&self, range: std::ops::RangeInclusive<u64>) -> u64 {
         self.random.borrow_mut().u64(range)
+    }
+
+    /// Whether nobody comes any more.
+    pub fn is_over(&self) -> bool {
+        self.is_over.get()
+    }
+
+    /// Where those come in who park.
+    pub fn second_door(&self) -> Address {
+        self.doors.get()[1]
+    }
+
+    /// There is such a server.
+    pub fn has_server(&self, server: Rc<Server>) {
+        self.servers.borrow_mut().push(server);
+    }
+
+    /// All of them.
+    pub fn servers(&self) -> Vec<Rc<Server>> {
+        self.servers.borrow().clone()
+    }
+
+    /// What no other parked connection has.
+    pub fn next_serial(&self) -> u64 {
+        self.serial.set(self.serial.get() + 1);
+        self.serial.get()
+    }
+
+    /// Takes note of a connection that was sent.
+    pub fn was_sent(&self, sent: Sent) {
+        self.sent.borrow_mut().push(sent);
     }
 
     /// Has everything happen until the end of the plan, and the stop then.
@@ -123,6 +169,7 @@ impl Crowd {
             let sender = crowd.clone();
             kernel.after(crowd.time(plan.end / 4), move |kernel| sender_comes(&sender, kernel, pause));
         }
+        servers::come(crowd, kernel, plan);
         for _ in 0..plan.end.as_secs() / 20 {
             let asking = crowd.clone();
             kernel.after(plan.end.mul_f64(crowd.random.borrow_mut().f64()), move |kernel| {
@@ -336,6 +383,7 @@ fn sender_acts(
                 when: kernel.now(),
                 client,
                 spooled: None,
+                parked: None,
                 at_second: may.is_some(),
             });
         }
@@ -381,7 +429,8 @@ fn message(crowd: &Rc<Crowd>, kernel: &Kernel, sender: &Caller, at_second: bool)
     let all: Vec<_> = held.iter().collect();
     if sender.send(b"L", &all).is_ok() {
         let when = kernel.now();
-        let sent = clients.into_iter().map(|client| Sent { when, client, spooled: None, at_second });
+        let sent =
+            clients.into_iter().map(|client| Sent { when, client, spooled: None, parked: None, at_second });
         crowd.sent.borrow_mut().extend(sent);
         if crowd.one_in(50) {
             // It keeps its copies for a while.
@@ -441,7 +490,13 @@ fn spool(crowd: &Rc<Crowd>, kernel: &Kernel, sender: &Caller) -> bool {
     let is_sent = sender.send(first, &all).is_ok();
     if is_sent {
         let when = kernel.now();
-        crowd.sent.borrow_mut().push(Sent { when, client, spooled: Some(spooled), at_second: true });
+        crowd.sent.borrow_mut().push(Sent {
+            when,
+            client,
+            spooled: Some(spooled),
+            parked: None,
+            at_second: true,
+        });
         // Of one that has no room for the rest the message is half a one, and nobody says more.
         if !is_whole && sender.send(rest, &[]).is_err() {
             sender.close();

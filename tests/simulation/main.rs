@@ -9,6 +9,7 @@ mod crowd;
 mod model;
 mod run;
 mod scenes;
+mod servers;
 mod successor;
 
 use run::{Played, play};

@@ -7,10 +7,11 @@
 
 use crate::crowd::{ROOT, Sent, Spooled};
 use crate::run::{Plan, Stage};
+use crate::servers::{Offer, Parked};
 use lingerd::rules::event::Reason;
 use lingerd::stats::Snapshot;
 use lingerd_platform::fake::{Call, Facts, Faults};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -26,6 +27,12 @@ pub struct Model {
     own: usize,
     /// Who is in a sender's queue or lingers, and since when it was sent.
     clients: BTreeMap<SocketAddr, Sent>,
+    /// Those that a worker has parked anew before the daemon had parted with them, the first one first.
+    parked_anew: BTreeMap<SocketAddr, VecDeque<Sent>>,
+    /// When it was about to end: from when to when.
+    stops: Vec<(Duration, Duration)>,
+    /// The most that waited for a worker at once.
+    most_returning: u64,
     connections: u64,
     before: Snapshot,
     /// When the clock was set on or back, and by how many nanoseconds.
@@ -54,6 +61,10 @@ struct Allowed {
     limit: u64,
     stalled: u64,
     broken: u64,
+    /// A worker has taken it.
+    returned: u64,
+    /// Any of these.
+    anything: u64,
     /// None of these: room was needed, or it was told to stop.
     none: u64,
 }
@@ -63,6 +74,9 @@ impl Model {
         Model {
             own: stage.process.open_descriptors(),
             clients: BTreeMap::new(),
+            parked_anew: BTreeMap::new(),
+            stops: Vec::new(),
+            most_returning: 0,
             connections: 0,
             before: stage.daemon.snapshot(),
             clock_steps: Vec::new(),
@@ -87,7 +101,7 @@ impl Model {
         self.turns += 1;
         let kernel = &stage.kernel;
         self.began = kernel.woke();
-        let heard = kernel.count(Call::Pass);
+        let heard = kernel.count(Call::WaitAlone);
         if heard > self.heard {
             self.is_frozen(kernel.now());
         } else {
@@ -104,16 +118,29 @@ impl Model {
             self.was_full = Some(kernel.now());
         }
         for sent in stage.crowd.take_sent() {
-            self.clients.insert(sent.client.address(), sent);
+            let address = sent.client.address();
+            if let Some(before) = self.clients.insert(address, sent) {
+                assert!(before.is_taken(), "sent again, and by whom?");
+                self.parked_anew.entry(address).or_default().push_back(before);
+            }
             self.connections += 1;
         }
         let now = stage.daemon.snapshot();
+        if stage.daemon.is_stopping() {
+            let since = stage.crowd.told().map_or(self.began, |(told, _)| told.min(self.began));
+            match self.stops.last_mut().filter(|(_, to)| *to >= since) {
+                Some((_, to)) => *to = kernel.now(),
+                None => self.stops.push((since, kernel.now())),
+            }
+        }
+        self.most_returning = self.most_returning.max(figure(&now, "returning"));
         self.counters_add_up(stage, plan, &now);
         self.ends_are_allowed(stage, plan, &now);
         self.answers_come(stage, plan, &now);
         self.whoever_may_is_told(stage, plan, &now);
+        self.offers_are_right(stage, plan);
         if self.turns % LOOK == 0 {
-            self.nobody_is_overdue(plan);
+            self.nobody_is_overdue(stage, plan);
         }
         let violations = kernel.violations();
         assert!(violations.is_empty(), "{violations:#?}");
@@ -166,7 +193,9 @@ impl Model {
         let open = stage.process.open_descriptors() as u64;
         let clients = stage.daemon.clients() as u64;
         let files = stage.daemon.files() as u64;
-        let least = get("senders") + get("lingering") + get("spooling") + files + clients + self.own as u64;
+        let parked = get("parked") + stage.daemon.offers() as u64;
+        let least =
+            get("senders") + get("lingering") + get("spooling") + parked + files + clients + self.own as u64;
         let closing = stage.process.closing() as u64;
         let heir = u64::from(stage.daemon.is_succeeded()); // it may still have to be told something
         // The hand-off socket is closed then, or later if somebody waits there who cannot be let in.
@@ -187,13 +216,41 @@ impl Model {
         let mut total = 0;
         let mut cut_short = 0;
         for address in stage.kernel.take_parted() {
-            let Sent { client, spooled, .. } =
-                self.clients.remove(&address).expect("a connection that was sent ends once");
+            let before = self.parked_anew.get_mut(&address).and_then(VecDeque::pop_front);
+            if before.is_some() {
+                // Which of the two it is nobody can tell who sees one connection.
+                if let Some(Sent { parked: Some(parked), .. }) = self.clients.get(&address) {
+                    parked.is_unclear.set(parked.received().is_some());
+                    allowed.anything += u64::from(parked.is_unclear.get());
+                }
+            }
+            let Sent { client, spooled, parked, .. } = before
+                .or_else(|| self.clients.remove(&address))
+                .expect("a connection that was sent ends once");
             let facts = client.facts();
             assert!(facts.half_closed_again <= 1, "by its sender and once here: {facts:?}");
             total += 1;
+            let was_parked = parked.is_some();
+            if let Some(parked) = parked {
+                if parked.is_unclear.get() {
+                    allowed.anything += 1;
+                    continue;
+                }
+                if parked.taken.get().is_some() {
+                    allowed.returned += 1;
+                    continue;
+                }
+                if !self.is_unparked(plan, &facts, &parked) {
+                    self.note_parked_allowed(&facts, &mut allowed);
+                    let is_last = facts.closed.is_some() && facts.closed == facts.parted;
+                    let known = facts.closed_unread > 0 && facts.heard < Some(self.began);
+                    cut_short += u64::from(is_last && !by_client(&facts) && known);
+                    continue;
+                }
+            }
             let is_whole = spooled.as_ref().is_none_or(|spooled| is_whole(&facts, spooled));
-            self.note_allowed(&facts, spooled.as_ref().filter(|_| !is_whole), plan, &mut allowed);
+            let unsent = spooled.as_ref().filter(|_| !is_whole);
+            self.note_allowed(&facts, (unsent, was_parked), plan, &mut allowed);
             let is_last = facts.closed.is_some() && facts.closed == facts.parted;
             // What arrives in the last moment nobody sees.
             let known = facts.closed_unread > 0 && facts.heard < Some(self.began)
@@ -207,6 +264,11 @@ impl Model {
         // What comes from a sender that is not believed any more is refused, and is no connection.
         assert!(delta("cut_short") + delta("rejected") >= cut_short, "{cut_short} cut short: {now}");
         let said = format!("{plan:?}\n{}\n{now}", self.before);
+        let anything = allowed.anything;
+        let Allowed { closed, reset, idle, max, limit, stalled, broken, returned, .. } = &mut allowed;
+        for reason in [closed, reset, idle, max, limit, stalled, broken, returned] {
+            *reason += anything;
+        }
         assert!(delta("closed") <= allowed.closed, "not closed: {said}");
         assert!(delta("reset") <= allowed.reset, "not reset: {said}");
         assert!(delta("idle") <= allowed.idle, "too early idle: {said}");
@@ -214,6 +276,11 @@ impl Model {
         assert!(delta("limit") <= allowed.limit, "too early limit: {said}");
         assert!(delta("stalled") <= allowed.stalled, "too early stalled: {said}");
         assert!(delta("broken") <= allowed.broken, "not broken: {said}");
+        let returned = delta("returned");
+        assert!(returned <= allowed.returned, "returned to nobody, of {total}: {said}");
+        // One may be evicted, or stopped, that has been taken since.
+        let unsaid = (allowed.returned - anything).saturating_sub(anything + returned);
+        assert!(unsaid <= delta("evicted") + delta("stopped"), "taken, and not returned: {said}");
         let ours = delta("evicted") + delta("stopped") + delta("rejected");
         assert!(ours >= allowed.none, "ended for no reason: {said}");
         // Each may have four files beside it.
@@ -229,7 +296,9 @@ impl Model {
             delta("evicted") <= u64::from(plan.faults.accept > 0.0)
                 || plan.least() <= 600 // senders, files and what may come want most of it
                 || is_full(plan.least() / 24)
-                || plan.wanted.is_some_and(is_full),
+                || plan.wanted.is_some_and(is_full)
+                // Parked ones may have half of it.
+                || !plan.servers.is_empty() && plan.wanted.is_some_and(|wanted| is_full(wanted / 2)),
             "evicted from a table with room: {said}"
         );
     }
@@ -240,13 +309,20 @@ impl Model {
         Duration::from_nanos(steps.map(|(_, by)| by.unsigned_abs()).sum())
     }
 
-    fn note_allowed(&self, facts: &Facts, unsent: Option<&Spooled>, plan: &Plan, allowed: &mut Allowed) {
+    fn note_allowed(
+        &self,
+        facts: &Facts,
+        (unsent, was_parked): (Option<&Spooled>, bool),
+        plan: &Plan,
+        allowed: &mut Allowed,
+    ) {
         let [idle, max, limit] = plan.rules;
         let parted = facts.parted.expect("it has parted");
         // One whose response was still to be written lingers since that was done.
         let received = facts.received.expect("and so it was received");
+        // The same of one that was parked.
         let received =
-            if facts.written.is_empty() { received } else { facts.half_closed.unwrap_or(received) };
+            facts.half_closed.filter(|_| !facts.written.is_empty() || was_parked).unwrap_or(received);
         // What is noticed in the middle of a turn is dated as of its beginning.
         let reached = |since: Duration, span: Duration| {
             let set_on = self.clock_was_set(since.saturating_sub(self.longest_turn), parted, |by| by > 0);
@@ -299,12 +375,15 @@ impl Model {
     }
 
     /// Nobody lingers on who should have ended by the turn that is over, nor waits in a sender's queue.
-    fn nobody_is_overdue(&self, plan: &Plan) {
+    fn nobody_is_overdue(&self, stage: &Stage, plan: &Plan) {
         let [idle, max, limit] = plan.rules;
         let ask = idle.min(max) + 3 * TICK;
         let rounded = TICK * (3 + self.take_overs);
         let slack = self.turn() * self.turns_until_served(self.clients.len() as u64, plan) + rounded;
-        for Sent { when, client, spooled, at_second } in self.clients.values() {
+        for Sent { when, client, spooled, parked, at_second } in self.clients.values() {
+            if parked.as_ref().is_some_and(|parked| parked.is_unclear.get()) {
+                continue;
+            }
             let facts = client.facts();
             let unsent = spooled.as_ref().filter(|spooled| !is_whole(&facts, spooled));
             // What the clock was set back by is no time, nor is that in which nobody was served.
@@ -312,7 +391,8 @@ impl Model {
                 let set_back = self.clock_was_set(since, self.began, |by| by < 0);
                 self.began.saturating_sub(set_back + self.was_frozen(since, self.began))
             };
-            let Some(received) = facts.received else {
+            let received = parked.as_ref().map_or(facts.received, |parked| parked.received());
+            let Some(received) = received else {
                 let is_queued = facts.closed.is_none()
                     && plan.takes_all()
                     && plan.hangs_up()
@@ -321,6 +401,10 @@ impl Model {
                 assert!(!is_queued || passes(*when) < *when + patience, "is left in its queue: {facts:?}");
                 continue;
             };
+            if let Some(parked) = parked.as_ref().filter(|_| facts.half_closed.is_none()) {
+                self.is_not_forgotten(stage, plan, &facts, parked, (received, slack));
+                continue;
+            }
             if let Some(spooled) = unsent {
                 let got_on = got_on(&facts, plan).max(received);
                 let now = passes(got_on);
@@ -333,6 +417,7 @@ impl Model {
                 continue;
             }
             let received = match spooled {
+                None if parked.is_some() => facts.half_closed.unwrap_or(received),
                 None => received,
                 // All is written, and about to be followed by the end.
                 Some(_) if facts.half_closed.is_none() => continue,
@@ -405,6 +490,7 @@ impl Model {
     pub fn at_end(&mut self, stage: Stage, plan: &Plan) {
         let now = stage.daemon.snapshot();
         assert_eq!((figure(&now, "lingering"), figure(&now, "spooling")), (0, 0));
+        assert_eq!((figure(&now, "parked"), figure(&now, "returning")), (0, 0));
         assert_eq!(figure(&now, "spool_bytes"), 0);
         let Stage { kernel, process, daemon, crowd, .. } = stage;
         let (told, _) = crowd.told().expect("it was told to stop");
@@ -432,15 +518,127 @@ impl Model {
         // Who cannot be read or let in when it is told to stop at once is not waited for.
         let is_refused = plan.faults.memory > 0.0 || plan.faults.accept > 0.0;
         let stopped_at_once = self.cut_off.filter(|_| is_refused);
-        for Sent { client, at_second, .. } in self.clients.values().chain(&crowd.take_sent()) {
+        let anew: usize = self.parked_anew.values().map(VecDeque::len).sum();
+        assert_eq!(anew, 0, "were taken, and never parted with");
+        for Sent { client, at_second, parked, .. } in self.clients.values().chain(&crowd.take_sent()) {
             let facts = client.facts();
-            assert!(facts.received.is_none(), "received, and never closed: {facts:?}");
+            let received = parked.as_ref().map_or(facts.received, |parked| parked.received());
+            assert!(received.is_none(), "received, and never closed: {facts:?}");
             let is_late = stopped_at_once.is_some_and(|when| facts.closed >= Some(when));
             // Who waits at the second door of a service manager's is the next daemon's, and so is who comes to the
             // first one while one that stops tells a successor everything, which has doors of its own.
             let is_managers = plan.shared && (*at_second || self.take_overs > 0);
             assert!(!plan.loses_nothing() || is_late || is_managers, "sent, and lost: {facts:?}, {plan:?}");
         }
+    }
+}
+
+impl Model {
+    /// What workers were brought was due, and what the daemon has taken it has acknowledged.
+    fn offers_are_right(&self, stage: &Stage, plan: &Plan) {
+        for server in stage.crowd.servers() {
+            for Offer { when, parked, received, is_late } in server.take_offers() {
+                let received = received.expect("the daemon had it");
+                let set_on =
+                    self.clock_was_set(received.saturating_sub(self.longest_turn), when, |by| by > 0);
+                let frozen = self.was_frozen(received.saturating_sub(self.longest_turn), when);
+                let time = when + set_on + self.longest_turn + frozen + TICK * (1 + self.take_overs);
+                let is_due = if is_late { parked.is_new && time >= received + parked.patience } else { true };
+                assert!(is_due, "too early late, at {when:?}, received at {received:?}: {plan:?}");
+            }
+            // Whoever was hung up on may still have to be closed.
+            let at_once = plan.faults.memory == 0.0 && stage.process.closing() == 0;
+            server.acknowledgements_are_right(at_once);
+        }
+    }
+
+    /// Whether a parked one has lingered in the end; and then that its time was up, or its server away, or the daemon about
+    /// to end.
+    fn is_unparked(&self, plan: &Plan, facts: &Facts, parked: &Parked) -> bool {
+        let (Some(half_closed), Some(received)) = (facts.half_closed, facts.received) else { return false };
+        if facts.closed == Some(half_closed) {
+            return false; // by its end
+        }
+        let set_on = self.clock_was_set(received.saturating_sub(self.longest_turn), half_closed, |by| by > 0);
+        let turn =
+            self.longest_turn + self.was_frozen(received.saturating_sub(self.longest_turn), half_closed);
+        let time = half_closed + set_on + turn + TICK * (1 + self.take_overs);
+        let is_over = !parked.is_new && time >= received + parked.patience;
+        let is_stopped = self.stops.iter().any(|(from, to)| (*from..=*to).contains(&half_closed));
+        // It looks whether it is there eight times in a second, or when it is asked after five.
+        let away_since = half_closed.saturating_sub(Duration::from_secs(11));
+        let ten = Duration::from_secs(10).saturating_sub(
+            self.clock_was_set(away_since, half_closed, |by| by > 0) + self.longest_turn + TICK,
+        );
+        let from = half_closed.saturating_sub(ten);
+        // Where it is full it may look as if it were away.
+        let looks_away = if plan.flavour.refuses_when_full {
+            parked.server.was_busy(from, half_closed)
+        } else {
+            Duration::ZERO
+        };
+        let was_away = parked.server.was_away(from, half_closed) + looks_away;
+        let is_abandoned = was_away + Duration::from_secs(6) >= ten;
+        assert!(
+            is_over || is_stopped || is_abandoned,
+            "given up for no reason: {facts:?}, {:?}, {plan:?}",
+            parked.patience
+        );
+        true
+    }
+
+    /// Why the facts allow one to have ended that was parked until then.
+    fn note_parked_allowed(&self, facts: &Facts, allowed: &mut Allowed) {
+        let happened = |when: Option<Duration>| when.is_some_and(|when| Some(when) <= facts.parted);
+        let (is_closed, is_reset) = (happened(facts.client_ended), happened(facts.client_gone));
+        allowed.closed += u64::from(is_closed);
+        allowed.reset += u64::from(is_reset);
+        allowed.none += u64::from(!(is_closed || is_reset));
+    }
+
+    /// One that is parked comes back when it has something to say, and lingers when it has nothing to say in time.
+    fn is_not_forgotten(
+        &self,
+        stage: &Stage,
+        plan: &Plan,
+        facts: &Facts,
+        parked: &Parked,
+        (received, slack): (Duration, Duration),
+    ) {
+        if parked.is_with() {
+            return;
+        }
+        // Each that cannot be brought back just now keeps those behind it waiting for a second.
+        let refused = plan.faults.memory + plan.faults.call;
+        let queue = Duration::from_secs(self.most_returning).mul_f64(if refused > 0.0 { 1.0 } else { 0.0 });
+        let readable = slack + plan.patience() + Duration::from_secs(3) + queue;
+        let passes = |since: Duration| {
+            let set_back = self.clock_was_set(since, self.began, |by| by < 0);
+            self.began.saturating_sub(set_back + self.was_frozen(since, self.began))
+        };
+        if let Some(taken) = parked.taken.get() {
+            assert!(passes(taken) < taken + readable, "was taken: {facts:?} at {:?}, {plan:?}", self.began);
+            return;
+        }
+        let Some(free) = parked.server.is_free_since() else { return };
+        let since = received.max(free).max(parked.was_left.get());
+        if let Some(ready) = parked.ready() {
+            // Half a head is looked at again in as long again, or a second.
+            let since = since.max(ready);
+            assert!(
+                passes(since) < since + readable,
+                "has spoken: {facts:?}, free since {free:?}, at {:?}; {}; {plan:?}",
+                self.began,
+                stage.daemon.snapshot()
+            );
+        }
+        let since = since.max(received + parked.patience);
+        assert!(
+            passes(since) < since + readable,
+            "its time is up: {facts:?}, {:?}, free since {free:?}, at {:?}, {plan:?}",
+            parked.patience,
+            self.began
+        );
     }
 }
 

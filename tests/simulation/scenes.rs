@@ -102,6 +102,7 @@ impl Scene {
             door,
             spool_door: Some(spool_door),
             reader: process.reader(),
+            back: process.back(),
             most_held: u64::MAX,
             door_is_shared: false,
             allowed: Allowed::by_mode(0, 0, 0o660),

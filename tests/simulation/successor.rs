@@ -119,8 +119,12 @@ impl Successor {
         let (signals, raise) = process.signals();
         let backend = process.backend();
         let room = Room::share(wish.limit as u64, process.open_descriptors() + 5, wish.wanted).ok()?;
-        let request =
-            Request { version: "1".to_owned(), only_if_stopping: wish.only_if_stopping, spools: true };
+        let request = Request {
+            version: "1".to_owned(),
+            only_if_stopping: wish.only_if_stopping,
+            spools: true,
+            parks: true,
+        };
         let request = image::frame(&request, 0);
         let say = |what: &[u8]| drop(caller.send(what, &[])); // who is hung up on finds that out
         say(&[Order::TakeOver.byte()]);
@@ -260,6 +264,7 @@ impl Successor {
             door,
             spool_door,
             reader: process.reader(),
+            back: process.back(),
             most_held: self.wish.most_held,
             door_is_shared,
             allowed: Allowed::by_mode(0, 0, 0o660),

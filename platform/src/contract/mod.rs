@@ -6,6 +6,7 @@
 //! show (close-on-exec, real signals' numbers) is tested beside the real ones; waiting has its own, in
 //! `backend`. Must not know which world it plays in.
 
+pub mod back;
 pub mod content;
 pub mod fdpass;
 mod real;
@@ -56,6 +57,8 @@ pub trait Stage {
     type Caller: Caller<Self::Peer>;
     /// Where a door is.
     type Address;
+    /// Where a server listens for what is brought back.
+    type Desk: Desk<Self::Caller>;
 
     /// What waits.
     fn backend(&mut self) -> Waits<Self>;
@@ -74,6 +77,8 @@ pub trait Stage {
     /// # Errors
     /// What connect(2) says.
     fn call(&mut self, address: &Self::Address) -> io::Result<Self::Caller>;
+    /// Ways back, and a server that listens at the one of that name, where about so many may wait.
+    fn way_back(&mut self, name: &str, backlog: usize) -> (<Self::World as World>::Back, Self::Desk);
     /// Who that is.
     fn uid(&self) -> u32;
     /// And with which group.
@@ -110,6 +115,8 @@ pub fn pattern(offset: u64) -> u8 {
 pub trait Peer {
     /// It sends so many bytes, of which the connection holds as many at once.
     fn send(&mut self, bytes: usize);
+    /// It sends these.
+    fn say(&mut self, bytes: &[u8]);
     /// It sends no more.
     fn half_close(&mut self);
     /// It resets the connection.
@@ -151,6 +158,14 @@ pub trait Caller<P> {
     fn hear(&mut self) -> (Vec<u8>, usize);
     /// What it is told, up to the end.
     fn read_to_end(&mut self) -> Vec<u8>;
+}
+
+/// Where a server listens.
+pub trait Desk<C> {
+    /// Lets the next one in, if one is there.
+    fn accept(&mut self) -> Option<C>;
+    /// It listens no more, and leaves the name.
+    fn close(&mut self);
 }
 
 /// Makes a `#[test]` of each test named, of a contract's module, on the stage that the expression makes.

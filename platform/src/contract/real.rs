@@ -2,7 +2,8 @@
 
 //! The kernel's world as a [`Stage`].
 
-use super::{Caller, Peer, Stage, Stranger};
+use super::{Caller, Desk, Peer, Stage, Stranger};
+use crate::back::Ways;
 use crate::backend::System;
 use crate::clock::Monotonic;
 use crate::closing::Thread;
@@ -11,7 +12,7 @@ use crate::fdpass::{self, Link};
 use crate::reader::Threads;
 use crate::signals::{Handler, Signals};
 use crate::world::World;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -25,6 +26,7 @@ use std::time::Duration;
 pub struct Kernels;
 
 impl World for Kernels {
+    type Back = Ways;
     type Backend = System;
     type Received = OwnedFd;
     type Socket = TcpStream;
@@ -45,6 +47,7 @@ impl Stage for Real {
     type Peer = Client;
     type Caller = Sender;
     type Address = Path;
+    type Desk = Listener;
 
     fn backend(&mut self) -> System {
         System::new().unwrap()
@@ -84,10 +87,7 @@ impl Stage for Real {
     }
 
     fn door(&mut self) -> (UnixListener, Path) {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("lingerd-contract-{}-{number}", std::process::id());
-        let path = Path(std::env::temp_dir().join(name));
+        let path = Path::new();
         let door = UnixListener::bind(&path.0).unwrap();
         door.set_nonblocking(true).unwrap();
         (door, path)
@@ -95,6 +95,19 @@ impl Stage for Real {
 
     fn call(&mut self, address: &Path) -> io::Result<Sender> {
         UnixStream::connect(&address.0).map(|stream| Sender(Some(stream)))
+    }
+
+    fn way_back(&mut self, name: &str, backlog: usize) -> (Ways, Listener) {
+        let beside = Path::new();
+        let path = Path(format!("{}.back.{name}", beside.0.display()).into());
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&path.0).unwrap()).unwrap();
+        listener.listen(backlog as i32).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        (
+            Ways::beside(&beside.0).unwrap(),
+            Listener { listener: Some(OwnedFd::from(listener).into()), _path: path },
+        )
     }
 
     fn uid(&self) -> u32 {
@@ -131,9 +144,35 @@ impl Stage for Real {
 /// A path that is gone with its user.
 pub struct Path(PathBuf);
 
+impl Path {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("lingerd-contract-{}-{number}", std::process::id());
+        Path(std::env::temp_dir().join(name))
+    }
+}
+
 impl Drop for Path {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+pub struct Listener {
+    listener: Option<UnixListener>,
+    _path: Path,
+}
+
+impl Desk<Sender> for Listener {
+    fn accept(&mut self) -> Option<Sender> {
+        let (stream, _) = self.listener.as_ref()?.accept().ok()?;
+        stream.set_nonblocking(false).unwrap(); // some systems hand that on
+        Some(Sender(Some(stream)))
+    }
+
+    fn close(&mut self) {
+        self.listener = None;
     }
 }
 
@@ -158,6 +197,10 @@ impl Client {
 impl Peer for Client {
     fn send(&mut self, bytes: usize) {
         self.client().write_all(&vec![0; bytes]).unwrap();
+    }
+
+    fn say(&mut self, bytes: &[u8]) {
+        self.client().write_all(bytes).unwrap();
     }
 
     fn half_close(&mut self) {

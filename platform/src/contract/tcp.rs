@@ -18,6 +18,8 @@ macro_rules! tcp_tests {
             a_second_half_close_leaves_the_receiving_side_alone
             discards_until_the_end
             a_discard_takes_no_more_than_its_bytes
+            what_is_looked_at_is_still_there
+            who_looks_sees_the_end_and_what_is_gone
             what_came_before_a_reset_can_be_told_from_the_reset
             a_reset_socket_differs_from_one_never_connected
             tells_whether_all_is_acknowledged_the_fin_too
@@ -113,6 +115,41 @@ pub fn discards_until_the_end<S: Stage>(stage: &mut S) {
     for _ in 0..2 {
         assert_eq!(socket.discard().unwrap(), 0);
     }
+}
+
+pub fn what_is_looked_at_is_still_there<S: Stage>(stage: &mut S) {
+    let (mut peer, socket) = connected(stage);
+    let mut buffer = [0; 100];
+    assert_eq!(socket.peek(&mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock);
+    peer.say(b"GET / HTTP/1.1\r\n");
+    readable(stage, &socket);
+    assert_eq!(socket.peek(&mut buffer[..5]).unwrap(), 5);
+    assert_eq!(&buffer[..5], b"GET /");
+    peer.say(b"\r\n");
+    let mut seen = 0;
+    while seen < 18 {
+        seen = socket.peek(&mut buffer).unwrap(); // not every loopback delivers at once
+    }
+    assert_eq!(&buffer[..seen], b"GET / HTTP/1.1\r\n\r\n");
+    assert_eq!(socket.discard().unwrap(), 18);
+    assert_eq!(socket.peek(&mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock);
+    peer.say(b"more");
+    readable(stage, &socket);
+    assert_eq!(socket.peek(&mut buffer).unwrap(), 4);
+    assert_eq!(&buffer[..4], b"more");
+}
+
+pub fn who_looks_sees_the_end_and_what_is_gone<S: Stage>(stage: &mut S) {
+    let (mut peer, socket) = connected(stage);
+    peer.half_close();
+    readable(stage, &socket);
+    assert_eq!(socket.peek(&mut [0; 8]).unwrap(), 0);
+    let (mut peer, socket) = connected(stage);
+    peer.reset();
+    readable(stage, &socket);
+    assert_eq!(socket.peek(&mut [0; 8]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let stranger = self::socket::<S>(stage.stranger(Stranger::Unconnected));
+    assert_eq!(stranger.peek(&mut [0; 8]).unwrap_err().kind(), ErrorKind::NotConnected);
 }
 
 pub fn a_discard_takes_no_more_than_its_bytes<S: Stage>(stage: &mut S) {

@@ -20,6 +20,8 @@ pub enum Call {
     Accept,
     Shut,
     Receive,
+    /// [`Back::call`](crate::back::Back::call)
+    CallBack,
     Silence,
     Tell,
     Pass,
@@ -32,6 +34,7 @@ pub enum Call {
     Of,
     HalfClose,
     Discard,
+    Peek,
     Send,
     Unacknowledged,
     ResetAtClose,

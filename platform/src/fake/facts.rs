@@ -46,11 +46,11 @@ impl Default for Setup {
 /// What became of a connection. Times are [`Kernel::now`](super::Kernel::now)'s.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// When the daemon's process got it from a sender.
+    /// When the daemon's process got it from a sender, the last time that it did.
     pub received: Option<Duration>,
     /// How often.
     pub received_times: u32,
-    /// When the daemon's process closed its last number of it. Whoever else has a copy still has it.
+    /// When the daemon's process closed its last number of it, if it has not got it anew since. Whoever else has a copy still has it.
     pub parted: Option<Duration>,
     /// When it was half-closed first, by whomever.
     pub half_closed: Option<Duration>,

@@ -58,6 +58,9 @@ pub struct Flavour {
     /// Whether a shutdown of the receiving side keeps what is queued: else `silence` and `shut` do
     /// nothing.
     pub silences: bool,
+    /// Whether a call where there is no room for more is answered as if nobody were there, and who waits where nobody listens
+    /// any more sees the end and no reset.
+    pub refuses_when_full: bool,
     /// See there.
     pub truncation: Truncation,
     /// See there.
@@ -88,6 +91,7 @@ impl Flavour {
             tells_acknowledged: true,
             second_half_close_ends_receiving: false,
             silences: true,
+            refuses_when_full: false,
             truncation: Truncation::First,
             credentials: Credentials::Kept,
             queued_messages: 277,
@@ -105,6 +109,7 @@ impl Flavour {
             pause: None,
             granularity: Duration::from_nanos(1),
             silences: false,
+            refuses_when_full: true,
             truncation: Truncation::Lost,
             credentials: Credentials::WhileThere,
             message_descriptors: 1024,
@@ -136,6 +141,8 @@ pub struct Faults {
     pub not_there: f64,
     /// `accept` says EMFILE, ENFILE, ENOBUFS or ENOMEM; the first two also when nobody waits.
     pub accept: f64,
+    /// [`call`](crate::back::Back::call) says EMFILE or ENFILE.
+    pub call: f64,
     /// `accept` says ECONNABORTED, and the caller has gone.
     pub aborted: f64,
     /// `receive` finds no number for a descriptor that came along.
@@ -152,7 +159,7 @@ pub struct Faults {
     pub failure: f64,
     /// `discard` takes less than it could.
     pub short: f64,
-    /// `receive` and `discard` say `OutOfMemory`, and nothing is taken.
+    /// `receive`, `discard` and `call` say `OutOfMemory`, and nothing is taken.
     pub memory: f64,
     /// The clock leaps ahead by up to a year.
     pub leap: f64,
@@ -168,6 +175,7 @@ impl Faults {
             not_yet: 0.02,
             not_there: 0.0,
             accept: 0.02,
+            call: 0.02,
             aborted: 0.02,
             truncate: 0.000_5,
             add: 0.01,

@@ -9,7 +9,7 @@
 //!
 //! A [`Kernel`] makes [`Process`]es, which have what a daemon starts with, and everybody else:
 //! [`Client`]s with a [`Held`] end for the server, files and other things nobody can linger on, and
-//! [`Caller`]s, who send them. [`Kernel::at`] says when what happens. Then the daemon runs, and what it
+//! [`Caller`]s, who send them, and [`WayBack`]s, where servers are brought connections back. [`Kernel::at`] says when what happens. Then the daemon runs, and what it
 //! did stands in [`Client::facts`], [`Kernel::violations`], [`Kernel::count`] and the log, whose hash
 //! tells two runs apart.
 //!
@@ -33,10 +33,11 @@
 //! assert_eq!(process.descriptors(), []);
 //! ```
 //!
-//! What it has not: what bytes of a connection say, a second process that waits in a backend at the same
+//! What it has not: what bytes of a connection say, but for what a client [says](Client::say), a second process that waits in a backend at the same
 //! time, the end of orphaned connections in FIN_WAIT_2 or with a reader that has stalled, and memory.
 
 mod agenda;
+mod back;
 mod backend;
 mod clock;
 mod content;
@@ -48,8 +49,9 @@ mod slab;
 mod socket;
 mod state;
 mod tcp;
-mod unix;
+pub mod unix;
 
+pub use back::{WayBack, Ways};
 pub use backend::Backend;
 pub use clock::{Clock, Raiser, Signal, SlowClose};
 pub use content::{Content, Medium, Piece, Reader};
@@ -77,6 +79,7 @@ use std::time::Duration;
 pub struct Fake;
 
 impl World for Fake {
+    type Back = Ways;
     type Backend = Backend;
     type Received = Received;
     type Socket = Socket;
@@ -293,6 +296,12 @@ impl Kernel {
         Caller::connect(self, door.0, who)
     }
 
+    /// Has a server listen for those who bring connections back, at the way back of that name. So many may wait
+    /// there, and one more.
+    pub fn way_back(&self, name: &str, backlog: usize) -> WayBack {
+        WayBack::open(self, name, backlog)
+    }
+
     /// Changes what fails, and how often.
     pub fn set_faults(&self, faults: Faults) {
         self.state().dice.faults = faults;
@@ -411,6 +420,11 @@ impl Process {
     /// What closes slowly.
     pub fn slow_close(&self) -> SlowClose {
         SlowClose { kernel: self.kernel.clone(), process: self.number }
+    }
+
+    /// What calls those who take connections back.
+    pub fn back(&self) -> Ways {
+        Ways::of(self.clone())
     }
 
     /// What reads files that may take long.

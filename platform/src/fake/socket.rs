@@ -23,6 +23,9 @@ use std::time::Duration;
 /// How many notices one call takes from the error queue.
 const NOTICES: u32 = 64;
 
+/// What a byte is of which nobody has said what it is.
+const FILLER: u8 = b'x';
+
 /// A connection that was handed over. Dropping closes it.
 pub struct Socket(Fd);
 
@@ -131,6 +134,21 @@ impl Tcp for Socket {
         got
     }
 
+    fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (mut state, kind) = self.enter(Call::Peek);
+        let seen = match kind {
+            Kind::Tcp(connection) => state.peek(connection, buffer),
+            Kind::Idle(super::Idle::Connecting) => Err(io::ErrorKind::WouldBlock.into()),
+            _ => Err(io::Error::from_raw_os_error(libc::ENOTCONN)),
+        };
+        let result = match &seen {
+            Ok(bytes) => *bytes as i64,
+            Err(error) => -1 - i64::from(error.raw_os_error().unwrap_or_default()),
+        };
+        self.note(&mut state, Call::Peek, result);
+        seen
+    }
+
     fn is_acknowledged(&self) -> Option<bool> {
         let (mut state, kind) = self.enter(Call::IsAcknowledged);
         let told = match kind {
@@ -222,6 +240,27 @@ impl State {
         Ok(written)
     }
 
+    /// What there is to be read, as much as `buffer` holds.
+    fn peek(&mut self, connection: Key, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.dice.roll(|faults| faults.not_yet) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        if self.dice.roll(|faults| faults.memory) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        match self.connections.get_mut(connection) {
+            Some(it) if it.to_server.unread() > 0 => {
+                let bytes = it.to_server.unread().min(buffer.len() as u64) as usize;
+                let said = it.text.iter().skip(it.to_server.read as usize);
+                let said = said.copied().chain(std::iter::repeat(FILLER));
+                buffer[..bytes].iter_mut().zip(said).for_each(|(to, byte)| *to = byte);
+                Ok(bytes)
+            }
+            Some(it) => it.receive(0).map(|bytes| bytes as usize), // the end, or an error
+            None => Ok(0),
+        }
+    }
+
     fn discard(&mut self, connection: Key) -> io::Result<usize> {
         if self.dice.roll(|faults| faults.not_yet) {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -287,6 +326,17 @@ impl Client {
                 state.send(key, Way::ToServer, false);
             }
         });
+    }
+
+    /// Sends these bytes, which [`peek`](Tcp::peek) finds; of those that are [sent](Self::send) it finds only that they are
+    /// there.
+    pub fn say(&self, bytes: &[u8]) {
+        self.with(|state, key| {
+            let Some(it) = state.connections.get_mut(key) else { return };
+            it.text.resize(it.to_server.written as usize, FILLER);
+            it.text.extend_from_slice(bytes);
+        });
+        self.send(bytes.len() as u64);
     }
 
     /// Half-closes: the end of its stream follows what it has sent, and it goes on reading.
@@ -375,6 +425,11 @@ impl Client {
         self.with(|state, key| state.connections.get(key).map_or(0, |it| it.to_client.unread()))
     }
 
+    /// Bytes of it that have arrived and that the server has not read.
+    pub fn unheard(&self) -> u64 {
+        self.with(|state, key| state.connections.get(key).map_or(0, |it| it.to_server.unread()))
+    }
+
     /// What became of its connection so far.
     pub fn facts(&self) -> Facts {
         self.with(|state, key| state.connections.get(key).map(|it| it.facts.clone()).unwrap_or_default())
@@ -411,6 +466,26 @@ impl Held {
                 state.send(connection, Way::ToClient, false);
             }
         });
+    }
+
+    /// Reads all that has arrived, and returns how much that is.
+    pub fn read(&self) -> u64 {
+        let mut read = 0;
+        self.with_connection(|state, connection| {
+            let Some(it) = state.connections.get_mut(connection) else { return };
+            read = it.to_server.unread();
+            it.to_server.read += read;
+            state.update_window(connection, Way::ToServer);
+        });
+        read
+    }
+
+    /// The client's address.
+    pub fn client(&self) -> Option<SocketAddr> {
+        match self.kernel.get().state().kind(self.file) {
+            Kind::Tcp(connection) => Some(address(connection)),
+            _ => None,
+        }
     }
 
     /// Sets SO_LINGER.

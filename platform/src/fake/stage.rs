@@ -6,6 +6,7 @@ use super::tcp::SEND_BUFFER;
 use super::*;
 use crate::backend::Descriptor;
 use crate::backend::contract::{self as waiting, contract_tests};
+use crate::contract::back::back_tests;
 use crate::contract::content::content_tests;
 use crate::contract::fdpass::fdpass_tests;
 use crate::contract::tcp::tcp_tests;
@@ -132,6 +133,7 @@ impl contract::Stage for Stage {
     type Peer = Peer;
     type Caller = Sender;
     type Address = Address;
+    type Desk = Desk;
 
     fn backend(&mut self) -> Backend {
         self.process.backend()
@@ -172,6 +174,11 @@ impl contract::Stage for Stage {
     fn call(&mut self, address: &Address) -> io::Result<Sender> {
         let this = crate::peer::Peer { uid: UID, groups: vec![GID, 4], all_groups: true, pid: Some(1) };
         self.kernel.connect(*address, this).map(|caller| Sender(caller, self.kernel.clone()))
+    }
+
+    fn way_back(&mut self, name: &str, backlog: usize) -> (Ways, Desk) {
+        let desk = self.kernel.way_back(name, backlog);
+        (self.process.back(), Desk(desk, self.kernel.clone()))
     }
 
     fn uid(&self) -> u32 {
@@ -221,6 +228,10 @@ impl Peer {
 impl contract::Peer for Peer {
     fn send(&mut self, bytes: usize) {
         self.client.send(bytes as u64);
+    }
+
+    fn say(&mut self, bytes: &[u8]) {
+        self.client.say(bytes);
     }
 
     fn half_close(&mut self) {
@@ -293,6 +304,18 @@ impl contract::Peer for Peer {
     }
 }
 
+struct Desk(WayBack, Kernel);
+
+impl contract::Desk<Sender> for Desk {
+    fn accept(&mut self) -> Option<Sender> {
+        self.0.accept().map(|caller| Sender(caller, self.1.clone()))
+    }
+
+    fn close(&mut self) {
+        self.0.close();
+    }
+}
+
 struct Sender(Caller, Kernel);
 
 impl contract::Caller<Peer> for Sender {
@@ -323,6 +346,7 @@ macro_rules! all_contracts {
             contract_tests!(Stage::new($flavour));
             tcp_tests!(Stage::new($flavour));
             content_tests!(Stage::new($flavour));
+            back_tests!(Stage::new($flavour));
             fdpass_tests!(Stage::new($flavour));
             clock_tests!(Stage::new($flavour));
             closing_tests!(Stage::new($flavour));

@@ -3,6 +3,7 @@
 //! What the kernel knows, all in one place, and how its time passes.
 
 use super::agenda::{self, Action, Agenda};
+use super::back::Desk;
 use super::backend::Poller;
 use super::content::{Reading, Store};
 use super::descriptors::{File, Table};
@@ -11,7 +12,7 @@ use super::faults::{Dice, Flavour};
 use super::slab::{Key, Slab};
 use super::tcp::{Connection, Packet};
 use super::unix::{Channel, Gate};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::RawFd;
 use std::time::Duration;
 
@@ -51,6 +52,9 @@ pub(super) struct State {
     pub wire: VecDeque<(Key, Packet)>,
     pub links: Slab<Channel>,
     pub doors: Slab<Gate>,
+    pub desks: Slab<Desk>,
+    /// Which of them has that name.
+    pub ways: BTreeMap<String, Key>,
     pub stores: Slab<Store>,
     pub files_made: u64,
     pub readings: Slab<Reading>,
@@ -78,6 +82,8 @@ impl State {
             wire: VecDeque::new(),
             links: Slab::new(),
             doors: Slab::new(),
+            desks: Slab::new(),
+            ways: BTreeMap::new(),
             stores: Slab::new(),
             files_made: 0,
             readings: Slab::new(),

@@ -109,6 +109,8 @@ pub(super) struct Connection {
     reads: bool,
     pub linger: Option<Duration>,
     pub notices: u32,
+    /// What the client's bytes say, from the first on, as far as that matters; all others are the same.
+    pub text: Vec<u8>,
     /// The server's socket, until its last close.
     pub file: Option<Key>,
     /// What the next read of the server's says.
@@ -141,6 +143,7 @@ impl Connection {
             reads: setup.reads,
             linger: setup.linger,
             notices: setup.notices,
+            text: Vec::new(),
             file: None,
             error: None,
             gone: false,

@@ -54,6 +54,36 @@ pub(super) struct Channel {
 }
 
 impl Channel {
+    /// Between the two, of whom the daemon has not let the other in yet.
+    pub fn new(who: Peer) -> Self {
+        Channel {
+            inbox: VecDeque::new(),
+            outbox: Vec::new(),
+            passed: VecDeque::new(),
+            room: 200_000,
+            file: None,
+            daemon: true,
+            caller: true,
+            silenced: false,
+            finished: false,
+            error: None,
+            who,
+            held: true,
+            at_hang_up: None,
+            at_word: None,
+        }
+    }
+
+    /// It is the daemon who has called, with that end.
+    pub const fn is_called(&mut self, file: Key) {
+        self.file = Some(file);
+    }
+
+    /// Whether there will be somebody who asks about it at the other end.
+    pub const fn was_let_in(&mut self, held: bool) {
+        self.held = held;
+    }
+
     /// Whether it is ready whatever it is asked for.
     pub const fn has_failed(&self) -> bool {
         self.error.is_some() || !self.caller
@@ -114,22 +144,7 @@ impl State {
         if it.waiting.len() > it.backlog {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let link = self.links.insert(Channel {
-            inbox: VecDeque::new(),
-            outbox: Vec::new(),
-            passed: VecDeque::new(),
-            room: 200_000,
-            file: None,
-            daemon: true,
-            caller: true,
-            silenced: false,
-            finished: false,
-            error: None,
-            who,
-            held: true,
-            at_hang_up: None,
-            at_word: None,
-        });
+        let link = self.links.insert(Channel::new(who));
         let file = self.open(Kind::Caller(link));
         let Some(it) = self.doors.get_mut(door) else { return Err(refused()) };
         it.waiting.push_back(link);
@@ -370,7 +385,7 @@ impl State {
         let now = self.now;
         let Kind::Tcp(connection) = self.kind(file) else { return };
         if let Some(it) = self.connections.get_mut(connection) {
-            it.facts.received.get_or_insert(now);
+            (it.facts.received, it.facts.parted) = (Some(now), None);
             it.facts.received_times += 1;
         }
     }
@@ -416,6 +431,13 @@ impl State {
             self.release(file, By::Kernel);
         }
         self.forget_link(link);
+    }
+
+    /// Has the caller read what it was told, but for the descriptors.
+    pub fn forget_told(&mut self, link: Key) {
+        if let Some(it) = self.links.get_mut(link) {
+            it.outbox.clear();
+        }
     }
 
     fn forget_link(&mut self, link: Key) {
@@ -478,7 +500,7 @@ impl fdpass::Door for Door {
 }
 
 /// An error for the log, below 0.
-fn error_number(error: &io::Error) -> i64 {
+pub(super) fn error_number(error: &io::Error) -> i64 {
     -1 - i64::from(error.raw_os_error().unwrap_or_default())
 }
 
@@ -646,8 +668,13 @@ impl Caller {
     pub(super) fn connect(kernel: &Kernel, door: Key, who: Peer) -> io::Result<Self> {
         let (link, file) = kernel.state().connect(door, who)?;
         let kernel = kernel.handle();
-        let end = RefCell::new(Some(Held::new(kernel.clone(), file)));
-        Ok(Caller(Rc::new(Inner { end, kernel, link })))
+        Ok(Caller::of(link, Held::new(kernel, file)))
+    }
+
+    /// The one that has this end of it.
+    pub(super) fn of(link: Key, end: Held) -> Self {
+        let kernel = end.kernel.clone();
+        Caller(Rc::new(Inner { end: RefCell::new(Some(end)), kernel, link }))
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut State, Key) -> T) -> T {
@@ -691,6 +718,18 @@ impl Caller {
     pub fn read(&self) -> Vec<u8> {
         self.with(|state, link| {
             state.links.get_mut(link).map(|it| std::mem::take(&mut it.outbox)).unwrap_or_default()
+        })
+    }
+
+    /// The same, and the descriptors that came with it.
+    pub fn take(&self) -> (Vec<u8>, Vec<Held>) {
+        let kernel = &self.0.kernel;
+        self.with(|state, link| {
+            let Some(it) = state.links.get_mut(link) else { return Default::default() };
+            let (bytes, files) = (std::mem::take(&mut it.outbox), std::mem::take(&mut it.passed));
+            state.in_flight -= files.len();
+            // Each takes over the reference that was on its way.
+            (bytes, files.into_iter().map(|file| Held::new(kernel.clone(), file)).collect())
         })
     }
 

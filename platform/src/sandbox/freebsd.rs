@@ -7,6 +7,7 @@
 //! they are for; other descriptors have no names below them.
 
 use super::Report;
+use crate::back::Ways;
 use crate::name::Name;
 use crate::{check, syslog};
 use std::io;
@@ -14,14 +15,15 @@ use std::os::fd::{AsFd, AsRawFd};
 
 pub const BUILT_IN: &str = "Capsicum";
 
-pub fn enter(names: &[&Name], report: &mut Report) {
-    report.note("Capsicum", enter_capability_mode(names));
+pub fn enter(names: &[&Name], ways: &Ways, report: &mut Report) {
+    report.note("Capsicum", enter_capability_mode(names, ways));
 }
 
-fn enter_capability_mode(names: &[&Name]) -> io::Result<()> {
+fn enter_capability_mode(names: &[&Name], ways: &Ways) -> io::Result<()> {
     for name in names {
         limit(name, libc::CAP_FSTATAT, libc::CAP_UNLINKAT)?;
     }
+    limit(ways.name(), libc::CAP_CONNECTAT, libc::CAP_CONNECTAT)?;
     // Where there is none there is no syslogd to be found either.
     if let Ok(directory) = syslog::keep_in_reach() {
         limit(&directory, libc::CAP_CONNECTAT, libc::CAP_CONNECTAT)?;

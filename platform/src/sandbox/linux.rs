@@ -3,6 +3,7 @@
 //! Linux: no_new_privs, Landlock, capabilities, and a filter of the system calls.
 
 use super::{Report, seccomp};
+use crate::back::Ways;
 use crate::check;
 use crate::name::Name;
 use landlock::{
@@ -17,7 +18,7 @@ pub const BUILT_IN: &str = seccomp::LINUX_BUILT_IN;
 const LANDLOCK: ABI = ABI::V6;
 
 /// In this order: each of them may forbid what comes before it.
-pub fn enter(names: &[&Name], report: &mut Report) {
+pub fn enter(names: &[&Name], _: &Ways, report: &mut Report) {
     report.note("no_new_privs", no_new_privs());
     match landlock(names) {
         Ok(RulesetStatus::FullyEnforced) => report.applied.push("Landlock".to_owned()),

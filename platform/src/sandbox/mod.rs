@@ -5,9 +5,10 @@
 //!
 //! Each kernel has its own means, a file each. What it still has to do is the same everywhere: wait, take
 //! descriptors and pass them on, read, write, ask and close what it has; let senders in; start a thread;
-//! remove the names that it has made; find the syslog daemon again. Nothing here fails: what a kernel
+//! remove the names that it has made; find the syslog daemon again, and servers that take connections back. Nothing here fails: what a kernel
 //! lacks is reported, and the daemon serves without it. Must not know what is served.
 
+use crate::back::Ways;
 use crate::name::Name;
 use std::fmt::Display;
 
@@ -61,12 +62,12 @@ impl Report {
 }
 
 /// Takes from this process, and from every thread that it starts later, what it has no need of. `names`
-/// can still be removed.
+/// can still be removed, and `ways` be called.
 ///
 /// Must be called while the process has one thread: some kernels restrict the calling one only.
-pub fn enter(names: &[&Name]) -> Report {
+pub fn enter(names: &[&Name], ways: &Ways) -> Report {
     let mut report = Report::default();
-    system::enter(names, &mut report);
+    system::enter(names, ways, &mut report);
     report
 }
 

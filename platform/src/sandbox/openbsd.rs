@@ -3,6 +3,7 @@
 //! OpenBSD: unveil(2) and pledge(2).
 
 use super::Report;
+use crate::back::Ways;
 use crate::check;
 use crate::name::Name;
 use std::ffi::{CStr, CString};
@@ -18,16 +19,20 @@ pub const BUILT_IN: &str = "unveil, pledge";
 const PROMISES: &CStr = c"error stdio rpath cpath unix inet recvfd sendfd";
 
 /// After pledge(2) without "unveil" nothing else can be unveiled.
-pub fn enter(names: &[&Name], report: &mut Report) {
-    report.note("unveil", unveil_all(names));
+pub fn enter(names: &[&Name], ways: &Ways, report: &mut Report) {
+    report.note("unveil", unveil_all(names, ways));
     // SAFETY: pledge(2) reads the NUL-terminated string; null leaves the other promises as they are.
     report.note("pledge", check(unsafe { libc::pledge(PROMISES.as_ptr(), std::ptr::null()) }).map(drop));
 }
 
 /// Of the file system there is left where `names` are, and the socket of syslogd(8).
-fn unveil_all(names: &[&Name]) -> io::Result<()> {
+fn unveil_all(names: &[&Name], ways: &Ways) -> io::Result<()> {
     for directory in names.iter().filter_map(|name| name.path().parent()) {
         unveil(directory, c"rc")?;
+    }
+    // To connect to a socket is to write to it.
+    if let Some(directory) = ways.name().path().parent() {
+        unveil(directory, c"rwc")?;
     }
     unveil(Path::new("/dev/log"), c"rw")
 }

@@ -3,6 +3,7 @@
 //! illumos and Solaris: privileges(7).
 
 use super::Report;
+use crate::back::Ways;
 use crate::check;
 use crate::name::Name;
 use std::ffi::{CStr, c_char, c_int};
@@ -14,7 +15,7 @@ pub const BUILT_IN: &str = "privileges";
 /// processes, no signal to another session's, no link to others' files, no network endpoint of its own.
 const KEPT: &CStr = c"basic,!proc_fork,!proc_exec,!proc_info,!proc_session,!file_link_any,!net_access";
 
-pub fn enter(_: &[&Name], report: &mut Report) {
+pub fn enter(_: &[&Name], _: &Ways, report: &mut Report) {
     report.note("privileges", keep());
 }
 

@@ -3,11 +3,12 @@
 //! What can be done inside, and what not: each act in a process of its own, as nobody comes out again.
 
 use super::{BUILT_IN, Report, enter};
+use crate::back::{Back, Ways};
 use crate::name::Name;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -46,6 +47,7 @@ fn acts() -> Vec<(&'static str, Outcome, &'static str)> {
         ("remove its own name", Done, ""),
         ("start a thread", Done, ""),
         ("pass a descriptor on", Done, ""),
+        ("call a way back", Done, ""),
         // FreeBSD's is reached by another way, and OpenBSD's is the only one.
         ("reach a syslog daemon", refused_if(FREEBSD || OPENBSD), ""),
         ("become another program", if LINUX { Ends } else { refused_if(sandboxed) }, "seccomp"),
@@ -111,8 +113,10 @@ fn perform(act: &str, place: &Path, goes_in: bool) -> i32 {
     let (link, other_end) = UnixStream::pair().unwrap();
     let address: SocketAddr = listener.local_addr().unwrap();
     let parent = std::os::unix::process::parent_id() as i32;
+    let ways = Ways::beside(&of("own/name")).unwrap();
+    let way = UnixListener::bind(of("own/name.back.one")).unwrap();
 
-    let report = if goes_in { enter(&[&own]) } else { Report::default() };
+    let report = if goes_in { enter(&[&own], &ways) } else { Report::default() };
     let by = acts().into_iter().find(|(name, ..)| *name == act).unwrap().2;
     if report.missing.iter().any(|missing| missing.starts_with(by) && !by.is_empty()) {
         return MISSING;
@@ -128,6 +132,7 @@ fn perform(act: &str, place: &Path, goes_in: bool) -> i32 {
             let sent = send(&link, b"L", &[std::os::fd::AsFd::as_fd(&socket)]);
             sent.and_then(|_| other_end.receive(&mut got)).map(|_| assert_eq!(got.len(), 1))
         }
+        "call a way back" => ways.call("one").and_then(|_| way.accept()).map(drop),
         "reach a syslog daemon" => UnixDatagram::unbound().and_then(|to| {
             to.connect(of("log"))?;
             to.send(b"<30>hello")?;

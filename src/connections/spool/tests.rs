@@ -42,7 +42,8 @@ impl Scene {
         let room = Room::share(1_024, process.open_descriptors(), None).unwrap();
         let [idle, max, limit] = [5, 30, 300].map(Span::from_secs);
         let rules = Rules { idle, max, limit };
-        let connections = Connections::new(rules, room, process.slow_close(), process.reader(), 1, START);
+        let connections =
+            Connections::new(rules, room, process.slow_close(), process.reader(), process.back(), 1, START);
         Scene { kernel: kernel.clone(), process, backend, connections }
     }
 

@@ -16,8 +16,8 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 
 /// The reasons with which a connection ends.
-const REASONS: [&str; 9] =
-    ["closed", "reset", "idle", "max", "limit", "evicted", "stopped", "stalled", "broken"];
+const REASONS: [&str; 10] =
+    ["closed", "reset", "idle", "max", "limit", "evicted", "stopped", "stalled", "broken", "returned"];
 
 /// What a test has to account for to the last one; see [`Daemon::finish`].
 const ACCOUNTED: [&str; 6] =
@@ -61,9 +61,11 @@ impl Counters {
     /// That no connection is counted twice or not at all.
     fn assert_sound(&self) {
         let ended: u64 = REASONS.iter().map(|&reason| self[reason]).sum();
-        assert_eq!(self["handed_over"], ended + self["lingering"] + self["spooling"], "{self:?}");
+        let here = self["lingering"] + self["spooling"] + self["parked"];
+        assert_eq!(self["handed_over"], ended + here, "{self:?}");
+        assert!(self["returning"] <= self["parked"], "{self:?}");
         assert!(self["peak"] >= self["lingering"], "{self:?}");
-        assert!(self["cut_short"] <= ended - self["closed"] - self["reset"], "{self:?}");
+        assert!(self["cut_short"] <= ended - self["closed"] - self["reset"] - self["returned"], "{self:?}");
     }
 }
 

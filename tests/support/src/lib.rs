@@ -13,6 +13,7 @@ pub mod fuzz;
 pub mod http;
 pub mod sender;
 pub mod tcp;
+pub mod workers;
 
 use std::ffi::OsStr;
 use std::fmt::Debug;

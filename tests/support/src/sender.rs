@@ -73,6 +73,22 @@ impl Sender {
         self.send(&head, &descriptors);
     }
 
+    /// Parks a connection, and waits until the daemon has it.
+    pub fn park(&self, socket: TcpStream, head: &[u8; 72]) {
+        self.send(head, &[socket.as_fd()]);
+        drop(socket);
+        self.wait_for_taken();
+    }
+
+    /// Waits until the daemon has one more that was parked; whatever else it allows meanwhile.
+    pub fn wait_for_taken(&self) {
+        let mut byte = [b'G'];
+        while byte == [b'G'] {
+            (&self.0).read_exact(&mut byte).expect("it does not say that it has it");
+        }
+        assert_eq!(byte, [b'K']);
+    }
+
     /// Sends `bytes` with `descriptors`; waits for room, as the daemon may be slow.
     pub fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
         let sent = eventually(|| match self.try_send(bytes, descriptors) {

@@ -7,8 +7,10 @@
  * connected TCP socket in SCM_RIGHTS, on a stream that is connected once and
  * kept; there is no reply.  At lingerd's second socket it may be 'S', too: a
  * head of 72 bytes, with the socket and the files that are still to be written
- * to it; one for each 'G' that lingerd has said there.  What this must not know:
- * how long lingerd waits, for what, and what becomes of a socket.
+ * to it; one for each 'G' that lingerd has said there.  Or 'K' or 'H', with the
+ * socket alone, for one that is to come back; lingerd says 'K' to each.  What
+ * this must not know: how long lingerd waits, for what, and what becomes of a
+ * socket.
  */
 
 /*
@@ -67,14 +69,21 @@
 #endif
 #endif
 
-/* The head of an 'S', see lingerd_spool() */
-#define LINGERD_HEAD (8 + 16 * LINGERD_PARTS)
+/* The first bytes of a message at the second socket: of an 'S', and as many of
+ * one that is parked, whose last are the server's own */
+#define LINGERD_BYTES (8 + 16 * LINGERD_PARTS)
+#define LINGERD_OWN_AT (LINGERD_BYTES - LINGERD_OWN)
 
-/* What the daemon says when it takes an 'S' */
+/* What the daemon says when it takes an 'S', and when it has one that is parked */
 #define LINGERD_GO 'G'
+#define LINGERD_HAS 'K'
 
-/* What makes the second path of the first. */
+/* What it is told when one that it brings back has been taken */
+#define LINGERD_TAKEN 'A'
+
+/* What makes the second path of the first, and the path of a way back. */
 #define LINGERD_SECOND ".2"
+#define LINGERD_BACK ".back."
 
 LINGERD_API int lingerd_init(lingerd_sender *s, const char *path)
 {
@@ -94,17 +103,51 @@ LINGERD_API int lingerd_init(lingerd_sender *s, const char *path)
     return 0;
 }
 
+/* Append to a path, if there is room. */
+static int lingerd_append(struct sockaddr_un *addr, const char *more)
+{
+    size_t length = strlen(addr->sun_path);
+
+    if (length + strlen(more) > LINGERD_PATH_MAX) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    memcpy(addr->sun_path + length, more, strlen(more) + 1);
+    return 0;
+}
+
 LINGERD_API int lingerd_init_spool(lingerd_sender *s, const char *path)
 {
     if (lingerd_init(s, path) != 0) {
         return -1;
     }
-    if (strlen(path) + strlen(LINGERD_SECOND) > LINGERD_PATH_MAX) {
-        errno = ENAMETOOLONG;
+    return lingerd_append(&s->addr, LINGERD_SECOND);
+}
+
+/* The length of a name, or 0 if it is none. */
+static size_t lingerd_name(const char *name)
+{
+    size_t length = strspn(name, "abcdefghijklmnopqrstuvwxyz"
+                                 "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-");
+
+    if (name[length] != '\0' || length == 0 || length > LINGERD_NAME_MAX) {
+        errno = EINVAL;
+        return 0;
+    }
+    return length;
+}
+
+LINGERD_API int lingerd_way_back(struct sockaddr_un *back, const char *path,
+                                 const char *name)
+{
+    lingerd_sender s;
+
+    if (lingerd_name(name) == 0 || lingerd_init(&s, path) != 0
+        || lingerd_append(&s.addr, LINGERD_BACK) != 0
+        || lingerd_append(&s.addr, name) != 0) {
         return -1;
     }
-    memcpy(s->addr.sun_path + strlen(path), LINGERD_SECOND,
-           sizeof(LINGERD_SECOND));
+    *back = s.addr;
     return 0;
 }
 
@@ -118,6 +161,7 @@ LINGERD_API void lingerd_drop(lingerd_sender *s, int error)
     s->fd = -1;
     s->connected = 0;
     s->may_spool = 0;
+    s->parking = 0;
     s->error = error;
     errno = saved;
 }
@@ -316,6 +360,43 @@ LINGERD_API int lingerd_give(lingerd_sender *s, int sock)
 }
 
 /*
+ * Take note of what the daemon has said so far.  What has no meaning yet is
+ * left aside.
+ * @return 0, or -1 with errno if there is no link any more
+ */
+static int lingerd_hear(lingerd_sender *s)
+{
+    unsigned char said[LINGERD_WINDOW + 1];
+    ssize_t rc, n;
+
+    for (;;) {
+        do {
+            rc = recv(s->fd, (void *)said, sizeof(said), LINGERD_RECV_FLAGS);
+        } while (rc < 0 && errno == EINTR);
+        if (rc <= 0) {
+            break;
+        }
+        for (n = 0; n < rc; n++) {
+            if (said[n] == LINGERD_GO) {
+                s->may_spool = 1;
+            }
+            else if (said[n] == LINGERD_HAS && s->parking > 0) {
+                s->parking--;
+            }
+        }
+        if (rc < (ssize_t)sizeof(said)) {
+            return 0;
+        }
+    }
+    if (rc < 0 && lingerd_transient(errno)) {
+        return 0;
+    }
+    lingerd_drop(s, rc == 0 ? EPIPE : errno);
+    errno = s->error;
+    return -1;
+}
+
+/*
  * A connect that is under way is waited for as the daemon's word is: before the
  * one has ended nothing is readable.  Not so where the daemon has no room for
  * one more (EAGAIN): of that no system tells the end.
@@ -325,28 +406,13 @@ LINGERD_API int lingerd_may_spool(lingerd_sender *s)
     int attempt;
 
     for (attempt = 0; attempt < 2; attempt++) {
-        unsigned char said = 0;
-        ssize_t rc;
-
         if (lingerd_open(s) != 0) {
             return errno == EINPROGRESS || errno == EALREADY ? 0 : -1;
         }
-        if (s->may_spool) {
-            return 1;
+        if (s->may_spool || lingerd_hear(s) == 0) {
+            return s->may_spool;
         }
-        do {
-            rc = recv(s->fd, (void *)&said, 1, LINGERD_RECV_FLAGS);
-        } while ((rc < 0 && errno == EINTR) || (rc > 0 && said != LINGERD_GO));
-        if (rc > 0) {
-            s->may_spool = 1;
-            return 1;
-        }
-        if (rc < 0 && lingerd_transient(errno)) {
-            return 0;
-        }
-        lingerd_drop(s, rc == 0 ? EPIPE : errno);
     }
-    errno = s->error;
     return -1;
 }
 
@@ -380,7 +446,7 @@ LINGERD_API int lingerd_spool(lingerd_sender *s, int sock,
                               const lingerd_part *parts, int count,
                               unsigned long patience)
 {
-    unsigned char head[LINGERD_HEAD];
+    unsigned char head[LINGERD_BYTES];
     int fds[1 + LINGERD_PARTS];
     int n, attempt;
 
@@ -429,6 +495,162 @@ LINGERD_API int lingerd_spool(lingerd_sender *s, int sock,
         }
     }
     return -1;
+}
+
+/*
+ * What the daemon has said is read only when the window is full: for every
+ * eighth or so.
+ */
+LINGERD_API int lingerd_park(lingerd_sender *s, int sock, const char *name,
+                             const lingerd_parked *parked)
+{
+    unsigned char head[LINGERD_BYTES];
+    unsigned long patience = parked->patience;
+    size_t length = lingerd_name(name);
+    int attempt;
+
+    if (length == 0 || patience == 0) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (patience > 0x7fffffff) {
+        patience = 0x7fffffff;
+    }
+    memset(head, 0, sizeof(head));
+    head[0] = (unsigned char)parked->kind;
+    head[1] = (unsigned char)length;
+    lingerd_number(head + 4, 4, (off_t)patience);
+    memcpy(head + 8, name, length);
+    memcpy(head + LINGERD_OWN_AT, parked->own, LINGERD_OWN);
+
+    for (attempt = 0; attempt < 2; attempt++) {
+        if (lingerd_open(s) != 0) {
+            return -1;
+        }
+        if (s->parking >= LINGERD_WINDOW) {
+            if (lingerd_hear(s) != 0) {
+                continue;
+            }
+            if (s->parking >= LINGERD_WINDOW) {
+                errno = EAGAIN;
+                return -1;
+            }
+        }
+        if (lingerd_send(s->fd, head, sizeof(head), &sock, 1) == 0) {
+            s->parking++;
+            return 0;
+        }
+        if (lingerd_failed(s)) {
+            return -1;
+        }
+    }
+    return -1;
+}
+
+/*
+ * Receive so many bytes, and the descriptor that came with them; others that
+ * did are closed.
+ */
+static ssize_t lingerd_receive(int link, unsigned char *bytes, size_t size,
+                               int *sock)
+{
+#ifndef LINGERD_ACCRIGHTS
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int) * (1 + LINGERD_PARTS))];
+    } control;
+    struct cmsghdr *cmsg;
+#endif
+    struct msghdr msg;
+    struct iovec iov;
+    int flags = LINGERD_RECV_FLAGS;
+    ssize_t rc;
+
+    *sock = -1;
+    iov.iov_base = (void *)bytes;
+    iov.iov_len = size;
+    memset(&msg, 0, sizeof(msg));
+    msg.msg_iov = &iov;
+    msg.msg_iovlen = 1;
+#ifndef LINGERD_ACCRIGHTS
+    memset(&control, 0, sizeof(control));
+    msg.msg_control = control.space;
+    msg.msg_controllen = sizeof(control.space);
+#else
+    msg.msg_accrights = (char *)sock;
+    msg.msg_accrightslen = (int)sizeof(int);
+#endif
+#ifdef MSG_CMSG_CLOEXEC
+    flags |= MSG_CMSG_CLOEXEC;
+#endif
+    do {
+        rc = recvmsg(link, &msg, flags);
+    } while (rc < 0 && errno == EINTR);
+#ifndef LINGERD_ACCRIGHTS
+    for (cmsg = rc > 0 ? CMSG_FIRSTHDR(&msg) : NULL; cmsg != NULL;
+         cmsg = CMSG_NXTHDR(&msg, cmsg)) {
+        size_t at = 0, end = cmsg->cmsg_len - CMSG_LEN(0);
+
+        if (cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS) {
+            continue;
+        }
+        for (; at + sizeof(int) <= end; at += sizeof(int)) {
+            if (*sock >= 0) {
+                close(*sock);
+            }
+            memcpy(sock, CMSG_DATA(cmsg) + at, sizeof(int));
+        }
+    }
+#endif
+#ifndef MSG_CMSG_CLOEXEC
+    if (*sock >= 0) {
+        (void)fcntl(*sock, F_SETFD, FD_CLOEXEC);
+    }
+#endif
+    return rc;
+}
+
+/*
+ * That it has been taken the daemon is told before anything else is done with
+ * it: what cannot be told to it, it has still.
+ */
+LINGERD_API int lingerd_take_back(int link, lingerd_parked *parked)
+{
+    static const unsigned char taken = LINGERD_TAKEN;
+    unsigned char head[LINGERD_BYTES];
+    int sock, error = 0;
+    ssize_t rc = lingerd_receive(link, head, sizeof(head), &sock);
+
+    if (rc <= 0) {
+        if (rc == 0) {
+            errno = EPIPE;
+        }
+        return -1;
+    }
+    if (rc != (ssize_t)sizeof(head) || sock < 0
+        || (head[0] != LINGERD_KEPT && head[0] != LINGERD_HEAD)) {
+        error = EINVAL;
+    }
+    else {
+        do {
+            rc = send(link, (const void *)&taken, 1,
+                      LINGERD_SEND_FLAGS | LINGERD_RECV_FLAGS);
+        } while (rc < 0 && errno == EINTR);
+        error = rc == 1 ? 0 : EPIPE;
+    }
+    if (error != 0) {
+        if (sock >= 0) {
+            close(sock);
+        }
+        errno = error;
+        return -1;
+    }
+    parked->kind = (lingerd_kind)head[0];
+    parked->patience = (unsigned long)head[4] << 24 | head[5] << 16
+                       | head[6] << 8 | head[7];
+    parked->late = head[2] != 0;
+    memcpy(parked->own, head + LINGERD_OWN_AT, LINGERD_OWN);
+    return sock;
 }
 
 /*

@@ -99,6 +99,14 @@
  *         close(sock);
  *     }
  *
+ * A server whose workers wait for the next request of their clients has lingerd
+ * wait for them: lingerd_park() hands a connection over that is to come back, at
+ * the same second socket.  It does when the client says something, to whatever
+ * worker accepts next at a Unix socket that the server itself has made, and
+ * listens at: beside lingerd's, at the path that lingerd_way_back() says.
+ * Each connection that is accepted there brings one back, which
+ * lingerd_take_back() takes.  lingerd-protocol(7) has all of it.
+ *
  * No function here ever waits.  They do no locking, and none of them is to be
  * interrupted by a signal handler that does not return (Apache 1.3 has such).
  * SIGPIPE is kept away where the system can do that for a single call or
@@ -162,7 +170,39 @@ typedef struct lingerd_sender {
     unsigned long links;
     /** Whether the daemon has said that it takes a response, and has none yet */
     int may_spool;
+    /** How many were parked on this link of which it has not said that it has
+     *  them */
+    int parking;
 } lingerd_sender;
+
+/** How many parked ones a daemon that hangs is given at most on a link */
+#define LINGERD_WINDOW 8
+
+/** How many bytes of the server's own go and come back with a parked one */
+#define LINGERD_OWN 40
+
+/** The longest name of a way back: a-z A-Z 0-9 _ - */
+#define LINGERD_NAME_MAX 24
+
+/** Why a connection is parked, and what brings it back */
+typedef enum lingerd_kind {
+    /** It is kept alive: when the client says something; when its time is up
+     *  the daemon does with it as with lingerd_give() */
+    LINGERD_KEPT = 'K',
+    /** The head of its next request is not whole: when it is, or its time is
+     *  up.  Nothing may have been read of it. */
+    LINGERD_HEAD = 'H'
+} lingerd_kind;
+
+/** One that is parked, or has come back */
+typedef struct lingerd_parked {
+    lingerd_kind kind;
+    /** Its time, in milliseconds; not 0 */
+    unsigned long patience;
+    /** Whether it has come back because that was up */
+    int late;
+    unsigned char own[LINGERD_OWN];
+} lingerd_parked;
 
 /** The most parts of a response that lingerd_spool() takes */
 #define LINGERD_PARTS 4
@@ -216,8 +256,8 @@ LINGERD_API int lingerd_client_done(int sock);
 LINGERD_API int lingerd_give(lingerd_sender *s, int sock);
 
 /**
- * Prepare a sender for lingerd_spool(): with the second socket of the daemon
- * that has its first at path.  Else as lingerd_init().
+ * Prepare a sender for lingerd_spool() and lingerd_park(): with the second
+ * socket of the daemon that has its first at path.  Else as lingerd_init().
  */
 LINGERD_API int lingerd_init_spool(lingerd_sender *s, const char *path);
 
@@ -244,6 +284,33 @@ LINGERD_API int lingerd_may_spool(lingerd_sender *s);
 LINGERD_API int lingerd_spool(lingerd_sender *s, int sock,
                               const lingerd_part *parts, int count,
                               unsigned long patience);
+
+/**
+ * The path of a way back, of the daemon that has its first socket at path.
+ * @return 0; or -1 with EINVAL (no such name) or ENAMETOOLONG
+ */
+LINGERD_API int lingerd_way_back(struct sockaddr_un *back, const char *path,
+                                 const char *name);
+
+/**
+ * Hand a connection over that is to come back, by the way of that name.  Not
+ * half-closed, and with nothing left to be written.
+ * @return 0: the daemon has it, the caller closes its own copy.
+ *         -1 with errno: the caller still has it all to itself.  EAGAIN, too,
+ *         when the daemon has not said of LINGERD_WINDOW that it has them.
+ */
+LINGERD_API int lingerd_park(lingerd_sender *s, int sock, const char *name,
+                             const lingerd_parked *parked);
+
+/**
+ * Take back what the daemon brings on a connection that was accepted at a way
+ * back.  The caller closes that in any case but EAGAIN.
+ * @return The socket, close-on-exec and the caller's from here on; or -1 with
+ *         errno.  EAGAIN: there is nothing yet.  EPIPE: nothing was to come, as
+ *         the daemon only wanted to know whether anybody listens, or the
+ *         connection is the daemon's still.  EINVAL: it was no message.
+ */
+LINGERD_API int lingerd_take_back(int link, lingerd_parked *parked);
 
 /**
  * Whether an error of one of these functions only means "not now":

@@ -617,6 +617,182 @@ fn a_daemon_that_was_killed_between_two_responses_is_found_again() {
     daemon.wait_for("spooled=1");
 }
 
+// ---- Parking --------------------------------------------------------------------------------
+
+/// A time that no test lives to see.
+const LONG: &str = "1000000";
+
+impl Server {
+    /// Starts one with a way back; `None` when the test is to be skipped.
+    fn start_with_way_back(site: &Site, name: &str) -> Option<Self> {
+        Some(Self::run(Command::new(program()?).arg(site.socket()).arg(name)))
+    }
+}
+
+/// What a message to park has in front, and the socket that came with it is closed.
+fn read_parked(link: &mut UnixStream) -> [u8; 72] {
+    let mut head = [0; 72];
+    link.read_exact(&mut head).unwrap();
+    head
+}
+
+#[test]
+fn what_is_parked_says_how_it_comes_back() {
+    let site = Site::new();
+    let listener = listen_at_second(&site);
+    let Some(mut server) = Server::start(&site) else { return };
+    let (_client, told) = server.exchange("keep 70000");
+    assert_eq!((told.what.as_str(), told.links), ("given", 1));
+    let mut link = accept(&listener);
+    let head = read_parked(&mut link);
+    assert_eq!(head[..8], [b'K', 5, 0, 0, 0, 1, 0x11, 0x70]);
+    assert_eq!(&head[8..32], b"other\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+    assert_eq!(head[32..35], [3, 10, 17]);
+    let (_client, again) = server.exchange("head 5000000000");
+    assert_eq!(again, told, "the same link");
+    assert_eq!(read_parked(&mut link)[..8], [b'H', 5, 0, 0, 0x7f, 0xff, 0xff, 0xff]);
+}
+
+#[test]
+fn a_daemon_that_hangs_is_given_a_window_of_parked_ones_and_no_more() {
+    let site = Site::new();
+    let listener = listen_at_second(&site);
+    let Some(mut server) = Server::start(&site) else { return };
+    let full = |after: usize| format!("kept {} after {after}", libc::EAGAIN);
+    assert_eq!(server.exchange("window").1.what, full(8));
+    let mut link = accept(&listener);
+    assert_eq!(server.exchange("window").1.what, full(0));
+    // What was said is heard, and a response may go whatever becomes of these.
+    link.write_all(b"K").unwrap();
+    assert_eq!(server.exchange("window").1.what, full(1));
+    link.write_all(b"KGKK").unwrap();
+    assert_eq!(server.exchange("window").1.what, full(3));
+    let (_, told) = server.exchange("go");
+    assert_eq!((told.what.as_str(), told.links), ("go", 1));
+    let _client = server.ask("now spool 1000");
+    assert_eq!(server.told().what, "given");
+    (0..12).for_each(|_| assert_eq!(read_parked(&mut link)[0], b'K'));
+    assert_eq!(read_parked(&mut link)[0], b'S');
+    // More of them than it waits for are none, and what has no meaning yet.
+    link.write_all(b"?KKKKKKKKKKKKKKKKKKKKKKKKKKKKKKKK").unwrap();
+    assert_spooled(server.ask("now spool 1000"), 1_000);
+    assert_eq!(server.told().what, format!("kept {}", libc::EAGAIN));
+    assert_eq!(server.exchange("window").1.what, full(8));
+    link.write_all(b"KKKKG").unwrap();
+    assert_eq!(server.exchange("go").1.what, "go");
+    assert_eq!(server.exchange("window").1.what, full(4));
+    (0..12).for_each(|_| assert_eq!(read_parked(&mut link)[0], b'K'));
+    // Another link has another window.
+    link.shutdown(Shutdown::Both).unwrap();
+    assert_eq!(server.exchange("window").1.what, format!("kept {} after 0", libc::EPIPE));
+    server.exchange("later");
+    let (_, told) = server.exchange("window");
+    assert_eq!((told.what, told.links), (full(8), 2));
+}
+
+#[test]
+fn one_that_cannot_be_parked_costs_neither_its_connection_nor_the_link() {
+    let site = Site::new();
+    let listener = listen_at_second(&site);
+    let Some(mut server) = Server::start(&site) else { return };
+    let (_first, told) = server.exchange(&format!("keep {LONG}"));
+    let mut link = accept(&listener);
+    read_parked(&mut link);
+    for errno in [libc::EAGAIN, libc::ETOOMANYREFS, libc::ENOBUFS] {
+        server.exchange(&format!("sendmsg {errno} 1")); // nobody listens at the other socket
+        let kept = server.exchange(&format!("keep {LONG}")).1;
+        assert_eq!(kept.what, format!("kept {errno}"));
+        let (_client, again) = server.exchange(&format!("keep {LONG}"));
+        assert_eq!(again.what, "given");
+        assert_eq!(again.links, told.links, "the same link");
+        assert_eq!(read_parked(&mut link)[0], b'K');
+    }
+}
+
+#[test]
+fn one_of_which_half_was_sent_goes_over_another_link() {
+    let site = Site::new();
+    let listener = listen_at_second(&site);
+    let Some(mut server) = Server::start(&site) else { return };
+    assert_eq!(server.exchange(&format!("keep {LONG}")).1.what, "given");
+    let mut link = accept(&listener);
+    read_parked(&mut link);
+    server.exchange("partial 1");
+    let kept = server.exchange(&format!("keep {LONG}")).1;
+    assert_eq!((kept.what, kept.links), (format!("kept {}", libc::EPIPE), 1), "another would be too soon");
+    let mut part = Vec::new();
+    link.read_to_end(&mut part).unwrap();
+    assert_eq!(part.len(), 36);
+    server.exchange("later");
+    let (_client, told) = server.exchange(&format!("keep {LONG}"));
+    assert_eq!((told.what.as_str(), told.links), ("given", 2));
+    accept(&listener);
+    server.exchange("later");
+    server.exchange("partial 1");
+    let (_client, told) = server.exchange(&format!("keep {LONG}"));
+    assert_eq!((told.what.as_str(), told.links), ("given", 3));
+    assert_eq!(read_parked(&mut accept(&listener))[0], b'K');
+}
+
+#[test]
+fn without_a_daemon_that_parks_it_keeps_its_connections() {
+    let site = Site::new();
+    let Some(mut server) = Server::start(&site) else { return };
+    for second in 0..3 {
+        for _ in 0..3 {
+            let kept = server.exchange(&format!("keep {LONG}")).1;
+            assert_eq!((kept.what, kept.links), (format!("kept {}", libc::ENOENT), 0));
+            assert_eq!(kept.connects, 2 * second + 1, "once a second");
+        }
+        server.exchange("later"); // and asks for the other link
+    }
+}
+
+#[test]
+fn what_was_parked_comes_back_and_is_served_on() {
+    let daemon = Daemon::start(&[]);
+    let Some(mut server) = Server::start_with_way_back(&daemon.site, "other") else { return };
+    let said = |server: &mut Server, client: &mut TcpStream, what: &[u8]| {
+        client.write_all(what).unwrap();
+        server.told().what
+    };
+    let (mut client, told) = server.exchange(&format!("keep {LONG}"));
+    assert_eq!((told.what.as_str(), told.links), ("given", 1));
+    daemon.wait_for("parked=1");
+    assert_eq!(said(&mut server, &mut client, b"hello\n"), "back K 0");
+    assert_eq!(server.told().what, "given", "it lingers");
+    let (mut client, _) = server.exchange(&format!("head {LONG}"));
+    client.write_all(b"GET / HTTP/1.0\r\nHost: loc").unwrap();
+    daemon.wait_for("parked=1");
+    assert_eq!(said(&mut server, &mut client, b"alhost\r\n\r\n"), "back H 0");
+    assert_eq!(server.told().what, "given");
+    // One whose time is up: a head is brought back all the same.
+    let (mut late, told) = server.exchange("head 1");
+    assert_eq!((told.what.as_str(), server.told().what.as_str()), ("given", "back H 1"));
+    assert_eq!(said(&mut server, &mut late, b"hello\n"), "given");
+    let (mut kept, _) = server.exchange("keep 1");
+    assert_eq!(kept.read(&mut [0]).unwrap(), 0, "it was half-closed");
+    daemon.wait_for("parked=0 lingering=4 returned=3");
+}
+
+#[test]
+fn what_comes_the_way_back_and_is_no_connection_is_told_apart() {
+    let daemon = Daemon::start(&[]);
+    let Some(mut server) = Server::start_with_way_back(&daemon.site, "other") else { return };
+    let mut way = daemon.site.socket().into_os_string();
+    way.push(".back.other");
+    drop(UnixStream::connect(&way).unwrap());
+    let told = server.told();
+    assert_eq!(told.what, format!("nothing {}", libc::EPIPE));
+    for length in [1, 71, 72, 100] {
+        let mut link = UnixStream::connect(&way).unwrap();
+        link.write_all(&vec![b'K'; length]).unwrap();
+        assert_eq!(server.told(), Told { what: format!("nothing {}", libc::EINVAL), ..told });
+    }
+    let (_client, told) = server.exchange("hello");
+    assert_eq!(told.what, "given");
+}
+
 #[test]
 fn the_example_in_the_header_is_one_that_works() {
     let header = std::fs::read_to_string(support::built::project().join("apache-1.3/ap_lingerd.h")).unwrap();

@@ -4,7 +4,9 @@
  * A server of one process that serves one client at a time, as small as one
  * can be that hands its connections over with ap_lingerd.c.
  *
- *     server SOCKET
+ *     server SOCKET [NAME]
+ *
+ * with the name of a way back, where it listens too then;
  *
  * prints its port, and then a line for each connection. The request is one
  * of the lines below, or any other, and the response is always the same:
@@ -21,6 +23,10 @@
  *     bad spool SIZE     the same, but before that with a file that is none
  *     go                 wait until lingerd takes one, without giving it one
  *     fork spool SIZE    as the first, by a child of fork(2) with its own link
+ *     keep MS            park it until it says something, or its time is up
+ *     head MS            the same until the head of its next request is whole
+ *     partial N          of the next N messages sendmsg(2) sends half
+ *     window             park copies until lingerd is to be given no more
  *
  * The line says what became of the connection:
  *
@@ -29,10 +35,13 @@
  *     done               the client is done, there was nothing to hand over
  *     kept ERRNO         lingerd did not take it; what was to be spooled has
  *                        been written
+ *     back KIND LATE     one that was parked has come back, and is served:
+ *                        what becomes of it follows on the next line
+ *     nothing ERRNO      and so does what is no such connection
  *
  * and then how many links there were, how many descriptors are open, and how
  * often connect(2) was called; the links to the second socket where it was to
- * be spooled.
+ * be spooled or parked.
  */
 
 #include "../../apache-1.3/ap_lingerd.h"
@@ -51,7 +60,7 @@
 
 /* ap_lingerd.c is compiled to call these in place of the system's own. */
 static int sendmsg_errno, sendmsg_times;
-static int connect_errno, connect_times, connects;
+static int connect_errno, connect_times, connects, partial_times;
 static time_t now = 1000000000;
 
 ssize_t faulty_sendmsg(int fd, const struct msghdr *msg, int flags);
@@ -67,6 +76,15 @@ ssize_t faulty_sendmsg(int fd, const struct msghdr *msg, int flags)
         sendmsg_times--;
         errno = sendmsg_errno;
         return -1;
+    }
+    if (partial_times > 0) {
+        struct msghdr part = *msg;
+        struct iovec iov = *msg->msg_iov;
+
+        partial_times--;
+        iov.iov_len /= 2;
+        part.msg_iov = &iov;
+        return sendmsg(fd, &part, flags);
     }
     return sendmsg(fd, msg, flags);
 }
@@ -217,6 +235,57 @@ static void spool(lingerd_sender *spooler, int sock, long size, const char *requ
     (void)fclose(other);
 }
 
+/** The name of the way back, and what goes with one that is parked and has to
+ *  come back with it */
+static const char *way_back = "other";
+
+static unsigned char own_byte(int n)
+{
+    return (unsigned char)(n * 7 + 3);
+}
+
+static int park(lingerd_sender *parker, int sock, lingerd_kind kind, long time)
+{
+    lingerd_parked parked;
+    int n;
+
+    parked.kind = kind;
+    parked.patience = (unsigned long)time;
+    for (n = 0; n < LINGERD_OWN; n++) {
+        parked.own[n] = own_byte(n);
+    }
+    return lingerd_park(parker, sock, way_back, &parked);
+}
+
+/** What is accepted at the way back; a connection, or -1. */
+static int take_back(int link)
+{
+    lingerd_parked parked;
+    struct pollfd readable;
+    int sock, n;
+
+    readable.fd = link;
+    readable.events = POLLIN;
+    while ((sock = lingerd_take_back(link, &parked)) < 0 && errno == EAGAIN) {
+        (void)poll(&readable, 1, -1);
+    }
+    if (sock < 0) {
+        printf("nothing %d", errno);
+        return -1;
+    }
+    printf("back %c %d", parked.kind, parked.late);
+    for (n = 0; n < LINGERD_OWN; n++) {
+        if (parked.own[n] != own_byte(n)) {
+            printf(" with what is not its own");
+            break;
+        }
+    }
+    if (fcntl(sock, F_GETFD) != FD_CLOEXEC) {
+        printf(" inheritable");
+    }
+    return sock;
+}
+
 /** The rest of a line */
 static void tell(const lingerd_sender *sender)
 {
@@ -238,6 +307,7 @@ static void serve(lingerd_sender *sender, lingerd_sender *spooler, int sock)
     read_line(sock, line, sizeof(line));
     (void)sscanf(line, "sendmsg %d %d", &sendmsg_errno, &sendmsg_times);
     (void)sscanf(line, "connect %d %d", &connect_errno, &connect_times);
+    (void)sscanf(line, "partial %d", &partial_times);
     now += strcmp(line, "later") == 0;
     if (write(sock, "ok\n", 3) != 3) {
         return;
@@ -259,6 +329,29 @@ static void serve(lingerd_sender *sender, lingerd_sender *spooler, int sock)
             (void)wait(NULL);
             return;     /* the child has told */
         }
+        tell(spooler);
+        return;
+    }
+    if (sscanf(line, "keep %ld", &size) == 1
+        || sscanf(line, "head %ld", &size) == 1) {
+        lingerd_kind kind = line[0] == 'k' ? LINGERD_KEPT : LINGERD_HEAD;
+
+        if (park(spooler, sock, kind, 0) == 0 || errno != EINVAL) {
+            printf("what has no time was taken\n");
+        }
+        if (park(spooler, sock, kind, size) == 0) {
+            printf("given");
+        }
+        else {
+            printf("kept %d", errno);
+        }
+        tell(spooler);
+        return;
+    }
+    if (strcmp(line, "window") == 0) {
+        for (size = 0; park(spooler, sock, LINGERD_KEPT, 1000000) == 0; size++) {
+        }
+        printf("kept %d after %ld", errno, size);
         tell(spooler);
         return;
     }
@@ -297,14 +390,27 @@ static void serve(lingerd_sender *sender, lingerd_sender *spooler, int sock)
     }
 }
 
+static int listen_at(const struct sockaddr *addr, socklen_t size)
+{
+    int listener = socket(addr->sa_family, SOCK_STREAM, 0);
+
+    if (listener < 0 || bind(listener, addr, size) != 0
+        || listen(listener, 1024) != 0) {
+        perror("listen");
+        exit(1);
+    }
+    return listener;
+}
+
 int main(int argc, char **argv)
 {
     static lingerd_sender sender, spooler;
     struct sockaddr_in addr;
+    struct sockaddr_un back;
     socklen_t size = sizeof(addr);
-    int listener;
+    struct pollfd either[2];
 
-    if (argc != 2 || lingerd_init(&sender, argv[1]) != 0) {
+    if (argc < 2 || lingerd_init(&sender, argv[1]) != 0) {
         perror("lingerd_init");
         return 2;
     }
@@ -312,26 +418,47 @@ int main(int argc, char **argv)
         perror("lingerd_init_spool");
         return 2;
     }
-    listener = socket(AF_INET, SOCK_STREAM, 0);
+    either[0].events = either[1].events = POLLIN;
+    either[1].fd = -1;
+    if (argc > 2) {
+        way_back = argv[2];
+        if (lingerd_way_back(&back, argv[1], way_back) != 0) {
+            perror("lingerd_way_back");
+            return 2;
+        }
+        either[1].fd = listen_at((struct sockaddr *)&back, sizeof(back));
+    }
     memset(&addr, 0, sizeof(addr));
     addr.sin_family = AF_INET;
     addr.sin_addr.s_addr = inet_addr("127.0.0.1");
-    if (listener < 0
-        || bind(listener, (struct sockaddr *)&addr, size) != 0
-        || listen(listener, 1024) != 0
-        || getsockname(listener, (struct sockaddr *)&addr, &size) != 0) {
-        perror("listen");
+    either[0].fd = listen_at((struct sockaddr *)&addr, size);
+    if (getsockname(either[0].fd, (struct sockaddr *)&addr, &size) != 0) {
+        perror("getsockname");
         return 1;
     }
     printf("%d\n", (int)ntohs(addr.sin_port));
     fflush(stdout);
     for (;;) {
-        int sock = accept(listener, NULL, NULL);
+        int sock, comes_back;
 
+        if (poll(either, 2, -1) < 0) {
+            return 1;
+        }
+        comes_back = either[0].revents == 0;
+        sock = accept(either[comes_back].fd, NULL, NULL);
         if (sock < 0) {
             return 1;
         }
-        serve(&sender, &spooler, sock);
-        close(sock);
+        if (comes_back) {
+            int link = sock;
+
+            sock = take_back(link);
+            close(link);
+            tell(&spooler);
+        }
+        if (sock >= 0) {
+            serve(&sender, &spooler, sock);
+            close(sock);
+        }
     }
 }

@@ -10,7 +10,8 @@
  * a process or a thread serves one connection at a time, all of it waits for
  * a client to which it has nothing left to say.  This module passes the
  * socket to lingerd instead and the worker is free at once.  With it goes what
- * a client has been too slow to read of its response, see spool.c.
+ * a client has been too slow to read of its response, see spool.c; and where
+ * that is wanted lingerd waits for the next request, see park.c.
  *
  *     LoadModule lingerd_module modules/mod_lingerd.so
  *
@@ -31,6 +32,14 @@
  *     LingerdSpoolMax bytes [bytes]
  *         How much to keep of a response, and of all in all children.
  *
+ *     LingerdPark On|Off
+ *         Whether a connection that is kept alive waits for its next request
+ *         in lingerd.  Server-wide or in a <VirtualHost>.  Off by default.
+ *
+ *     LingerdHead On|Off
+ *         Whether it does so until the head of a request is whole, too.
+ *         Server-wide or in a <VirtualHost>, as Lingerd.  Off by default.
+ *
  *     LingerdExec program [option ...]
  *         Apache starts this lingerd itself, watches it and ends it, so that
  *         there is no service to set up; see "LingerdExec" below.  Server-
@@ -42,7 +51,7 @@
  * been given to write it cuts off when it is killed, with a reset.
  *
  * What the module must not know: how long lingerd waits, for what, and what
- * becomes of a socket.  Nothing ever comes back.
+ * becomes of a socket, unless it was parked.
  *
  * It is for the MPMs prefork and worker.  The event MPM lingers by itself
  * without tying up a thread, so there it stands aside.
@@ -62,6 +71,7 @@
 #include "http_connection.h"
 #include "http_core.h"
 #include "http_log.h"
+#include "http_main.h"
 #include "http_protocol.h"
 #include "http_request.h"
 #include "ap_mpm.h"
@@ -114,8 +124,10 @@ APLOG_USE_MODULE(lingerd);
 typedef struct {
     /** Lingerd On|Off, or -1 for not given */
     int enabled;
-    /** LingerdSpool On|Off, or -1 for not given */
-    int spool;
+    /** LingerdSpool, LingerdPark and LingerdHead; likewise */
+    int spool, park, head;
+    /** How long a head may take that comes in at this address */
+    const struct park_patience *head_patience;
     /** LingerdSpoolMax and LingerdSocket; of the main server only */
     apr_off_t spool_max, spool_max_of_all;
     const char *path;
@@ -144,6 +156,7 @@ typedef enum {
 } link_news;
 
 #include "spool.c"
+#include "park.c"
 
 /** What the children have in common: how they share one voice */
 typedef struct {
@@ -151,6 +164,8 @@ typedef struct {
     apr_uint32_t when;
     /** Whether that outage goes on, as far as they know */
     apr_uint32_t outage;
+    /** What has been said, and is to be said once; see park_told */
+    apr_uint32_t told;
 } link_complaint;
 
 /** All there is to a child.  The parent only sets the complaint. */
@@ -200,6 +215,20 @@ static int all_clear(void)
 {
     return apr_atomic_read32(&child.complaint->outage)
            && apr_atomic_cas32(&child.complaint->outage, 0, 1) == 1;
+}
+
+static int tell_once(apr_uint32_t bit)
+{
+    apr_uint32_t told;
+
+    do {
+        told = apr_atomic_read32(&child.complaint->told);
+        if (told & bit) {
+            return 0;
+        }
+    } while (apr_atomic_cas32(&child.complaint->told, told | bit, told)
+             != told);
+    return 1;
 }
 
 /**
@@ -412,6 +441,28 @@ static int give_spool(int sock, const lingerd_part *parts, int count,
         log_not_spooled(error);
     }
     return rc == 0;
+}
+
+static int give_parked(int sock, const char *name, const lingerd_parked *parked)
+{
+    int rc, error;
+
+    lock_senders();
+    rc = lingerd_park(&child.spooler, sock, name, parked);
+    error = errno;
+    unlock_senders();
+    if (rc != 0) {
+        ap_log_error(APLOG_MARK, APLOG_DEBUG, error, child.server,
+                     "lingerd at %s does not park a connection now: waiting "
+                     "here", child.spooler.addr.sun_path);
+    }
+    return rc == 0;
+}
+
+/** What else lingerd says nobody takes note of, and it stays there. */
+static int parking_link(void)
+{
+    return child.spooler.parking < LINGERD_WINDOW ? -1 : child.spooler.fd;
 }
 
 /**
@@ -1107,6 +1158,7 @@ static int lingerd_post_config(apr_pool_t *p, apr_pool_t *plog,
                      "so that nothing is spooled", conf->path);
     }
     spool_post_config(p);
+    park_post_config(p, s);
 
     /* Without shared memory each child complains for itself. */
     if (apr_shm_create(&shm, sizeof(*child.complaint), NULL, p)
@@ -1167,6 +1219,9 @@ static void lingerd_child_init(apr_pool_t *p, server_rec *s)
     if (lingerd_init(&child.sender, conf->path) == 0) {
         child.active = 1;
         child.spools = lingerd_init_spool(&child.spooler, conf->path) == 0;
+        if (child.spools) {
+            park_child_init();
+        }
         apr_pool_cleanup_register(p, NULL, lingerd_child_exit,
                                   apr_pool_cleanup_null);
     }
@@ -1177,7 +1232,7 @@ static void *lingerd_create_config(apr_pool_t *p, server_rec *s)
     lingerd_config *conf = apr_pcalloc(p, sizeof(*conf));
 
     (void)s;
-    conf->enabled = conf->spool = -1;
+    conf->enabled = conf->spool = conf->park = conf->head = -1;
     conf->spool_max = SPOOL_MAX;
     conf->spool_max_of_all = SPOOL_MAX * SPOOL_MAX_OF_ALL;
     conf->path = LINGERD_SOCKET;
@@ -1193,6 +1248,8 @@ static void *lingerd_merge_config(apr_pool_t *p, void *basev, void *addv)
 
     conf->enabled = add->enabled < 0 ? base->enabled : add->enabled;
     conf->spool = add->spool < 0 ? base->spool : add->spool;
+    conf->park = add->park < 0 ? base->park : add->park;
+    conf->head = add->head < 0 ? base->head : add->head;
     conf->spool_max = base->spool_max;
     conf->spool_max_of_all = base->spool_max_of_all;
     conf->path = base->path;
@@ -1262,25 +1319,18 @@ static const char *set_exec(cmd_parms *cmd, void *dummy, int argc,
     return NULL;
 }
 
-static const char *set_enabled(cmd_parms *cmd, void *dummy, int on)
+/** One that is On or Off, which the command says where to put. */
+static const char *set_flag(cmd_parms *cmd, void *dummy, int on)
 {
-    lingerd_config *conf = ap_get_module_config(cmd->server->module_config,
-                                                &lingerd_module);
+    char *conf = ap_get_module_config(cmd->server->module_config,
+                                      &lingerd_module);
 
     (void)dummy;
-    conf->enabled = on;
+    *(int *)(conf + (apr_size_t)cmd->info) = on;
     return NULL;
 }
 
-static const char *set_spool(cmd_parms *cmd, void *dummy, int on)
-{
-    lingerd_config *conf = ap_get_module_config(cmd->server->module_config,
-                                                &lingerd_module);
-
-    (void)dummy;
-    conf->spool = on;
-    return NULL;
-}
+#define FLAG_AT(member) (void *)APR_OFFSETOF(lingerd_config, member)
 
 /** A number of bytes, or -1 */
 static apr_off_t bytes_of(const char *arg)
@@ -1324,12 +1374,18 @@ static const command_rec lingerd_commands[] = {
     AP_INIT_TAKE_ARGV("LingerdExec", set_exec, NULL, RSRC_CONF,
                       "the path of lingerd, and its options: Apache starts "
                       "and ends it"),
-    AP_INIT_FLAG("Lingerd", set_enabled, NULL, RSRC_CONF,
+    AP_INIT_FLAG("Lingerd", set_flag, FLAG_AT(enabled), RSRC_CONF,
                  "whether connections to be closed are handed over to "
                  "lingerd: On (default) or Off"),
-    AP_INIT_FLAG("LingerdSpool", set_spool, NULL, RSRC_CONF,
+    AP_INIT_FLAG("LingerdSpool", set_flag, FLAG_AT(spool), RSRC_CONF,
                  "whether lingerd writes what a client is slow to read: On "
                  "(default) or Off"),
+    AP_INIT_FLAG("LingerdPark", set_flag, FLAG_AT(park), RSRC_CONF,
+                 "whether lingerd waits for the next request: On or Off "
+                 "(default)"),
+    AP_INIT_FLAG("LingerdHead", set_flag, FLAG_AT(head), RSRC_CONF,
+                 "whether lingerd waits until the head of a request is whole:"
+                 " On or Off (default)"),
     AP_INIT_TAKE12("LingerdSpoolMax", set_spool_max, NULL, RSRC_CONF,
                    "how many bytes of a response to keep for lingerd to "
                    "write, and how many of all responses"),
@@ -1346,6 +1402,7 @@ static void lingerd_register_hooks(apr_pool_t *p)
                                  APR_HOOK_REALLY_LAST);
 
     spool_register_hooks();
+    park_register_hooks();
     ap_hook_process_connection(lingerd_process_connection, NULL, NULL,
                                APR_HOOK_REALLY_FIRST);
     ap_hook_post_read_request(lingerd_post_read_request, NULL, NULL,

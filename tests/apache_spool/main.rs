@@ -20,7 +20,7 @@ use std::thread;
 use std::time::Duration;
 use support::apache::{Apache, Mpm, Setup};
 use support::daemon::{Daemon, Site};
-use support::http::{self, Held, TlsClient, exchange, get, record, request};
+use support::http::{self, Held, TlsClient, exchange, get, read_head, read_one, record, request};
 use support::{compile, tcp, wait_until};
 
 /// What no connection takes at once.
@@ -59,26 +59,6 @@ fn ask(address: SocketAddr, request: &str) -> TcpStream {
 /// What it gets from here on, to the end.
 fn read(client: TcpStream) -> Held {
     exchange(client, b"")
-}
-
-/// What it gets to the end of a head, and no more.
-fn read_head(client: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        client.read_exact(&mut byte).unwrap();
-        head.extend(byte);
-    }
-    String::from_utf8(head).unwrap()
-}
-
-/// One response of a connection that is kept alive, with its head.
-fn read_one(client: &mut TcpStream) -> (String, Vec<u8>) {
-    let head = read_head(client);
-    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).expect(&head);
-    let mut body = vec![0; length.parse().unwrap()];
-    client.read_exact(&mut body).unwrap();
-    (head, body)
 }
 
 /// That the response is cut off so that it shows.

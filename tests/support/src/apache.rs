@@ -109,6 +109,7 @@ impl Installation {
             for source in [
                 "apache-2.4/mod_lingerd.c",
                 "apache-2.4/spool.c",
+                "apache-2.4/park.c",
                 "apache-1.3/ap_lingerd.c",
                 "apache-1.3/ap_lingerd.h",
             ] {

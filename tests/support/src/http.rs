@@ -38,6 +38,26 @@ pub fn bounded(socket: TcpStream) -> TcpStream {
     socket
 }
 
+/// What a client gets to the end of a head, and no more.
+pub fn read_head(client: &mut impl Read) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// One response of a connection that is kept alive, with its head.
+pub fn read_one(client: &mut impl Read) -> (String, Vec<u8>) {
+    let head = read_head(client);
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).expect(&head);
+    let mut body = vec![0; length.parse().unwrap()];
+    client.read_exact(&mut body).unwrap();
+    (head, body)
+}
+
 /// A request after which the server closes.
 pub fn request(path: &str) -> String {
     format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")

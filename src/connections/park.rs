@@ -359,7 +359,10 @@ impl<W: World> Connections<W> {
         match self.parks.jobs.get(&entry).map(|job| &job.stage) {
             Some(Waits::Client) => self.look_at_parked(entry, Event::Readable, backend, now),
             Some(Waits::Offered(_, link)) => {
-                let said = link.receive(&mut Vec::new());
+                let mut descriptors = Vec::new();
+                let said = link.receive(&mut descriptors);
+                // Nobody sends any here, but whoever does is not to have the daemon wait for their end.
+                descriptors.into_iter().for_each(|other| self.close_slowly(other));
                 self.hear_worker(entry, said, backend, now);
             }
             Some(Waits::Queued(_)) | None => {}

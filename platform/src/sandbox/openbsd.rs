@@ -28,11 +28,9 @@ pub fn enter(names: &[&Name], ways: &Ways, report: &mut Report) {
 /// Of the file system there is left where `names` are, and the socket of syslogd(8).
 fn unveil_all(names: &[&Name], ways: &Ways) -> io::Result<()> {
     for directory in names.iter().filter_map(|name| name.path().parent()) {
-        unveil(directory, c"rc")?;
-    }
-    // To connect to a socket is to write to it.
-    if let Some(directory) = ways.name().path().parent() {
-        unveil(directory, c"rwc")?;
+        // To connect to a socket is to write to it; and the hand-off socket is among the names.
+        let has_ways = ways.name().path().parent() == Some(directory);
+        unveil(directory, if has_ways { c"rwc" } else { c"rc" })?;
     }
     unveil(Path::new("/dev/log"), c"rw")
 }

@@ -322,6 +322,10 @@ impl<W: World> Daemon<W> {
         }
         let expired = self.connections.expire(&mut self.backend, self.clock.now());
         self.breathe(expired);
+        // What is on its way back takes descriptors, and a message is to have its own.
+        if self.connections.parked() > 0 {
+            self.connections.make_room(0, self.others(), &mut self.backend, self.clock.now());
+        }
         for &token in &ready {
             if let Some(source @ (Source::Sender(_) | Source::Door(_))) = Source::of(token) {
                 self.serve(source, true);

@@ -65,7 +65,7 @@ impl Ends {
         self.killed += responses;
     }
 
-    /// Counts a connection whose server has gone, so that it could not go back there.
+    /// Counts a parked connection that lingers before its time, as its server has gone or too many are parked.
     pub fn abandoned(&mut self) {
         self.abandoned += 1;
     }
@@ -171,7 +171,7 @@ const FIGURES: [(&str, Kind, &str); 27] = [
     ("protocol_errors", Kind::Counter, "Malformed or truncated hand-off messages."),
     ("refused", Kind::Counter, "Hung up on: not among those who may hand over, or ask."),
     ("killed", Kind::Counter, "Responses that were cut off with a daemon before that was killed."),
-    ("abandoned", Kind::Counter, "Parked, and lingered on as the server has gone."),
+    ("abandoned", Kind::Counter, "Parked, and lingered on as the server has gone, or there are too many."),
     ("senders", Kind::Gauge, "Senders connected now."),
     ("bytes_discarded", Kind::Counter, "Bytes received while lingering, thrown away."),
     ("spooled", Kind::Counter, "Connections taken over with a response still to be written."),

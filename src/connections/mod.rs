@@ -124,6 +124,7 @@ impl<W: World> Connections<W> {
     /// Closes this process's copies of what another one has: nothing ends with that.
     pub fn close_copies(&mut self) {
         self.table.clear();
+        self.parks.close_copies();
     }
 
     /// Counts what was cut off with a daemon before this one.

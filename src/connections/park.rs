@@ -46,6 +46,9 @@ const QUIET: Span = Span::from_secs(5);
 const AWAY: Span = Span::from_secs(10);
 const LOOK: Span = Span::from_ticks(8);
 
+/// How many at most are looked at for one that is silent, so that another one can be parked.
+const LOOKS: usize = 8;
+
 /// Servers, at most, that have something parked.
 const WAYS: usize = 256;
 
@@ -142,6 +145,11 @@ impl<W: World> Parks<W> {
         self.offers
     }
 
+    /// Closes this process's copies of what another one has.
+    pub fn close_copies(&mut self) {
+        self.jobs.clear();
+    }
+
     /// When, after `now`, some server is to be tried again, or asked.
     pub fn next(&self, now: Time) -> Option<Time> {
         self.servers.values().fold(None, |next, server| first(next, server.next(), now))
@@ -177,7 +185,7 @@ impl<W: World> Parks<W> {
     /// Puts one into the queue of its way, whose turn it is then: the next, if it has no number yet.
     fn queue(&mut self, entry: Entry, number: Option<u64>) {
         let Some(job) = self.jobs.get_mut(&entry) else { return };
-        let number = number.unwrap_or(self.spoke + 1);
+        let number = number.unwrap_or(self.spoke.saturating_add(1));
         self.spoke = self.spoke.max(number);
         self.returning += usize::from(matches!(job.stage, Waits::Client));
         job.stage = Waits::Queued(number);
@@ -210,8 +218,13 @@ impl Server {
 
     /// When it is to be tried again, or asked.
     fn next(&self) -> Option<Time> {
-        // What is under way says when it has gone.
-        self.again.or_else(|| (self.offers == 0).then(|| self.heard + QUIET))
+        match self.offers {
+            _ if self.again.is_some() => self.again,
+            // The last one that was under way has ended otherwise, and others wait.
+            0 if !self.queue.is_empty() => Some(self.heard),
+            0 => Some(self.heard + QUIET),
+            _ => None, // what is under way says when it has gone
+        }
     }
 
     /// It is there.
@@ -231,6 +244,16 @@ impl<W: World> Connections<W> {
         backend: &mut W::Backend,
         now: Time,
     ) -> bool {
+        // They may have half of the table: others are to linger, too.
+        let most = self.room.connections(senders + self.descriptors()).div_ceil(2).max(1);
+        for _ in 0..LOOKS {
+            let Some(entry) = self.table.parked().next().filter(|_| self.parked() >= most) else { break };
+            self.let_go(entry, backend, now);
+        }
+        if self.parked() >= most {
+            self.ends.abandoned();
+            return self.admit(received, senders, backend, now);
+        }
         let is_new_way = || !self.parks.servers.contains_key(&ticket.way());
         if self.parks.is_over || is_new_way() && self.parks.servers.len() >= WAYS {
             return self.admit(received, senders, backend, now);
@@ -249,13 +272,6 @@ impl<W: World> Connections<W> {
             return true;
         };
         self.make_room(1, senders, backend, now);
-        // They may have half of the table: others are to linger, too.
-        let most = self.room.connections(senders + self.descriptors());
-        while self.parked() >= most.div_ceil(2).max(1) {
-            let silent = self.table.parked().next();
-            let Some(entry) = silent else { break };
-            self.close(entry, Reason::Evicted, backend, now);
-        }
         let park = Park::new(waits_for, Span::at_least(ticket.patience()).min(LONGEST), now);
         let entry = self.keep_park(socket, park, ticket, now, now);
         self.decide(entry, first, backend, now);
@@ -289,10 +305,11 @@ impl<W: World> Connections<W> {
         }
     }
 
-    /// All of them, the one that was handed over first being the first of those that are silent.
+    /// All of them: those that have something to say, and then the others, the one that was handed over first being the
+    /// first.
     pub fn parks(&self) -> impl Iterator<Item = Parked<'_, W>> {
-        let silent = self.table.parked();
-        silent.chain(self.table.returning()).filter_map(|entry| {
+        // Whose numbers are to be known before anybody is given a new one.
+        self.table.returning().chain(self.table.parked()).filter_map(|entry| {
             let ((socket, linger), job) = (self.table.get(entry)?, self.parks.jobs.get(&entry)?);
             let (number, link) = match &job.stage {
                 Waits::Client => (None, None),
@@ -328,7 +345,26 @@ impl<W: World> Connections<W> {
     pub fn stop_parking(&mut self, backend: &mut W::Backend, now: Time) {
         self.parks.is_over = true;
         let silent: Vec<_> = self.table.parked().collect();
-        silent.into_iter().for_each(|entry| self.unpark(entry, backend, now));
+        for entry in silent {
+            self.look_at_parked(entry, Event::Due, backend, now);
+            if self.waits_for_its_client(entry) {
+                self.unpark(entry, backend, now);
+            }
+        }
+    }
+
+    /// Whether it is parked, and has nothing to say as far as anybody knows.
+    fn waits_for_its_client(&self, entry: Entry) -> bool {
+        self.parks.jobs.get(&entry).is_some_and(|job| matches!(job.stage, Waits::Client))
+    }
+
+    /// Has one linger that has had the most of its time, unless it has something to say by now: then it goes back.
+    fn let_go(&mut self, entry: Entry, backend: &mut W::Backend, now: Time) {
+        self.look_at_parked(entry, Event::Due, backend, now);
+        if self.waits_for_its_client(entry) {
+            self.ends.abandoned();
+            self.unpark(entry, backend, now);
+        }
     }
 
     /// Whether it is parked.
@@ -371,7 +407,7 @@ impl<W: World> Connections<W> {
 
     /// Looks at one whose time has come. One that has something to say is in time, whenever a worker takes it.
     pub(super) fn park_is_due(&mut self, entry: Entry, backend: &mut W::Backend, now: Time) {
-        if self.parks.jobs.get(&entry).is_some_and(|job| matches!(job.stage, Waits::Client)) {
+        if self.waits_for_its_client(entry) {
             return self.look_at_parked(entry, Event::Due, backend, now);
         }
         self.note_parked(entry, Stage::Returning, now + LONGEST);

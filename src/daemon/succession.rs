@@ -69,7 +69,9 @@ impl<W: World> Daemon<W> {
                 Response { socket, files: files.into_iter().zip(facts.files).map(extent).collect() };
             self.connections.take_over_spool(response, of, kept, &mut self.backend, now);
         }
-        for (socket, link, facts) in estate.parks {
+        let mut parks = estate.parks;
+        parks.sort_by_key(|(_, _, facts)| facts.number.is_none()); // numbers before those who get new ones
+        for (socket, link, facts) in parks {
             // What cannot be understood lingers.
             let Ok((handed_over, park, ticket)) = facts.at(told) else {
                 self.connections.take_over(socket, Linger::new(now), kept, &mut self.backend, now);

@@ -193,6 +193,24 @@ fn told_to_stop_it_lingers_on_the_silent_and_brings_back_who_has_spoken() {
 }
 
 #[test]
+fn who_has_spoken_just_before_the_stop_is_heard() {
+    let (daemon, workers, sender) = scene(&["-W", "30"]);
+    let mut clients: Vec<_> = (0..20)
+        .map(|n| {
+            let (client, server) = tcp::connection();
+            sender.park(server, &head(b'K', LONG, n));
+            client
+        })
+        .collect();
+    daemon.freeze();
+    daemon.signal(libc::SIGTERM);
+    clients.iter_mut().for_each(|client| client.write_all(b"a").unwrap());
+    daemon.thaw();
+    (0..clients.len()).for_each(|_| read(&mut workers.offered().take(), b"a"));
+    assert_eq!(daemon.wait_for_good_end()["returned"], 20);
+}
+
+#[test]
 fn a_successor_has_all_of_them_and_what_is_offered_is_taken_once() {
     let (daemon, workers, sender) = scene(&[]);
     let site = daemon.site.clone();
@@ -296,10 +314,10 @@ fn they_have_half_of_the_table_and_the_one_that_was_silent_for_the_longest_makes
             client
         })
         .collect();
-    daemon.wait_for("parked=5 evicted=1");
+    daemon.wait_for("parked=5 lingering=1 abandoned=1");
     assert_eq!(clients[0].read(&mut [0]).unwrap(), 0, "the end of stream, and no reset");
     drop(clients);
-    daemon.finish("closed=5 evicted=1");
+    daemon.finish("closed=6");
 }
 
 #[test]

@@ -249,17 +249,24 @@ static int park_listen(const struct sockaddr_un *addr, mode_t mode)
     return fd;
 }
 
-/** Who is lingerd, if that can be told by its control socket. */
-static int park_lingerd(apr_pool_t *p, const char *path, uid_t *uid)
+/**
+ * Give the way back to whoever is lingerd, where its directory is root's alone:
+ * to the owner of the control socket there.  Elsewhere nothing is to be done.
+ * @return 0, or -1 with errno, ENOENT where no lingerd has been yet
+ */
+static int park_give_to_lingerd(apr_pool_t *p, const char *back,
+                                const char *path)
 {
-    struct stat file;
+    struct stat of, file;
 
-    if (lstat(apr_pstrcat(p, path, ".ctl", NULL), &file) != 0
-        || !S_ISSOCK(file.st_mode)) {
+    if (geteuid() != 0 || stat(ap_make_dirstr_parent(p, back), &of) != 0
+        || of.st_uid != 0 || of.st_mode & (S_IWGRP | S_IWOTH)) {
         return 0;
     }
-    *uid = file.st_uid;
-    return 1;
+    if (lstat(apr_pstrcat(p, path, ".ctl", NULL), &file) != 0) {
+        return -1;
+    }
+    return lchown(back, file.st_uid, (gid_t)-1);
 }
 
 /**
@@ -275,7 +282,7 @@ static int park_listen_as_owner(apr_pool_t *p, const struct sockaddr_un *addr,
                                 const char *path)
 {
     const char *directory = ap_make_dirstr_parent(p, addr->sun_path);
-    uid_t uid = geteuid(), lingerd;
+    uid_t uid = geteuid();
     gid_t gid = getegid();
     struct stat of;
     int fd = -1, error = EPERM;
@@ -297,10 +304,7 @@ static int park_listen_as_owner(apr_pool_t *p, const struct sockaddr_un *addr,
     if (fd >= 0
         && ((uid != 0 && gid != of.st_gid && of.st_mode & S_IWGRP
              && lchown(addr->sun_path, (uid_t)-1, of.st_gid) != 0)
-            || (uid == 0 && of.st_uid == 0
-                && !(of.st_mode & (S_IWGRP | S_IWOTH))
-                && park_lingerd(p, path, &lingerd)
-                && lchown(addr->sun_path, lingerd, (gid_t)-1) != 0))) {
+            || park_give_to_lingerd(p, addr->sun_path, path) != 0)) {
         error = errno;
         (void)unlink(addr->sun_path);
         close(fd);
@@ -374,7 +378,8 @@ static int park_make_way(apr_pool_t *process, apr_pool_t *p,
         && strcmp(kept->path, addr.sun_path) == 0
         && lstat(addr.sun_path, &file) == 0 && file.st_dev == kept->device
         && file.st_ino == kept->file) {
-        return 0;
+        /* It may be another user's by now. */
+        return park_give_to_lingerd(p, addr.sun_path, path) == 0 ? 0 : errno;
     }
     park_give_up(kept);
     fd = park_listen_as_owner(p, &addr, path);
@@ -449,7 +454,7 @@ static int park_check_config(apr_pool_t *p, apr_pool_t *plog,
     if (!kept) {
         kept = ap_retained_data_create(PARK_KEY, sizeof(*kept));
     }
-    if (!park_is_wanted(s)) {
+    if (!park_is_wanted(s) || !ap_listeners) {
         park_give_up(kept);
         return OK;
     }
@@ -926,15 +931,23 @@ static int park_is_whole(int sock, apr_size_t *bytes)
 static int park_insist_on_head(conn_rec *c, int sock,
                                apr_interval_time_t left, apr_time_t since)
 {
+    static int in_vain;
+
     while (!park_give(c, sock, LINGERD_HEAD, left, since)) {
         struct pollfd link;
 
         link.fd = parking_link();
         link.events = POLLIN;
-        if (link.fd < 0 || poll(&link, 1, PARK_MOMENT) <= 0) {
+        if (link.fd < 0) {
+            return 0;
+        }
+        /* One that hangs is waited for once. */
+        if (poll(&link, 1, in_vain ? 0 : PARK_MOMENT) <= 0) {
+            in_vain = 1;
             return 0;
         }
     }
+    in_vain = 0;
     return 1;
 }
 
@@ -993,7 +1006,7 @@ static int park_insist(conn_rec *c, int sock, apr_interval_time_t *left)
     apr_interval_time_t patience = *left;
     apr_time_t until = apr_time_now() + patience;
 
-    while (!park_give(c, sock, LINGERD_KEPT, patience, 0)) {
+    while (!park_give(c, sock, LINGERD_KEPT, *left, 0)) {
         struct pollfd both[2];
         int n;
 
@@ -1057,7 +1070,7 @@ static int park_process_connection(conn_rec *c)
             ? r->server->keep_alive_timeout
             : c->base_server->keep_alive_timeout;
 
-        is_login |= conf->park > 0 && park_is_login(r);
+        is_login = is_login || park_is_login(r);
         if (r->status == HTTP_OK) {
             if (c->cs) {
                 c->cs->state = CONN_STATE_HANDLER;
@@ -1085,6 +1098,10 @@ static int park_process_connection(conn_rec *c)
 static void park_register_hooks(void)
 {
     static const char *const before[] = { "prefork.c", NULL };
+    /* Who adds filters to a connection, or takes it, comes first. */
+    static const char *const after[] = {
+        "mod_reqtimeout.c", "mod_http2.c", NULL
+    };
 
     ap_hook_pre_config(park_pre_config, NULL, before, APR_HOOK_REALLY_FIRST);
     ap_hook_check_config(park_check_config, NULL, NULL, APR_HOOK_REALLY_LAST);
@@ -1092,6 +1109,6 @@ static void park_register_hooks(void)
                               APR_HOOK_REALLY_FIRST);
     ap_hook_pre_connection(park_pre_connection, NULL, NULL,
                            APR_HOOK_REALLY_FIRST);
-    ap_hook_process_connection(park_process_connection, NULL, NULL,
+    ap_hook_process_connection(park_process_connection, after, NULL,
                                APR_HOOK_LAST);
 }

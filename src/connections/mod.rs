@@ -155,7 +155,8 @@ impl<W: World> Connections<W> {
     /// When, after `now`, the next one wants to be looked at: now and then somewhat too early, never
     /// too late.
     pub fn next(&self, now: Time) -> Option<Time> {
-        first(self.table.next(now), self.parks.next(now), now)
+        let unpark = self.is_to_unpark().then_some(now);
+        first(first(self.table.next(now), self.parks.next(now), now), unpark, now)
     }
 
     /// Descriptors that are open for connections beside these, or are being closed.
@@ -212,7 +213,7 @@ impl<W: World> Connections<W> {
             }
             work += 1;
         }
-        work + self.try_ways(backend, now)
+        work + self.try_ways(backend, now) + self.unpark_some(backend, now)
     }
 
     /// Whether there is room for one more whose response is still to be written, beside the so many that are

@@ -33,6 +33,9 @@ const OFFERS: usize = 64;
 /// How many are brought on their way in one turn.
 const OFFER_BUDGET: usize = 256;
 
+/// How many are made linger in one turn that are not to be parked any more: there may be a hundred thousand.
+const UNPARK_BUDGET: usize = 1024;
+
 /// What a worker says when it has one.
 const TAKEN: u8 = b'A';
 
@@ -341,16 +344,29 @@ impl<W: World> Connections<W> {
         self.parks.descriptors()
     }
 
-    /// Parks nothing any more: those that are silent linger from now on, and whoever has something to say still goes back.
-    pub fn stop_parking(&mut self, backend: &mut W::Backend, now: Time) {
+    /// Parks nothing any more: those that are silent linger from the next turns on, and whoever has something to say still goes
+    /// back.
+    pub fn stop_parking(&mut self) {
         self.parks.is_over = true;
-        let silent: Vec<_> = self.table.parked().collect();
-        for entry in silent {
+    }
+
+    /// Whether some are parked that are not to be any more.
+    pub(super) fn is_to_unpark(&self) -> bool {
+        self.parks.is_over && self.table.parked().next().is_some()
+    }
+
+    /// Has them linger, as many as have their turn at once, but for those that have spoken meanwhile. Returns how much was
+    /// done.
+    pub(super) fn unpark_some(&mut self, backend: &mut W::Backend, now: Time) -> usize {
+        let most = if self.parks.is_over { UNPARK_BUDGET } else { 0 };
+        let some: Vec<_> = self.table.parked().take(most).collect();
+        for &entry in &some {
             self.look_at_parked(entry, Event::Due, backend, now);
             if self.waits_for_its_client(entry) {
                 self.unpark(entry, backend, now);
             }
         }
+        some.len()
     }
 
     /// Whether it is parked, and has nothing to say as far as anybody knows.
@@ -652,6 +668,7 @@ impl<W: World> Connections<W> {
         let of_it = |(_, job): &(&Entry, &Job<W>)| job.ticket.way() == way;
         let mut entries: Vec<_> = self.parks.jobs.iter().filter(of_it).map(|(&entry, _)| entry).collect();
         entries.sort_unstable();
+        entries.truncate(UNPARK_BUDGET); // it is away as long as there are more
         for &entry in &entries {
             self.ends.abandoned();
             self.unpark(entry, backend, now);

@@ -31,7 +31,7 @@ impl<W: World> Daemon<W> {
             self.part_with(sender);
         }
         Speech::ALL.into_iter().for_each(|speech| self.part_with_waiting(speech));
-        self.connections.stop_parking(&mut self.backend, self.clock.now());
+        self.connections.stop_parking();
         info!(
             "told to stop: {} connections are still lingering, for {:.1} s at most",
             self.connections.len(),

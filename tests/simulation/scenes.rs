@@ -15,12 +15,13 @@ use lingerd::rules::time::Span;
 use lingerd::senders::protocol::{GO_AHEAD, HEAD};
 use lingerd::stats::Snapshot;
 use lingerd_platform::fake::{
-    Address, Caller, Client, Fake, Faults, Flavour, Held, Kernel, Medium, Process, Raiser, Setup,
+    self, Address, Caller, Client, Fake, Faults, Flavour, Held, Kernel, Medium, Process, Raiser, Setup,
+    WayBack,
 };
 use lingerd_platform::fdpass::MAX_DESCRIPTORS;
 use lingerd_platform::peer::Peer;
 use lingerd_platform::signals::Signals;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
@@ -1295,6 +1296,183 @@ fn a_kernel_without_anything_for_a_while_costs_nobody_a_connection_and_the_proce
             }
             scene.assert_ended("closed", clients.len() - evicted as usize);
             assert_eq!((scene.figure("rejected"), scene.figure("protocol_errors")), (0, 0));
+        }
+    }
+}
+
+/// What is said of a connection that is parked there for so long: `K`, or `H`.
+fn ticket(kind: u8, name: &str, patience: Duration) -> [u8; HEAD] {
+    let mut ticket = [0; HEAD];
+    (ticket[0], ticket[1]) = (kind, name.len() as u8);
+    let millis = u32::try_from(patience.as_millis()).expect("less than it can be");
+    ticket[4..8].copy_from_slice(&millis.to_be_bytes());
+    ticket[8..8 + name.len()].copy_from_slice(name.as_bytes());
+    ticket
+}
+
+/// Connections that were brought back, the first one first.
+type Back = Rc<RefCell<Vec<Held>>>;
+
+/// Has workers take at once whatever comes there.
+fn take_all(way: &WayBack, back: &Back) {
+    while let Some(link) = way.accept() {
+        take(link, back.clone());
+    }
+    let (next, back) = (way.clone(), back.clone());
+    way.at_call(move |_| take_all(&next, &back));
+}
+
+fn take(link: Caller, back: Back) {
+    let (said, held) = link.take();
+    if said.len() == HEAD {
+        link.send(b"A", &[]).expect("nobody hangs up on a worker");
+        return back.borrow_mut().extend(held);
+    }
+    assert!(said.is_empty() && held.is_empty(), "half a message");
+    if !link.is_hung_up() {
+        let told = link.clone();
+        link.at_word(move |_| take(told, back));
+    }
+}
+
+impl Scene {
+    /// Has so many connections parked until their clients speak, in no time at all, and waits until they are.
+    fn park(&mut self, name: &str, number: usize, patience: Duration) -> Vec<Client> {
+        let (sender, before) = (self.spooler(), self.figure("handed_over"));
+        let mut cost = Duration::ZERO;
+        self.kernel.adapt(|flavour| std::mem::swap(&mut flavour.cost, &mut cost));
+        let (clients, held) = self.connections(number, &Setup { response: 0, ..Setup::default() });
+        for some in held.chunks(200) {
+            for held in some {
+                sender.send(&ticket(b'K', name, patience), &[held]).expect("room in the queue");
+            }
+            self.until("they are read", |_| sender.queued() == 0);
+        }
+        drop(held);
+        let told = sender.read();
+        assert_eq!(told.iter().filter(|&&byte| byte == b'K').count(), number);
+        drop(sender);
+        self.until("their sender has gone", |scene| scene.figure("senders") == 0);
+        assert_eq!(self.figure("handed_over"), before + number as u64);
+        self.kernel.adapt(|flavour| flavour.cost = cost);
+        clients
+    }
+}
+
+#[test]
+fn many_who_speak_at_once_keep_nobody_waiting_who_asks_or_says_stop_and_all_go_back() {
+    const PARKED: usize = 40_000;
+    for flavour in flavours() {
+        let mut scene = Scene::new(Flavour { cost: SLOW, ..flavour }, NEVER);
+        let (way, back) = (scene.kernel.way_back("apache", 511), Back::default());
+        take_all(&way, &back);
+        let clients = scene.park("apache", PARKED, HOUR);
+        let start = scene.kernel.now() + SECOND;
+        scene.kernel.at(start, move |_| clients.iter().for_each(|client| client.say(b"G")));
+        let millis = Duration::from_millis;
+        let asked = [1, 200, 400].map(|after| start + millis(after));
+        let answers = asked.map(|when| scene.asks_at(when));
+        let obeyed = scene.stops_at(start + millis(300));
+        scene.until("the end", |scene| scene.daemon.is_done());
+        for (when, came) in asked.iter().zip(&answers) {
+            assert_within_a_second("an answer", *when, came);
+        }
+        assert_within_a_second("the stop", start + millis(300), &obeyed);
+        scene.assert_ended("returned", PARKED);
+        assert_eq!(back.borrow().len(), PARKED);
+    }
+}
+
+#[test]
+fn many_who_are_silent_linger_at_the_stop_and_keep_nobody_waiting_who_asks() {
+    const PARKED: usize = 40_000;
+    for flavour in flavours() {
+        let mut scene = Scene::new(Flavour { cost: SLOW, ..flavour }, NEVER);
+        let _way = scene.kernel.way_back("apache", 511);
+        let clients = scene.park("apache", PARKED, HOUR);
+        let stop = scene.kernel.now() + SECOND;
+        let obeyed = scene.stops_at(stop);
+        let asked = [10, 200].map(|after| stop + Duration::from_millis(after));
+        let answers = asked.map(|when| scene.asks_at(when));
+        scene.until("all linger", |scene| scene.figure("lingering") == PARKED as u64);
+        for (when, came) in asked.iter().zip(&answers) {
+            assert_within_a_second("an answer", *when, came);
+        }
+        assert_within_a_second("the stop", stop, &obeyed);
+        assert!(clients.iter().all(|client| client.facts().shut_down.is_some()));
+        clients.iter().for_each(Client::close);
+        scene.until("the end", |scene| scene.daemon.is_done());
+        scene.assert_ended("closed", PARKED);
+    }
+}
+
+#[test]
+fn whose_server_is_away_for_less_than_ten_seconds_goes_back_and_whose_for_more_lingers() {
+    for flavour in flavours() {
+        for (away, goes_back) in [(SECOND * 9, true), (SECOND * 11, false)] {
+            let mut scene = Scene::new(flavour.clone(), NEVER);
+            let way = scene.kernel.way_back("apache", 511);
+            let silent = scene.park("apache", 10, HOUR);
+            let speaks = scene.park("apache", 10, HOUR);
+            way.close();
+            speaks.iter().for_each(|client| client.say(b"G"));
+            let (waits, start) = (scene.kernel.count(fake::Call::Wait), scene.kernel.now());
+            let back = Back::default();
+            let took = back.clone();
+            scene.kernel.after(away, move |kernel| take_all(&kernel.way_back("apache", 511), &took));
+            scene.until("it is back", |scene| scene.kernel.now() > start + SECOND * 12);
+            assert!(scene.kernel.count(fake::Call::Wait) - waits < 200, "it is looked for now and then");
+            let most = if goes_back { 10 } else { 0 };
+            assert_eq!(back.borrow().len(), most, "{:?}", scene.daemon.snapshot());
+            let figures = ["returned", "parked", "abandoned", "lingering"].map(|name| scene.figure(name));
+            assert_eq!(figures, if goes_back { [10, 10, 0, 0] } else { [0, 0, 20, 20] });
+            assert!(silent.iter().all(|client| client.facts().shut_down.is_some() != goes_back));
+        }
+    }
+}
+
+#[test]
+fn what_waits_for_hours_costs_nothing_but_to_ask_now_and_then_whether_its_server_is_there() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(flavour, NEVER);
+        let (way, back) = (scene.kernel.way_back("apache", 511), Back::default());
+        take_all(&way, &back);
+        let clients = scene.park("apache", 10_000, HOUR * 10);
+        let count =
+            |scene: &Scene| [fake::Call::Wait, fake::Call::CallBack].map(|call| scene.kernel.count(call));
+        let (before, start) = (count(&scene), scene.kernel.now());
+        scene.until("an hour is over", |scene| scene.kernel.now() > start + HOUR);
+        for (after, before) in count(&scene).into_iter().zip(before) {
+            assert!((600..2_000).contains(&(after - before)), "{after}, and {before} before");
+        }
+        clients[7].say(b"G");
+        scene.until("it goes back", |scene| scene.figure("returned") == 1);
+        assert!(scene.kernel.now() < start + HOUR + SECOND * 6);
+    }
+}
+
+#[test]
+fn where_no_worker_accepts_no_more_than_a_few_are_on_their_way_and_all_go_back_in_their_order() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(flavour, NEVER);
+        for (n, backlog) in [20, 511].into_iter().enumerate() {
+            let name = ["few", "many"][n];
+            let way = scene.kernel.way_back(name, backlog);
+            let clients = scene.park(name, 500, HOUR * 10);
+            for client in &clients {
+                client.say(b"G");
+                let so_far = scene.figure("returning");
+                scene.until("it is heard", |scene| scene.figure("returning") > so_far);
+            }
+            let (waits, start) = (scene.kernel.count(fake::Call::Wait), scene.kernel.now());
+            scene.until("a minute is over", |scene| scene.kernel.now() > start + SECOND * 60);
+            assert!(scene.kernel.count(fake::Call::Wait) - waits < 1_000, "that is waited for");
+            assert!(way.waiting() <= 64 && scene.daemon.offers() <= 64, "{}", way.waiting());
+            let back = Back::default();
+            take_all(&way, &back);
+            scene.until("all are back", |scene| scene.figure("returning") == 0);
+            let addresses: Vec<_> = back.borrow().iter().filter_map(Held::client).collect();
+            assert!(addresses.iter().eq(clients.iter().map(Client::address).collect::<Vec<_>>().iter()));
         }
     }
 }

@@ -54,6 +54,8 @@ pub struct Facts {
     pub parted: Option<Duration>,
     /// When it was half-closed first, by whomever.
     pub half_closed: Option<Duration>,
+    /// The same, if that was not its last close.
+    pub shut_down: Option<Duration>,
     /// How often it was half-closed after that.
     pub half_closed_again: u32,
     /// Of those, how often in FIN_WAIT_2.

@@ -490,7 +490,7 @@ impl State {
         let Some(it) = self.connections.get_mut(connection) else { return };
         if !it.to_client.fin {
             it.to_client.fin = true;
-            it.facts.half_closed = Some(now);
+            (it.facts.half_closed, it.facts.shut_down) = (Some(now), Some(now));
             return self.send(connection, Way::ToClient, false);
         }
         it.facts.half_closed_again += 1;

@@ -31,6 +31,8 @@ pub struct Model {
     parked_anew: BTreeMap<SocketAddr, VecDeque<Sent>>,
     /// When it was about to end: from when to when.
     stops: Vec<(Duration, Duration)>,
+    /// When the system last had so many descriptors in flight that nobody could be sent one more.
+    was_jammed: Duration,
     /// The most that waited for a worker at once.
     most_returning: u64,
     connections: u64,
@@ -76,6 +78,7 @@ impl Model {
             clients: BTreeMap::new(),
             parked_anew: BTreeMap::new(),
             stops: Vec::new(),
+            was_jammed: Duration::ZERO,
             most_returning: 0,
             connections: 0,
             before: stage.daemon.snapshot(),
@@ -101,7 +104,8 @@ impl Model {
         self.turns += 1;
         let kernel = &stage.kernel;
         self.began = kernel.woke();
-        let heard = kernel.count(Call::WaitAlone);
+        // Who tells a successor everything waits for it alone, or for room in the kernel, and nobody else does.
+        let heard = kernel.count(Call::WaitAlone) + kernel.count(Call::Sleep);
         if heard > self.heard {
             self.is_frozen(kernel.now());
         } else {
@@ -132,6 +136,9 @@ impl Model {
                 Some((_, to)) => *to = kernel.now(),
                 None => self.stops.push((since, kernel.now())),
             }
+        }
+        if kernel.in_flight() >= plan.flavour.in_flight {
+            self.was_jammed = kernel.now();
         }
         self.most_returning = self.most_returning.max(figure(&now, "returning"));
         self.counters_add_up(stage, plan, &now);
@@ -240,7 +247,7 @@ impl Model {
                     allowed.returned += 1;
                     continue;
                 }
-                if !self.is_unparked(plan, &facts, &parked) {
+                if !self.is_unparked(stage, plan, &facts, &parked) {
                     self.note_parked_allowed(&facts, &mut allowed);
                     let is_last = facts.closed.is_some() && facts.closed == facts.parted;
                     let known = facts.closed_unread > 0 && facts.heard < Some(self.began);
@@ -546,6 +553,7 @@ impl Model {
                 let is_due = if is_late { parked.is_new && time >= received + parked.patience } else { true };
                 assert!(is_due, "too early late, at {when:?}, received at {received:?}: {plan:?}");
             }
+            server.nobody_is_kept_from_taking();
             // Whoever was hung up on may still have to be closed.
             let at_once = plan.faults.memory == 0.0 && stage.process.closing() == 0;
             server.acknowledgements_are_right(at_once);
@@ -554,11 +562,8 @@ impl Model {
 
     /// Whether a parked one has lingered in the end; and then that its time was up, or its server away, or the daemon about
     /// to end.
-    fn is_unparked(&self, plan: &Plan, facts: &Facts, parked: &Parked) -> bool {
-        let (Some(half_closed), Some(received)) = (facts.half_closed, facts.received) else { return false };
-        if facts.closed == Some(half_closed) {
-            return false; // by its end
-        }
+    fn is_unparked(&self, stage: &Stage, plan: &Plan, facts: &Facts, parked: &Parked) -> bool {
+        let (Some(half_closed), Some(received)) = (facts.shut_down, facts.received) else { return false };
         let set_on = self.clock_was_set(received.saturating_sub(self.longest_turn), half_closed, |by| by > 0);
         let turn =
             self.longest_turn + self.was_frozen(received.saturating_sub(self.longest_turn), half_closed);
@@ -579,8 +584,14 @@ impl Model {
         };
         let was_away = parked.server.was_away(from, half_closed) + looks_away;
         let is_abandoned = was_away + Duration::from_secs(6) >= ten;
+        // They may have half of the table, and then one of them makes room.
+        let peak = figure(&stage.daemon.snapshot(), "peak");
+        let is_full = |most: usize| peak >= most as u64;
+        let made_room = plan.is_small()
+            || is_full(plan.least() / 24)
+            || plan.wanted.is_some_and(|wanted| is_full(wanted / 2));
         assert!(
-            is_over || is_stopped || is_abandoned,
+            is_over || is_stopped || is_abandoned || made_room,
             "given up for no reason: {facts:?}, {:?}, {plan:?}",
             parked.patience
         );
@@ -621,7 +632,7 @@ impl Model {
             return;
         }
         let Some(free) = parked.server.is_free_since() else { return };
-        let since = received.max(free).max(parked.was_left.get());
+        let since = received.max(free).max(parked.was_left.get()).max(self.was_jammed);
         if let Some(ready) = parked.ready() {
             // Half a head is looked at again in as long again, or a second.
             let since = since.max(ready);

@@ -110,6 +110,8 @@ pub struct Server {
     parked: RefCell<BTreeMap<u64, Rc<Parked>>>,
     children: RefCell<Vec<Rc<Child>>>,
     offers: RefCell<Vec<Offer>>,
+    /// Whose worker could not say any more that it takes it.
+    not_taken: RefCell<Vec<Client>>,
 }
 
 impl Server {
@@ -126,6 +128,7 @@ impl Server {
             parked: RefCell::default(),
             children: RefCell::default(),
             offers: RefCell::default(),
+            not_taken: RefCell::default(),
         })
     }
 
@@ -148,6 +151,14 @@ impl Server {
     /// Takes what its workers were brought.
     pub fn take_offers(&self) -> Vec<Offer> {
         self.offers.take()
+    }
+
+    /// What a worker cannot take any more has ended.
+    pub fn nobody_is_kept_from_taking(&self) {
+        for client in self.not_taken.take() {
+            let facts = client.facts();
+            assert!(facts.parted.is_some(), "its worker was hung up on, and it is parked: {facts:?}");
+        }
     }
 
     /// Each whose message the daemon has read to its end is acknowledged once, and that at once where nothing is in its way.
@@ -302,7 +313,8 @@ fn decides(crowd: Rc<Crowd>, kernel: &Kernel, server: Rc<Server>, link: Caller, 
         return link.close();
     }
     if link.send(b"A", &[]).is_err() {
-        return; // it was evicted meanwhile, or the daemon has stopped; others may still have a copy
+        server.not_taken.borrow_mut().push(parked.client.clone());
+        return;
     }
     assert_eq!(parked.taken.replace(Some(now)), None);
     link.close();

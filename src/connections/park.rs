@@ -167,12 +167,12 @@ impl<W: World> Parks<W> {
         self.jobs.insert(entry, job);
     }
 
-    /// Takes one out.
-    fn remove(&mut self, entry: Entry) -> Option<Job<W>> {
-        let job = self.jobs.remove(&entry)?;
+    /// Takes one out, and closes the link to the worker that it was offered to.
+    fn remove(&mut self, entry: Entry) {
+        let Some(job) = self.jobs.remove(&entry) else { return };
         let way = job.ticket.way();
         self.returning -= usize::from(!matches!(job.stage, Waits::Client));
-        let Some(server) = self.servers.get_mut(&way) else { return Some(job) };
+        let Some(server) = self.servers.get_mut(&way) else { return };
         match &job.stage {
             Waits::Client => {}
             Waits::Queued(number) => drop(server.queue.remove(number)),
@@ -182,7 +182,6 @@ impl<W: World> Parks<W> {
         if server.connections == 0 {
             self.servers.remove(&way);
         }
-        Some(job)
     }
 
     /// Puts one into the queue of its way, whose turn it is then: the next, if it has no number yet.
@@ -196,9 +195,7 @@ impl<W: World> Parks<W> {
             server.queue.insert(number, entry);
         }
     }
-}
 
-impl<W: World> Parks<W> {
     /// Takes note that a server is away, as `error` says.
     fn is_away(&mut self, way: Way, error: &io::Error, now: Time) {
         let Some(server) = self.servers.get_mut(&way) else { return };
@@ -247,18 +244,20 @@ impl<W: World> Connections<W> {
         backend: &mut W::Backend,
         now: Time,
     ) -> bool {
+        let is_new_way = || !self.parks.servers.contains_key(&ticket.way());
+        if self.parks.is_over || is_new_way() && self.parks.servers.len() >= WAYS {
+            return self.admit(received, senders, backend, now);
+        }
         // They may have half of the table: others are to linger, too.
         let most = self.room.connections(senders + self.descriptors()).div_ceil(2).max(1);
         for _ in 0..LOOKS {
             let Some(entry) = self.table.parked().next().filter(|_| self.parked() >= most) else { break };
-            self.let_go(entry, backend, now);
+            if self.unpark_if_silent(entry, backend, now) {
+                self.ends.abandoned();
+            }
         }
         if self.parked() >= most {
             self.ends.abandoned();
-            return self.admit(received, senders, backend, now);
-        }
-        let is_new_way = || !self.parks.servers.contains_key(&ticket.way());
-        if self.parks.is_over || is_new_way() && self.parks.servers.len() >= WAYS {
             return self.admit(received, senders, backend, now);
         }
         let socket = match W::Socket::of(received) {
@@ -361,10 +360,7 @@ impl<W: World> Connections<W> {
         let most = if self.parks.is_over { UNPARK_BUDGET } else { 0 };
         let some: Vec<_> = self.table.parked().take(most).collect();
         for &entry in &some {
-            self.look_at_parked(entry, Event::Due, backend, now);
-            if self.waits_for_its_client(entry) {
-                self.unpark(entry, backend, now);
-            }
+            self.unpark_if_silent(entry, backend, now);
         }
         some.len()
     }
@@ -374,13 +370,14 @@ impl<W: World> Connections<W> {
         self.parks.jobs.get(&entry).is_some_and(|job| matches!(job.stage, Waits::Client))
     }
 
-    /// Has one linger that has had the most of its time, unless it has something to say by now: then it goes back.
-    fn let_go(&mut self, entry: Entry, backend: &mut W::Backend, now: Time) {
+    /// Has one linger before its time, unless it has something to say by now: then it goes back. Returns whether it lingers.
+    fn unpark_if_silent(&mut self, entry: Entry, backend: &mut W::Backend, now: Time) -> bool {
         self.look_at_parked(entry, Event::Due, backend, now);
-        if self.waits_for_its_client(entry) {
-            self.ends.abandoned();
+        let is_silent = self.waits_for_its_client(entry);
+        if is_silent {
             self.unpark(entry, backend, now);
         }
+        is_silent
     }
 
     /// Whether it is parked.

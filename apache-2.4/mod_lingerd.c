@@ -77,6 +77,7 @@
 #include "ap_mpm.h"
 #include "util_filter.h"
 #include "mpm_common.h"
+#include "scoreboard.h"
 #include "unixd.h"
 #include "apr_atomic.h"
 #include "apr_buckets.h"

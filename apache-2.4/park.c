@@ -67,7 +67,7 @@
 #define PARK_HEAD_MOST 40
 #define PARK_HEAD_RATE 500
 
-/** A head whose time is up is read so, which fails as soon as it ends. */
+/** What is to be waited for no longer is waited for so long. */
 #define PARK_NO_TIME apr_time_from_msec(1)
 
 /** What outlives a restart.  Who changes this changes the key, too. */
@@ -76,13 +76,14 @@ typedef struct {
      *  read anew. */
     ap_listen_rec *listener;
     char *path;
-    /** Which file it is there, and whose to remove */
+    /** Which file it is there, made when, and whose to remove */
     dev_t device;
     ino_t file;
+    time_t made;
     pid_t parent;
 } park_retained;
 
-#define PARK_KEY "mod_lingerd LingerdPark 1"
+#define PARK_KEY "mod_lingerd LingerdPark 2"
 
 /** A hexadecimal number of 12 digits follows. */
 #define PARK_NAME "apache-"
@@ -132,6 +133,8 @@ static struct {
     apr_socket_t *socket;
     /** Whether it brought none */
     int is_none;
+    /** Whether its head is late: what is there is all there is to be */
+    int is_late;
     lingerd_parked back;
     park_own own;
 } park;
@@ -147,6 +150,9 @@ static int tell_once(apr_uint32_t bit);
 
 static const lingerd_config *config_of(const server_rec *s);
 static int tcp_socket(conn_rec *c);
+
+/** Reads a head whose time is up */
+static ap_filter_rec_t *park_late;
 
 /* ---- The way back -------------------------------------------------------- */
 
@@ -197,6 +203,13 @@ static const char *park_obstacle(apr_pool_t *p)
             return "it does not go with ListenCoresBucketsRatio";
         }
     }
+#if AP_MODULE_MAGIC_AT_LEAST(20120211, 76)
+    if (ap_unixd_mpm_get_retained_data()->was_graceful
+        && ap_unixd_mpm_get_retained_data()->num_buckets > 1) {
+        return "it does not go with ListenCoresBucketsRatio, which holds until "
+               "Apache is stopped and started";
+    }
+#endif
 #if !APR_HAVE_SOCKADDR_UN
     return "this APR has no Unix sockets";
 #else
@@ -345,10 +358,19 @@ static ap_listen_rec *park_listener(apr_pool_t *p, int fd,
     return listener;
 }
 
+/** Whether the file there is the one that was made for it: the number of one that
+ *  has gone may have become another's. */
+static int park_is_there(const park_retained *kept)
+{
+    struct stat file;
+
+    return lstat(kept->path, &file) == 0 && file.st_dev == kept->device
+           && file.st_ino == kept->file && file.st_mtime == kept->made;
+}
+
 /** Close it, and remove its file if that is still the one. */
 static void park_give_up(park_retained *kept)
 {
-    struct stat file;
 
     if (!kept->listener) {
         return;
@@ -356,8 +378,7 @@ static void park_give_up(park_retained *kept)
     if (kept->listener->active) {
         apr_socket_close(kept->listener->sd);
     }
-    if (lstat(kept->path, &file) == 0 && file.st_dev == kept->device
-        && file.st_ino == kept->file) {
+    if (park_is_there(kept)) {
         (void)unlink(kept->path);
     }
     kept->listener = NULL;
@@ -375,9 +396,7 @@ static int park_make_way(apr_pool_t *process, apr_pool_t *p,
         return errno;
     }
     if (kept->listener && kept->listener->active
-        && strcmp(kept->path, addr.sun_path) == 0
-        && lstat(addr.sun_path, &file) == 0 && file.st_dev == kept->device
-        && file.st_ino == kept->file) {
+        && strcmp(kept->path, addr.sun_path) == 0 && park_is_there(kept)) {
         /* It may be another user's by now. */
         return park_give_to_lingerd(p, addr.sun_path, path) == 0 ? 0 : errno;
     }
@@ -398,6 +417,7 @@ static int park_make_way(apr_pool_t *process, apr_pool_t *p,
     kept->path = apr_pstrdup(process, addr.sun_path);
     kept->device = file.st_dev;
     kept->file = file.st_ino;
+    kept->made = file.st_mtime;
     kept->parent = getpid();
     return 0;
 }
@@ -662,7 +682,7 @@ static int park_knows_filters(conn_rec *c, const ap_filter_t *f)
 {
     static const char *const known[] = {
         "core_in", "core", "reqtimeout", "log_input_output", "lingerd_spool",
-        NULL
+        "lingerd_late", NULL
     };
 
     for (; f; f = f->next) {
@@ -952,6 +972,28 @@ static int park_insist_on_head(conn_rec *c, int sock,
 }
 
 /**
+ * What is there of a head whose time is up is read, and that no more comes in
+ * time.  Whoever reads it would else wait for each line of it as if it were
+ * the first: a time-out of the socket lasts until the request line is there, and
+ * mod_reqtimeout begins to count.
+ */
+static apr_status_t park_read_late(ap_filter_t *f, apr_bucket_brigade *bb,
+                                   ap_input_mode_t mode, apr_read_type_e block,
+                                   apr_off_t bytes)
+{
+    int is_late = park.is_late && block == APR_BLOCK_READ;
+    apr_status_t rc = ap_get_brigade(f->next, bb, mode,
+                                     is_late ? APR_NONBLOCK_READ : block,
+                                     bytes);
+
+    if (is_late && (APR_STATUS_IS_EAGAIN(rc)
+                    || (rc == APR_SUCCESS && APR_BRIGADE_EMPTY(bb)))) {
+        return APR_TIMEUP;
+    }
+    return rc;
+}
+
+/**
  * Before a head is read: whether it is handed over, as it is not whole.  One
  * whose time is up, Apache reads, and finds that out at once.
  */
@@ -980,8 +1022,13 @@ static int park_head(conn_rec *c, apr_socket_t *socket, int sock)
         return 1;
     }
     if (back && park.back.kind == LINGERD_HEAD) {
-        (void)apr_socket_timeout_set(socket, left > PARK_NO_TIME
-                                             ? left : PARK_NO_TIME);
+        park.is_late = left <= PARK_NO_TIME;
+        if (park.is_late) {
+            ap_add_input_filter_handle(park_late, NULL, NULL, c);
+        }
+        else {
+            (void)apr_socket_timeout_set(socket, left);
+        }
     }
     return 0;
 }
@@ -994,6 +1041,17 @@ static int park_is_stopping(void)
 
     return ap_mpm_query(AP_MPMQ_MPM_STATE, &mpm_state) != APR_SUCCESS
            || mpm_state == AP_MPMQ_STOPPING;
+}
+
+/** Whether there are to be workers when this one has gone: at a restart Apache
+ *  counts up before it tells those that there are. */
+static int park_has_successors(void)
+{
+    int generation = 0;
+
+    return ap_mpm_query(AP_MPMQ_GENERATION, &generation) == APR_SUCCESS
+           && ap_exists_scoreboard_image()
+           && ap_get_scoreboard_global()->running_generation != generation;
 }
 
 /**
@@ -1039,6 +1097,7 @@ static int park_next(conn_rec *c, int sock, apr_interval_time_t *patience,
 
     if (c->data_in_input_filters || c->data_in_output_filters
         || (s && s->state == SPOOL_KEEP) || !park_may_go(c)
+        || (park_is_stopping() && !park_has_successors())
         || park_waits_here(&park.kept, sock, came)) {
         return 0;
     }
@@ -1060,6 +1119,7 @@ static int park_process_connection(conn_rec *c)
         || (sock = tcp_socket(c)) < 0 || !park_may_go(c)) {
         return DECLINED;
     }
+    park.is_late = 0;
     if (park_head(c, socket, sock)) {
         return OK;
     }
@@ -1070,6 +1130,7 @@ static int park_process_connection(conn_rec *c)
             ? r->server->keep_alive_timeout
             : c->base_server->keep_alive_timeout;
 
+        park.is_late = 0;
         is_login = is_login || park_is_login(r);
         if (r->status == HTTP_OK) {
             if (c->cs) {
@@ -1103,6 +1164,9 @@ static void park_register_hooks(void)
         "mod_reqtimeout.c", "mod_http2.c", NULL
     };
 
+    /* Just above mod_reqtimeout's, which waits for what it lets through. */
+    park_late = ap_register_input_filter("LINGERD_LATE", park_read_late, NULL,
+                                         AP_FTYPE_CONNECTION + 7);
     ap_hook_pre_config(park_pre_config, NULL, before, APR_HOOK_REALLY_FIRST);
     ap_hook_check_config(park_check_config, NULL, NULL, APR_HOOK_REALLY_LAST);
     ap_hook_create_connection(park_create_connection, NULL, NULL,

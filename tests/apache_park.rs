@@ -5,6 +5,7 @@
 //!
 //! Where a test has a single worker, that one was free each time that two clients were served in turn.
 
+use lingerd_platform::process;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -280,15 +281,24 @@ fn slow_heads_keep_no_worker() {
 fn a_head_that_takes_too_long_is_answered_with_408() {
     let lingerd = lingerd();
     let setup = setup(&lingerd.site.socket()).modules(&["reqtimeout"]).with("LingerdHead On");
-    let Some(apache) = setup.with("RequestReadTimeout header=1").start() else { return };
+    let setup = setup.with("RequestReadTimeout header=5\nLogFormat \"%>s %T\" head\nCustomLog head_log head");
+    let Some(apache) = setup.start() else { return };
     publish(&apache);
     let mut client = http::connect(apache.address);
     client.write_all(b"GET /small HTTP/1.1\r\nHost: loc").unwrap();
     lingerd.wait_for("parked=1");
     let held = exchange(client, b"");
     assert!(held.head.starts_with("HTTP/1.1 408 "), "{}", held.head);
-    wait_until("it is logged", || apache.access_log().iter().any(|line| line.contains(" 408 ")));
     lingerd.wait_for("parked=0 returned=1");
+    // It has waited in lingerd, and not the same again in its worker.
+    let logged = || fs::read_to_string(apache.site.path("head_log")).unwrap_or_default();
+    wait_until("it is logged", || logged().ends_with('\n'));
+    let (status, seconds) =
+        logged().trim_end().split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    assert_eq!(status, "408");
+    assert!(seconds.parse::<u64>().unwrap() < 5, "its worker waited for {seconds} s");
+    // Whoever is in time is not kept from anything by that.
+    assert_eq!(ask(&mut http::connect(apache.address), "/small").1, "hello\n");
 }
 
 // ---- What is not parked --------------------------------------------------------------------------------
@@ -350,6 +360,25 @@ fn what_it_does_not_go_with_is_said_in_words() {
         assert_eq!(way_back(&lingerd.site), None);
     }
     lingerd.wait_for("handed_over=0");
+}
+
+#[test]
+fn what_it_does_not_go_with_may_still_hold_after_a_graceful_restart() {
+    let lingerd = lingerd();
+    let setup = setup(&lingerd.site.socket()).workers(4).with("ListenCoresBucketsRatio 1");
+    let Some(apache) = setup.start() else { return };
+    publish(&apache);
+    let conf = apache.site.path("httpd.conf");
+    let without = fs::read_to_string(&conf).unwrap().replace("ListenCoresBucketsRatio 1", "");
+    fs::write(conf, without).unwrap();
+    apache.restart_gracefully(); // after which stock Apache has listeners at which nothing is answered
+    if thread::available_parallelism().unwrap().get() > 1 {
+        assert_eq!(apache.errors_with("until Apache is stopped and started").len(), 1);
+        apache.restart();
+        let mut client = http::connect(apache.address);
+        ask(&mut client, "/small");
+        lingerd.wait_for("parked=1");
+    } // with one core there is one bucket, as ever
 }
 
 // ---- Who comes and goes ---------------------------------------------------------------------------------
@@ -429,6 +458,42 @@ fn an_apache_that_is_gone_leaves_nobody_waiting() {
     apache.stop();
     clients.iter_mut().for_each(assert_ended);
     lingerd.wait_for(&format!("parked=0 abandoned={MANY}"));
+}
+
+/// A page whose end waits until there is a file, and how to ask for it and then end it.
+fn asks_for_a_long_page(apache: &Apache) -> (TcpStream, impl Fn(TcpStream) + use<>) {
+    let page = "<?php header('Content-Length: 6'); echo 'begin'; ob_end_flush(); flush(); \
+                while (!file_exists('go')) { usleep(1000); clearstatcache(); } echo '.';";
+    apache.publish("long.php", page.as_bytes());
+    let mut client = http::connect(apache.address);
+    client.write_all(request("/long.php").as_bytes()).unwrap();
+    let go = apache.site.path("htdocs").join("go");
+    let mut said = Vec::new();
+    while !said.ends_with(b"begin") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        said.push(byte[0]);
+    }
+    let end = move |mut client: TcpStream| {
+        fs::write(&go, "").unwrap();
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, b".");
+    };
+    (client, end)
+}
+
+#[test]
+fn an_apache_that_stops_gracefully_parks_nothing_more() {
+    let lingerd = lingerd();
+    let Some(mut apache) = setup(&lingerd.site.socket()).php().start() else { return };
+    let (client, end) = asks_for_a_long_page(&apache);
+    process::kill(apache.pid(), libc::SIGWINCH).unwrap();
+    wait_until("it listens no more", || TcpStream::connect(apache.address).is_err());
+    end(client);
+    apache.wait_for_end();
+    let counters = lingerd.counters();
+    assert_eq!(["parked", "abandoned"].map(|name| counters[name]), [0, 0], "the worker has ended it");
 }
 
 #[test]

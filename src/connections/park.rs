@@ -49,6 +49,10 @@ const QUIET: Span = Span::from_secs(5);
 const AWAY: Span = Span::from_secs(10);
 const LOOK: Span = Span::from_ticks(8);
 
+/// One whose workers have taken nothing at so many looks, so far apart, hangs: whatever the clock does, five minutes.
+const HANGS: u8 = 5;
+const WAITS: Span = Span::from_secs(60);
+
 /// How many at most are looked at for one that is silent, so that another one can be parked.
 const LOOKS: usize = 8;
 
@@ -90,6 +94,8 @@ struct Server {
     is_away: bool,
     /// When to try again, whatever happens.
     again: Option<Time>,
+    /// While something waits for a worker, and none takes any: when that was looked at last, and how often it was so.
+    takes_none: Option<(Time, u8)>,
 }
 
 /// See the module's head.
@@ -155,7 +161,7 @@ impl<W: World> Parks<W> {
 
     /// When, after `now`, some server is to be tried again, or asked.
     pub fn next(&self, now: Time) -> Option<Time> {
-        self.servers.values().fold(None, |next, server| first(next, server.next(), now))
+        self.servers.values().fold(None, |next, server| first(next, server.next(now), now))
     }
 
     fn insert(&mut self, entry: Entry, job: Job<W>, now: Time) {
@@ -179,6 +185,9 @@ impl<W: World> Parks<W> {
             Waits::Offered(..) => (server.offers, self.offers) = (server.offers - 1, self.offers - 1),
         }
         server.connections -= 1;
+        if server.offers == 0 && server.queue.is_empty() {
+            server.takes_none = None;
+        }
         if server.connections == 0 {
             self.servers.remove(&way);
         }
@@ -213,17 +222,33 @@ impl<W: World> Parks<W> {
 impl Server {
     fn new(now: Time) -> Self {
         let (connections, queue, offers) = (0, BTreeMap::new(), 0);
-        Server { connections, queue, offers, heard: now, is_away: false, again: None }
+        Server { connections, queue, offers, heard: now, is_away: false, again: None, takes_none: None }
     }
 
     /// When it is to be tried again, or asked.
-    fn next(&self) -> Option<Time> {
-        match self.offers {
+    fn next(&self, now: Time) -> Option<Time> {
+        let tried = match self.offers {
             _ if self.again.is_some() => self.again,
             // The last one that was under way has ended otherwise, and others wait.
             0 if !self.queue.is_empty() => Some(self.heard),
             0 => Some(self.heard + QUIET),
             _ => None, // what is under way says when it has gone
+        };
+        let hangs = self.takes_none.map(|(at, looks)| if looks < HANGS { at + WAITS } else { now });
+        first(tried, hangs, now)
+    }
+
+    /// Whether its workers take nothing any more.
+    fn hangs(&self) -> bool {
+        self.takes_none.is_some_and(|(_, looks)| looks >= HANGS)
+    }
+
+    /// Takes note that they have taken none for a while.
+    fn look(&mut self, now: Time) {
+        if let Some((at, looks)) = &mut self.takes_none {
+            if *looks < HANGS && now.since(*at) >= WAITS {
+                (*at, *looks) = (now, *looks + 1);
+            }
         }
     }
 
@@ -524,7 +549,7 @@ impl<W: World> Connections<W> {
         for done in 0..OFFER_BUDGET {
             let Some(server) = self.parks.servers.get_mut(&way) else { return done };
             // One that is away, or has no room, is tried when it is time for that.
-            if server.offers >= OFFERS || server.again.is_some() {
+            if server.offers >= OFFERS || server.again.is_some() || server.hangs() {
                 return done;
             }
             let Some((_, &entry)) = server.queue.first_key_value() else { return done };
@@ -586,6 +611,7 @@ impl<W: World> Connections<W> {
             return;
         };
         server.queue.remove(number);
+        server.takes_none.get_or_insert((now, 0));
         (server.offers, self.parks.offers) = (server.offers + 1, self.parks.offers + 1);
         job.stage = Waits::Offered(*number, link);
         self.watch_parked(entry, backend, now);
@@ -598,6 +624,7 @@ impl<W: World> Connections<W> {
             Ok(Received::Byte { byte: TAKEN, .. }) => {
                 if let Some(server) = self.parks.servers.get_mut(&way) {
                     server.is_there(now);
+                    server.takes_none = Some((now, 0)); // if there are others
                 }
                 self.close(entry, Reason::Returned, backend, now);
             }
@@ -629,13 +656,14 @@ impl<W: World> Connections<W> {
     /// Tries those servers again whose time has come, asks those that are quiet whether they are there, and ends what is
     /// parked for those that are not. Returns how much was done.
     pub(super) fn try_ways(&mut self, backend: &mut W::Backend, now: Time) -> usize {
-        let is_due = |server: &Server| server.next().is_some_and(|at| now.ticks_since(at) >= 0);
+        let is_due = |server: &Server| server.next(now).is_some_and(|at| now.ticks_since(at) >= 0);
         let due: Vec<_> =
             self.parks.servers.iter().filter(|(_, server)| is_due(server)).map(|(&way, _)| way).collect();
         let mut work = 0;
         for way in due {
             let Some(server) = self.parks.servers.get_mut(&way) else { continue };
-            if server.is_away && server.offers == 0 && now.since(server.heard) >= AWAY {
+            server.look(now);
+            if server.is_away && server.offers == 0 && now.since(server.heard) >= AWAY || server.hangs() {
                 work += self.give_up(way, backend, now);
                 continue;
             }
@@ -660,17 +688,46 @@ impl<W: World> Connections<W> {
         }
     }
 
-    /// Ends all that is parked for a server that is away, the gentle way.
+    /// Ends all that is parked for a server that is away or hangs, the gentle way.
     fn give_up(&mut self, way: Way, backend: &mut W::Backend, now: Time) -> usize {
+        let Some(server) = self.parks.servers.get(&way) else { return 0 };
+        if server.hangs() {
+            let (name, waiting) = (way.name(), server.queue.len() + server.offers);
+            let what = format_args!(
+                "no worker of '{name}' has taken a connection back for {HANGS} minutes: the {waiting} that wait for one \
+                 linger, and so do all that are parked for it"
+            );
+            self.parks.trouble.warn(now, what);
+        }
         let of_it = |(_, job): &(&Entry, &Job<W>)| job.ticket.way() == way;
         let mut entries: Vec<_> = self.parks.jobs.iter().filter(of_it).map(|(&entry, _)| entry).collect();
         entries.sort_unstable();
-        entries.truncate(UNPARK_BUDGET); // it is away as long as there are more
+        entries.truncate(UNPARK_BUDGET); // it is given up as long as there are more
         for &entry in &entries {
+            if !self.take_back_offer(entry, backend, now) {
+                break; // it is there after all
+            }
             self.ends.abandoned();
             self.unpark(entry, backend, now);
         }
         entries.len()
+    }
+
+    /// Has no worker take one any more that it is offered to. Returns whether it is here, and not one's that has taken it.
+    fn take_back_offer(&mut self, entry: Entry, backend: &mut W::Backend, now: Time) -> bool {
+        let Some(Waits::Offered(_, link)) = self.parks.jobs.get(&entry).map(|job| &job.stage) else {
+            return true;
+        };
+        // Where the system cannot do it, one that takes it in the very moment in which it is given up loses it.
+        let _ = link.silence();
+        let mut descriptors = Vec::new();
+        let said = link.receive(&mut descriptors);
+        descriptors.into_iter().for_each(|other| self.close_slowly(other));
+        let is_taken = matches!(said, Ok(Received::Byte { byte: TAKEN, .. }));
+        if is_taken {
+            self.hear_worker(entry, said, backend, now);
+        }
+        !is_taken
     }
 
     /// From now on it lingers.

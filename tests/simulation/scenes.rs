@@ -1325,8 +1325,10 @@ fn take_all(way: &WayBack, back: &Back) {
 fn take(link: Caller, back: Back) {
     let (said, held) = link.take();
     if said.len() == HEAD {
-        link.send(b"A", &[]).expect("nobody hangs up on a worker");
-        return back.borrow_mut().extend(held);
+        if link.send(b"A", &[]).is_ok() {
+            back.borrow_mut().extend(held);
+        } // else it was hung up on, and has none
+        return;
     }
     assert!(said.is_empty() && held.is_empty(), "half a message");
     if !link.is_hung_up() {
@@ -1465,14 +1467,69 @@ fn where_no_worker_accepts_no_more_than_a_few_are_on_their_way_and_all_go_back_i
                 scene.until("it is heard", |scene| scene.figure("returning") > so_far);
             }
             let (waits, start) = (scene.kernel.count(fake::Call::Wait), scene.kernel.now());
-            scene.until("a minute is over", |scene| scene.kernel.now() > start + SECOND * 60);
+            let (back, waiting) = (Back::default(), Rc::new(Cell::new(0)));
+            let (took, waited) = (back.clone(), waiting.clone());
+            scene.kernel.after(SECOND * 60, move |_| {
+                waited.set(way.waiting());
+                take_all(&way, &took);
+            });
+            scene.until("a minute is over", |scene| scene.kernel.now() >= start + SECOND * 60);
             assert!(scene.kernel.count(fake::Call::Wait) - waits < 1_000, "that is waited for");
-            assert!(way.waiting() <= 64 && scene.daemon.offers() <= 64, "{}", way.waiting());
-            let back = Back::default();
-            take_all(&way, &back);
+            assert!((1..=64).contains(&waiting.get()), "{waiting:?} are on their way");
             scene.until("all are back", |scene| scene.figure("returning") == 0);
             let addresses: Vec<_> = back.borrow().iter().filter_map(Held::client).collect();
             assert!(addresses.iter().eq(clients.iter().map(Client::address).collect::<Vec<_>>().iter()));
         }
+    }
+}
+
+#[test]
+fn whose_workers_take_none_for_five_minutes_linger_and_none_of_them_is_taken_after_that() {
+    for flavour in flavours() {
+        for (hangs, backlog) in [(SECOND * 290, 511), (SECOND * 310, 511), (SECOND * 310, 20)] {
+            let mut scene = Scene::new(flavour.clone(), NEVER);
+            let way = scene.kernel.way_back("apache", backlog);
+            let silent = scene.park("apache", 10, HOUR);
+            let speaks = scene.park("apache", 500, HOUR);
+            speaks.iter().for_each(|client| client.say(b"G"));
+            let (waits, start) = (scene.kernel.count(fake::Call::Wait), scene.kernel.now());
+            let back = Back::default();
+            let took = back.clone();
+            scene.kernel.after(hangs, move |_| take_all(&way, &took));
+            let goes_back = hangs < SECOND * 300;
+            scene.until("it is over", |scene| {
+                scene.kernel.now() >= start + hangs && scene.figure("returning") == 0
+            });
+            assert!(scene.kernel.count(fake::Call::Wait) - waits < 5_000, "that is waited for");
+            assert_eq!(back.borrow().len(), if goes_back { 500 } else { 0 });
+            let figures = ["parked", "returning", "abandoned", "lingering"].map(|name| scene.figure(name));
+            assert_eq!(figures, if goes_back { [10, 0, 0, 0] } else { [0, 0, 510, 510] });
+            assert!(silent.iter().all(|client| client.facts().shut_down.is_some() != goes_back));
+            // And the server is one as any other again.
+            let taken = back.borrow().len();
+            let again = scene.park("apache", 1, HOUR);
+            again[0].say(b"G");
+            scene.until("it goes back", |_| back.borrow().len() > taken);
+        }
+    }
+}
+
+#[test]
+fn a_server_that_takes_one_now_and_then_is_given_time_for_the_others() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(flavour, NEVER);
+        let way = scene.kernel.way_back("apache", 511);
+        let clients = scene.park("apache", 10, HOUR);
+        clients.iter().for_each(|client| client.say(b"G"));
+        let back = Back::default();
+        for n in 1..=10 {
+            let (way, back) = (way.clone(), back.clone());
+            scene.kernel.after(SECOND * 290 * n, move |_| {
+                take(way.accept().expect("there is one more"), back);
+            });
+        }
+        scene.until("all are taken", |scene| scene.figure("parked") == 0);
+        assert_eq!(back.borrow().len(), 10);
+        assert_eq!(scene.figure("abandoned"), 0);
     }
 }

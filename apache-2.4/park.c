@@ -262,13 +262,59 @@ static int park_listen(const struct sockaddr_un *addr, mode_t mode)
     return fd;
 }
 
+/** As whom lingerd runs that Apache starts itself, see command_line(); or -1. */
+static uid_t park_own_user(apr_pool_t *p, const apr_array_header_t *command)
+{
+    const unixd_config_rec *apache = &ap_unixd_config;
+    const char *name = NULL;
+    char *end;
+    unsigned long number;
+    uid_t uid;
+    gid_t gid;
+    int i;
+
+    if (!command || geteuid() != 0) {
+        return (uid_t)-1;
+    }
+    for (i = 1; i < command->nelts; i++) {
+        const char *word = APR_ARRAY_IDX(command, i, const char *);
+
+        if (word[0] == '-' && word[1] == 'u') {
+            name = word[2] ? word + 2
+                 : i + 1 < command->nelts
+                 ? APR_ARRAY_IDX(command, i + 1, const char *) : NULL;
+        }
+    }
+    if (!name) {
+        return apache->user_id != 0 ? apache->user_id : (uid_t)-1;
+    }
+    name = apr_pstrndup(p, name, strcspn(name, ":"));
+    number = strtoul(name, &end, 10);
+    if (end != name && !*end) {
+        return (uid_t)number;
+    }
+    return apr_uid_get(&uid, &gid, name, p) == APR_SUCCESS ? uid : (uid_t)-1;
+}
+
+/** Have the directory that such a lingerd makes, which is to start later. */
+static int park_make_directory(apr_pool_t *p, const char *path, uid_t uid)
+{
+    const char *directory = ap_make_dirstr_parent(p, path);
+
+    if (mkdir(directory, 0755) != 0) {
+        return errno == EEXIST ? 0 : -1;
+    }
+    return uid == (uid_t)-1 ? 0 : lchown(directory, uid, (gid_t)-1);
+}
+
 /**
  * Give the way back to whoever is lingerd, where its directory is root's alone:
- * to the owner of the control socket there.  Elsewhere nothing is to be done.
+ * to the owner of the control socket there, if it is not known by other means.
+ * Elsewhere nothing is to be done.
  * @return 0, or -1 with errno, ENOENT where no lingerd has been yet
  */
 static int park_give_to_lingerd(apr_pool_t *p, const char *back,
-                                const char *path)
+                                const char *path, uid_t uid)
 {
     struct stat of, file;
 
@@ -276,23 +322,27 @@ static int park_give_to_lingerd(apr_pool_t *p, const char *back,
         || of.st_uid != 0 || of.st_mode & (S_IWGRP | S_IWOTH)) {
         return 0;
     }
-    if (lstat(apr_pstrcat(p, path, ".ctl", NULL), &file) != 0) {
-        return -1;
+    if (uid == (uid_t)-1) {
+        if (lstat(apr_pstrcat(p, path, ".ctl", NULL), &file) != 0) {
+            return -1;
+        }
+        uid = file.st_uid;
     }
-    return lchown(back, file.st_uid, (gid_t)-1);
+    return lchown(back, uid, (gid_t)-1);
 }
 
 /**
  * The same, of which only who may make sockets in that directory may make use,
  * which lingerd commonly may.  Where the directory is root's alone it is for
- * whoever has the control socket there.
+ * whoever is lingerd.
  *
  * root does it with the rights of whose the directory is, and not with its own:
  * that one could lead it elsewhere.
  * @param path The hand-off socket's
+ * @param lingerd As whom lingerd is to run, or -1
  */
 static int park_listen_as_owner(apr_pool_t *p, const struct sockaddr_un *addr,
-                                const char *path)
+                                const char *path, uid_t lingerd)
 {
     const char *directory = ap_make_dirstr_parent(p, addr->sun_path);
     uid_t uid = geteuid();
@@ -317,7 +367,7 @@ static int park_listen_as_owner(apr_pool_t *p, const struct sockaddr_un *addr,
     if (fd >= 0
         && ((uid != 0 && gid != of.st_gid && of.st_mode & S_IWGRP
              && lchown(addr->sun_path, (uid_t)-1, of.st_gid) != 0)
-            || park_give_to_lingerd(p, addr->sun_path, path) != 0)) {
+            || park_give_to_lingerd(p, addr->sun_path, path, lingerd) != 0)) {
         error = errno;
         (void)unlink(addr->sun_path);
         close(fd);
@@ -386,8 +436,10 @@ static void park_give_up(park_retained *kept)
 
 /** Have a way back, the one that there is or a new one. */
 static int park_make_way(apr_pool_t *process, apr_pool_t *p,
-                         park_retained *kept, const char *path)
+                         park_retained *kept, const char *path,
+                         const apr_array_header_t *command)
 {
+    uid_t lingerd = park_own_user(p, command);
     struct sockaddr_un addr;
     struct stat file;
     int fd;
@@ -398,10 +450,14 @@ static int park_make_way(apr_pool_t *process, apr_pool_t *p,
     if (kept->listener && kept->listener->active
         && strcmp(kept->path, addr.sun_path) == 0 && park_is_there(kept)) {
         /* It may be another user's by now. */
-        return park_give_to_lingerd(p, addr.sun_path, path) == 0 ? 0 : errno;
+        return park_give_to_lingerd(p, addr.sun_path, path, lingerd) == 0
+               ? 0 : errno;
     }
     park_give_up(kept);
-    fd = park_listen_as_owner(p, &addr, path);
+    if (command && park_make_directory(p, path, lingerd) != 0) {
+        return errno;
+    }
+    fd = park_listen_as_owner(p, &addr, path, lingerd);
     if (fd < 0) {
         return errno;
     }
@@ -489,7 +545,8 @@ static int park_check_config(apr_pool_t *p, apr_pool_t *plog,
         path = apr_pstrcat(p, chroot_dir, path, NULL);
     }
     park_set_name();
-    error = park_make_way(s->process->pool, ptemp, kept, path);
+    error = park_make_way(s->process->pool, ptemp, kept, path,
+                          config_of(s)->command);
     if (error) {
         ap_log_error(APLOG_MARK, APLOG_ERR, error, s,
                      "LingerdPark has no effect: cannot listen at "

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use support::apache::{Apache, Mpm, Setup, put_up};
 use support::daemon::{Daemon, Site, lingerd, ps};
-use support::http::{Held, connect_with_small_window, exchange, get, request, under_load};
+use support::http::{Held, connect, connect_with_small_window, exchange, get, read_one, request, under_load};
 use support::{is_root, tcp, wait_until};
 
 /// As many requests as show that a server is well and truly at work.
@@ -24,6 +24,9 @@ const UID: u32 = 60_901;
 
 /// Time-outs by which nothing ends while a test runs.
 const PATIENT: &str = "-t 1000 -T 2000 -D 4000 -W 3000";
+
+/// What is kept alive waits in lingerd, for as long as any test may take.
+const PARK: &str = "KeepAlive On\nKeepAliveTimeout 600\nLingerdPark On";
 
 /// A directory for a lingerd that must not outlive the test, even if its Apache is killed.
 struct Place(Arc<Site>);
@@ -293,6 +296,32 @@ fn it_inherits_nothing_that_is_apaches() {
     assert!(!String::from_utf8_lossy(&environ).contains("NOTIFY_SOCKET"));
     let environ = fs::read(format!("/proc/{}/environ", apache.pid())).unwrap();
     assert!(String::from_utf8_lossy(&environ).contains("NOTIFY_SOCKET"));
+}
+
+#[test]
+fn it_has_connections_wait_that_are_kept_alive_from_the_first_one_on() {
+    let number = format!("-u {UID}:{UID} -m 0666");
+    for (options, is_there) in [("", false), ("-m 0666", true), (&*number, false), ("-unobody", true)] {
+        if !is_root() && !options.is_empty() {
+            continue; // there is one user, and a directory is never another's
+        }
+        let place = Place::new();
+        if is_there {
+            fs::create_dir(place.path("run")).unwrap(); // root's, as /run/lingerd may be
+        }
+        let setup = prefork(&place, &format!("{PATIENT} {options}")).workers(1).with(PARK);
+        let Some(apache) = start(&setup) else { return };
+        let lingerd = serving(&place);
+        let mut clients: Vec<_> = (0..3).map(|_| connect(apache.address)).collect();
+        for _ in 0..3 {
+            for client in &mut clients {
+                client.write_all(b"GET /small HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+                assert_eq!(read_one(client).1, b"hello\n");
+            }
+            lingerd.wait_for("parked=3 returning=0 abandoned=0");
+        }
+        assert_eq!(apache.errors_with("LingerdPark has no effect"), [""; 0]);
+    }
 }
 
 #[test]

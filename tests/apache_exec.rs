@@ -256,11 +256,22 @@ fn the_socket_is_where_children_in_a_chroot_find_it() {
     fs::set_permissions(&root, Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(site.path("htdocs")).unwrap();
     put_up(&site.path("htdocs/small"), b"hello\n", 0o644);
-    let lines =
-        format!("ChrootDir \"{}\"\nAlias /small /htdocs/small\n{}", root.display(), exec(&site, PATIENT));
+    let lines = format!(
+        "ChrootDir \"{}\"\nAlias /small /htdocs/small\n{PARK}\n{}",
+        root.display(),
+        exec(&site, PATIENT)
+    );
     let setup = Setup::prefork(Path::new("/run/lingerd.sock")).modules(&["alias"]).with(&lines);
     let Some(apache) = setup.start() else { return };
-    hand_over_one(&apache, &serving(&site));
+    let lingerd = serving(&site);
+    hand_over_one(&apache, &lingerd);
+    // What is kept alive comes back, too.
+    let mut client = connect(apache.address);
+    for returned in 0..3 {
+        client.write_all(b"GET /small HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        assert_eq!(read_one(&mut client).1, b"hello\n");
+        lingerd.wait_for(&format!("parked=1 returned={returned}"));
+    }
 }
 
 #[test]

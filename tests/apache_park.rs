@@ -258,7 +258,8 @@ fn slow_heads_keep_no_worker() {
     for client in &mut slow {
         client.write_all(b"GET /page.php?7 HTTP/1.1\r\nHost: loc").unwrap();
     }
-    let silent = clients(apache.address);
+    let mut silent = clients(apache.address);
+    silent[0].write_all(b"\r\n\r\n").unwrap(); // which is none of a request, RFC 9112 section 2.2
     lingerd.wait_for(&format!("parked={}", 2 * MANY));
     let mut client = http::connect(apache.address);
     (0..10).for_each(|n| asks_well(&mut client, n));
@@ -273,6 +274,7 @@ fn slow_heads_keep_no_worker() {
         client.write_all(b"alhost\r\n\r\n").unwrap();
         assert_eq!(read_one(client).1, "7 ".repeat(100).into_bytes());
     }
+    asks_well(&mut silent[0], 9);
     drop((slow, silent));
     lingerd.wait_for("parked=2 abandoned=0");
 }

@@ -86,8 +86,28 @@ cfg_if::cfg_if! {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::contract::Real;
     use crate::contract::back::back_tests;
+    use std::fs;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixListener;
 
     back_tests!(Real);
+
+    #[test]
+    fn a_link_neither_blocks_nor_goes_to_a_program_that_is_started_and_a_path_has_to_fit() {
+        let directory = std::env::temp_dir().join(format!("lingerd-back-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let _listener = UnixListener::bind(directory.join("s.back.a")).unwrap();
+        let ways = Ways::beside(&directory.join("s")).unwrap();
+        let (link, too_long) = (ways.call("a"), ways.call(&"a".repeat(200)));
+        fs::remove_dir_all(&directory).unwrap();
+        let link = link.unwrap();
+        // SAFETY: neither takes an argument nor touches memory, fcntl(2).
+        let flags = [libc::F_GETFD, libc::F_GETFL].map(|of| unsafe { libc::fcntl(link.as_raw_fd(), of) });
+        assert_eq!(flags[0] & libc::FD_CLOEXEC, libc::FD_CLOEXEC);
+        assert_eq!(flags[1] & libc::O_NONBLOCK, libc::O_NONBLOCK);
+        assert_eq!(too_long.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
 }

@@ -17,6 +17,7 @@ macro_rules! back_tests {
             what_is_passed_waits_until_somebody_accepts_and_an_answer_is_heard
             who_only_asks_is_seen_to_have_gone
             what_was_passed_is_there_though_its_sender_has_gone
+            who_is_silenced_takes_nothing_and_what_was_said_before_is_heard
             who_is_not_let_in_is_told_when_nobody_listens_any_more
             where_so_many_wait_that_there_is_no_room_it_says_so
         }
@@ -87,6 +88,30 @@ pub fn what_was_passed_is_there_though_its_sender_has_gone<S: Stage>(stage: &mut
     assert_eq!(worker.hear(), (b"back".to_vec(), 1));
     let answer = worker.send(b"A", &peer, 0);
     assert_eq!(answer.unwrap_err().kind(), ErrorKind::BrokenPipe, "it is nobody's to take");
+}
+
+pub fn who_is_silenced_takes_nothing_and_what_was_said_before_is_heard<S: Stage>(stage: &mut S) {
+    let (peer, socket) = socket(stage);
+    let (back, mut desk) = stage.way_back(NAME, 5);
+    for is_before in [true, false] {
+        let link = back.call(NAME).unwrap();
+        link.pass(b"back", &[&socket]).unwrap();
+        let mut worker = desk.accept().expect("somebody calls");
+        assert_eq!(worker.hear(), (b"back".to_vec(), 1));
+        if is_before {
+            worker.send(b"A", &peer, 0).unwrap();
+            ready(stage, &link);
+        }
+        let is_silenced = link.silence();
+        let said = link.receive(&mut Vec::new());
+        if is_before {
+            assert_eq!(said.unwrap(), Received::Byte { byte: b'A', truncated: false });
+        } else if is_silenced {
+            assert!(!matches!(said, Ok(Received::Byte { .. })), "{said:?}");
+            let answer = worker.send(b"A", &peer, 0);
+            assert_eq!(answer.unwrap_err().kind(), ErrorKind::BrokenPipe, "it is nobody's to take");
+        }
+    }
 }
 
 pub fn who_is_not_let_in_is_told_when_nobody_listens_any_more<S: Stage>(stage: &mut S) {

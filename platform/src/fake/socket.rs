@@ -241,10 +241,20 @@ impl State {
     }
 
     /// What there is to be read, as much as `buffer` holds.
+    /// Whether the network gives it up just now is up to chance.
+    fn may_fail(&mut self, connection: Key) {
+        if self.dice.roll(|faults| faults.failure) {
+            let errors = [libc::ETIMEDOUT, libc::EHOSTUNREACH, libc::ENETUNREACH, libc::ECONNABORTED];
+            let error = self.dice.one_of(&errors);
+            self.fail(connection, error.raw_os_error().unwrap_or(libc::ETIMEDOUT));
+        }
+    }
+
     fn peek(&mut self, connection: Key, buffer: &mut [u8]) -> io::Result<usize> {
         if self.dice.roll(|faults| faults.not_yet) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        self.may_fail(connection);
         if self.dice.roll(|faults| faults.memory) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
@@ -265,11 +275,7 @@ impl State {
         if self.dice.roll(|faults| faults.not_yet) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        if self.dice.roll(|faults| faults.failure) {
-            let errors = [libc::ETIMEDOUT, libc::EHOSTUNREACH, libc::ENETUNREACH, libc::ECONNABORTED];
-            let error = self.dice.one_of(&errors);
-            self.fail(connection, error.raw_os_error().unwrap_or(libc::ETIMEDOUT));
-        }
+        self.may_fail(connection);
         if self.dice.roll(|faults| faults.memory) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }

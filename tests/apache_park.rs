@@ -251,7 +251,7 @@ fn who_ends_his_side_after_a_request_has_the_response() {
 fn slow_heads_keep_no_worker() {
     let lingerd = lingerd();
     let setup = setup(&lingerd.site.socket()).php().modules(&["reqtimeout"]);
-    let setup = setup.with("LingerdHead On\nRequestReadTimeout header=600");
+    let setup = setup.with("AcceptFilter http none\nLingerdHead On\nRequestReadTimeout header=600");
     let Some(apache) = setup.start() else { return };
     publish(&apache);
     let mut slow = clients(apache.address);

@@ -8,7 +8,7 @@
 use lingerd_platform::process;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -187,6 +187,49 @@ fn each_request_is_logged_as_of_a_connection_that_is_kept() {
     assert_eq!(logged(), "0 + /small\n1 + /small\n2 + /small\n");
 }
 
+#[test]
+fn whoever_comes_to_a_listener_for_both_has_the_address_that_apache_knows_it_by() {
+    let lingerd = lingerd();
+    let setup = setup(&lingerd.site.socket()).php().listen(Ipv6Addr::UNSPECIFIED.into());
+    let Some(apache) = setup.with("UseCanonicalPhysicalPort On").start() else { return };
+    publish(&apache);
+    for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        let address = SocketAddr::new(ip, apache.address.port());
+        if ip.is_ipv4() && TcpStream::connect(address).is_err() {
+            continue; // that listener is for IPv6 only on this system
+        }
+        let mut client = http::connect(address);
+        let local = client.local_addr().unwrap();
+        let expected = format!("{} {} {} {}", local.ip(), local.port(), address.ip(), address.port());
+        for returned in 0..3 {
+            assert_eq!(ask(&mut client, "/who.php").1, expected, "round {returned}");
+            lingerd.wait_for("parked=1");
+        }
+        drop(client);
+        lingerd.wait_for("parked=0");
+    }
+}
+
+#[test]
+fn server_status_has_no_worker_that_waits() {
+    let lingerd = lingerd();
+    let setup = setup(&lingerd.site.socket()).workers(3).modules(&["status"]);
+    let setup = setup.with("<Location /status>\nSetHandler server-status\n</Location>");
+    let Some(apache) = setup.start() else { return };
+    publish(&apache);
+    let mut clients = clients(apache.address);
+    clients.iter_mut().for_each(|client| drop(ask(client, "/small")));
+    lingerd.wait_for(&format!("parked={MANY} returning=0"));
+    let status = || ask(&mut http::connect(apache.address), "/status?auto").1;
+    wait_until("all but the one that says it wait for work", || {
+        let status = status();
+        status.contains("\nBusyWorkers: 1\nGracefulWorkers: 0\nIdleWorkers: 2\n")
+    });
+    let status = status();
+    let accesses = status.lines().find_map(|line| line.strip_prefix("Total Accesses: ")?.parse().ok());
+    assert!(accesses.is_some_and(|number: usize| number >= MANY), "{status}");
+}
+
 // ---- Requests that are cut up, or come together ----------------------------------------------------
 
 #[test]
@@ -325,6 +368,22 @@ fn what_keeps_something_in_its_worker_is_not_parked() {
     ask(&mut client, "/small");
     lingerd.wait_for("parked=1 handed_over=1");
     assert_eq!(apache.errors_with("NTLM").len(), 1, "it is said once");
+}
+
+#[test]
+fn a_connection_that_began_with_whose_it_is_is_not_parked() {
+    let lingerd = lingerd();
+    let setup = setup(&lingerd.site.socket()).php().modules(&["remoteip"]);
+    let Some(apache) = setup.with("RemoteIPProxyProtocol On").start() else { return };
+    publish(&apache);
+    let mut client = http::connect(apache.address);
+    client.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.8 4711 80\r\n").unwrap();
+    for _ in 0..3 {
+        assert!(ask(&mut client, "/who.php").1.starts_with("192.0.2.7 "));
+    }
+    assert_eq!(apache.errors_with("not parked").len(), 1, "it is said once");
+    drop(client);
+    lingerd.wait_for("parked=0 returned=0");
 }
 
 #[test]

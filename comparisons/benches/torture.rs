@@ -314,15 +314,18 @@ fn print_slow(cases: &[Case], seen: &[(Vec<Seen>, f64)]) -> usize {
          reset\n",
         slow::WORKERS
     );
-    let with_lingerd = Kind::ALL.map(|kind| matches!(kind, Kind::WithoutSpool | Kind::Spool));
+    let with_lingerd = Kind::SLOW_READERS.map(|kind| matches!(kind, Kind::WithoutSpool | Kind::Spool));
     let none = Held::default();
     let mut lost = 0;
-    let mut rows = vec![line_of("", Kind::ALL.map(|kind| kind.name().to_owned()))];
+    let mut rows = vec![line_of("", Kind::SLOW_READERS.map(|kind| kind.name().to_owned()))];
     for (n, case) in cases.iter().enumerate() {
         let cells = [0, 1, 2, 3, 4, 5].map(|set_up| {
             let column = Column::new(seen[set_up].0[n * EACH..(n + 1) * EACH].to_vec(), &none);
             lost += if with_lingerd[set_up] { column.lost() } else { 0 };
-            column.failures().iter().for_each(|why| println!("failed: {}: {why}", Kind::ALL[set_up].name()));
+            column
+                .failures()
+                .iter()
+                .for_each(|why| println!("failed: {}: {why}", Kind::SLOW_READERS[set_up].name()));
             column.counts()
         });
         rows.push(line_of(case.title, cells));

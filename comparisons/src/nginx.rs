@@ -62,12 +62,13 @@ impl Nginx {
         Self::start([&modes[0], &modes[1]])
     }
 
-    /// One in front of what serves at `backend`.
+    /// One in front of what serves at `backend`, which keeps its clients' connections alive if it `keeps` them.
     ///
     /// # Errors
     /// What is missing on this system.
-    pub fn try_start_before(backend: SocketAddr) -> Result<Nginx, String> {
-        let pass = format!("    location / {{ proxy_pass http://{backend}; }}\n");
+    pub fn try_start_before(backend: SocketAddr, keeps: bool) -> Result<Nginx, String> {
+        let keep = if keeps { "    keepalive_timeout 75;\n" } else { "" };
+        let pass = format!("{keep}    location / {{ proxy_pass http://{backend}; }}\n");
         Self::start([&pass, ""])
     }
 

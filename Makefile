@@ -48,8 +48,8 @@ fuzz:
 miri:
 	@sh ci/miri
 
-# What speed lingerd makes, as ratios measured side by side, and what slow readers and clients that keep their
-# connections cost: twelve minutes.
+# What speed lingerd makes, as ratios measured side by side, and what slow readers, clients that keep their
+# connections, and slow heads of requests cost: fourteen minutes.
 # make bench PAGES='300000 3000000': pages of other sizes for slow readers, here twenty minutes more.
 PAGES = 300000
 bench:
@@ -58,6 +58,7 @@ bench:
 	@$(CARGO) bench --quiet --locked -p comparisons --bench apache
 	@$(CARGO) bench --quiet --locked -p comparisons --bench slow -- $(PAGES)
 	@$(CARGO) bench --quiet --locked -p comparisons --bench keep
+	@$(CARGO) bench --quiet --locked -p comparisons --bench heads
 
 # Whose responses survive cruel clients: Apache's, nginx's, and Apache's with lingerd. Five minutes.
 # make torture TLS=10000: so many slow readers over TLS.

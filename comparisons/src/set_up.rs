@@ -41,6 +41,9 @@ impl Kind {
     /// Against clients that keep their connections.
     pub const KEPT: [Kind; 5] = [Kind::Stock, Kind::KeepAliveOff, Kind::Event, Kind::Nginx, Kind::Park];
 
+    /// Against slow heads of requests.
+    pub const SLOW_HEADS: [Kind; 4] = [Kind::Stock, Kind::Event, Kind::Nginx, Kind::Park];
+
     /// What a command line calls it.
     pub fn word(self) -> &'static str {
         match self {
@@ -77,20 +80,33 @@ pub enum Clients {
     SlowReaders,
     /// Those that keep their connections, as long as the server does by itself.
     Kept,
+    /// Those that are slow to send the head of their request, with the time for it that Debian sets. No connection
+    /// is kept alive.
+    SlowHeads,
 }
 
 impl Clients {
-    /// What Apache's configuration says for them.
-    fn lines(self, kind: Kind) -> &'static str {
+    /// Apache for them.
+    fn set_up(self, setup: Setup, kind: Kind) -> Setup {
+        // A second port would cost each that has no use for it.
+        let setup = if self == Clients::SlowReaders { setup.tls() } else { setup };
         match (self, kind) {
-            (Clients::SlowReaders, _) | (_, Kind::KeepAliveOff) => "",
-            (Clients::Kept, Kind::Park) => "KeepAlive On\nLingerdPark On",
+            (Clients::SlowReaders, _) | (Clients::Kept, Kind::KeepAliveOff) => setup,
+            (Clients::Kept, Kind::Park) => setup.with("KeepAlive On\nLingerdPark On"),
             // By itself it keeps 450 connections, and others wait until it accepts them.
-            (Clients::Kept, Kind::Event) => "KeepAlive On\nAsyncRequestWorkerFactor 60",
-            (Clients::Kept, _) => "KeepAlive On",
+            (Clients::Kept, Kind::Event) => setup.with("KeepAlive On\nAsyncRequestWorkerFactor 60"),
+            (Clients::Kept, _) => setup.with("KeepAlive On"),
+            (Clients::SlowHeads, _) => {
+                let setup = setup.modules(&["reqtimeout"]).with(READ_TIMEOUT);
+                if kind == Kind::Park { setup.with("LingerdPark On\nLingerdHead On") } else { setup }
+            }
         }
     }
 }
+
+/// As Debian has it.
+const READ_TIMEOUT: &str =
+    "RequestReadTimeout header=20-40,minrate=500\nRequestReadTimeout body=10,minrate=500";
 
 /// A running one. Dropping it stops it.
 pub struct SetUp {
@@ -116,11 +132,7 @@ impl SetUp {
     /// # Errors
     /// What is missing on this system.
     pub fn try_start(kind: Kind, clients: Clients, workers: usize) -> Result<SetUp, String> {
-        let setup = |mpm| {
-            let setup = Setup::new(mpm).with(clients.lines(kind));
-            // A second port would cost each that has no use for it.
-            if clients == Clients::SlowReaders { setup.tls() } else { setup }
-        };
+        let setup = |mpm| clients.set_up(Setup::new(mpm), kind);
         let prefork = || setup(Mpm::Prefork).workers(workers).php();
         let with_lingerd = |daemon: &Daemon| prefork().lingerd(&daemon.site.socket());
         let daemon = || Site::new().start_as_it_is(&["-m", "0666", "-M", ROOM]);

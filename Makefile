@@ -60,7 +60,8 @@ bench:
 	@$(CARGO) bench --quiet --locked -p comparisons --bench keep
 	@$(CARGO) bench --quiet --locked -p comparisons --bench heads
 
-# Whose responses survive cruel clients: Apache's, nginx's, and Apache's with lingerd. Five minutes.
+# Whose responses survive cruel clients, and balancers that keep connections: Apache's, nginx's, and Apache's with
+# lingerd. Six minutes.
 # make torture TLS=10000: so many slow readers over TLS.
 TLS = 200
 torture:

@@ -48,16 +48,20 @@ fuzz:
 miri:
 	@sh ci/miri
 
-# What speed lingerd makes, as ratios measured side by side, and what slow readers cost: seven minutes.
-# make bench PAGES='300000 3000000': pages of other sizes for these, here twenty minutes more.
+# What speed lingerd makes, as ratios measured side by side, and what slow readers, clients that keep their
+# connections, and slow heads of requests cost: fourteen minutes.
+# make bench PAGES='300000 3000000': pages of other sizes for slow readers, here twenty minutes more.
 PAGES = 300000
 bench:
 	@sh ci/packages torture
 	@$(BUILD) --quiet
 	@$(CARGO) bench --quiet --locked -p comparisons --bench apache
 	@$(CARGO) bench --quiet --locked -p comparisons --bench slow -- $(PAGES)
+	@$(CARGO) bench --quiet --locked -p comparisons --bench keep
+	@$(CARGO) bench --quiet --locked -p comparisons --bench heads
 
-# Whose responses survive cruel clients: Apache's, nginx's, and Apache's with lingerd. Five minutes.
+# Whose responses survive cruel clients, and balancers that keep connections: Apache's, nginx's, and Apache's with
+# lingerd. Six minutes.
 # make torture TLS=10000: so many slow readers over TLS.
 TLS = 200
 torture:

@@ -6,7 +6,7 @@
 //! on this machine, as do their clients. What is printed was measured in this run.
 
 use comparisons::weigh::{cpu, group_cpu, status};
-use comparisons::{load, print_table, progress, row};
+use comparisons::{load, milliseconds, print_table, progress, row, spread};
 use lingerd_platform::process;
 use std::process::ExitCode;
 use std::thread;
@@ -160,7 +160,7 @@ impl Run {
     /// A percentile for people. ablinger has none where too many clients got no response at all: it is
     /// longer than the run.
     fn percentile(&self, ms: Option<f64>) -> String {
-        ms.map_or_else(|| format!("> {:.0} s", self.seconds), time)
+        ms.map_or_else(|| format!("> {:.0} s", self.seconds), milliseconds)
     }
 
     fn median(&self) -> String {
@@ -173,15 +173,6 @@ impl Run {
 
     fn cpu_per_thousand(&self) -> String {
         self.cpu.map_or_else(|| "-".to_owned(), |cpu| format!("{:.3}", cpu / self.complete * 1000.0))
-    }
-}
-
-/// Milliseconds for people.
-fn time(ms: f64) -> String {
-    match ms {
-        ..10.0 => format!("{ms:.1} ms"),
-        ..1000.0 => format!("{ms:.0} ms"),
-        _ => format!("{:.1} s", ms / 1000.0),
     }
 }
 
@@ -276,12 +267,6 @@ fn bench_closers(rig: &Rig) {
     println!(
         "\n{CLIENTS} clients that close at once; median of {PAIRS} runs of {SECONDS} s, and least to greatest\n"
     );
-    let spread = |values: Vec<f64>, digits: usize| {
-        let mut values = values;
-        values.sort_by(f64::total_cmp);
-        let [least, median, most] = [0, values.len() / 2, values.len() - 1].map(|n| values[n]);
-        format!("{median:.digits$} ({least:.digits$} to {most:.digits$})")
-    };
     let server = |name: &str, side: &dyn Fn(&(Run, Run)) -> Run| {
         let runs: Vec<_> = pairs.iter().map(side).collect();
         let per_thousand: Option<Vec<_>> =

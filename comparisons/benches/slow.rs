@@ -6,14 +6,14 @@
 //! Each set-up runs by itself, one after the other, on this machine, as do its clients; what is printed was
 //! measured in this run. What it takes is what all its processes take, and what the kernel keeps for it.
 
-use comparisons::set_up::{Kind, SetUp};
+use comparisons::set_up::{Clients, Kind, SetUp};
 use comparisons::weigh::Memory;
 use comparisons::{load, print_table, progress, row};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{built, during};
+use support::during;
 
 const WORKERS: usize = 10;
 
@@ -45,24 +45,11 @@ fn main() -> ExitCode {
         eprintln!(
             "usage: cargo bench -p comparisons --bench slow [-- [bytes of a page | clients=number | set-up] ...]\n\
              Set-ups: {}",
-            Kind::ALL.map(Kind::word).join(", ")
+            Kind::SLOW_READERS.map(Kind::word).join(", ")
         );
         return ExitCode::from(2);
     };
-    if let Err(missing) = built::program("lingerd").and_then(|_| built::program("ablinger")) {
-        eprintln!("{missing}");
-        return ExitCode::FAILURE;
-    }
-    load::watch_signals();
-    // In a thread of its own: however it ends, the servers are stopped here as they should be.
-    match thread::scope(|scope| scope.spawn(|| compare(&wanted)).join()) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(missing)) => {
-            eprintln!("{missing}: {WHAT_IT_NEEDS}");
-            ExitCode::FAILURE
-        }
-        Err(_) => ExitCode::FAILURE,
-    }
+    comparisons::run(|| compare(&wanted), WHAT_IT_NEEDS)
 }
 
 /// What to compare.
@@ -77,7 +64,7 @@ impl Wanted {
     fn parse(given: impl Iterator<Item = String>) -> Option<Wanted> {
         let (mut pages, mut crowds, mut kinds) = (Vec::new(), Vec::new(), Vec::new());
         for word in given {
-            if let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.word() == word) {
+            if let Some(kind) = Kind::SLOW_READERS.into_iter().find(|kind| kind.word() == word) {
                 kinds.push(kind);
             } else if let Some(number) = word.strip_prefix("clients=") {
                 crowds.push(number.parse().ok().filter(|&number| number > 0)?);
@@ -88,7 +75,11 @@ impl Wanted {
         fn or<T: Clone>(given: Vec<T>, usual: &[T]) -> Vec<T> {
             if given.is_empty() { usual.to_vec() } else { given }
         }
-        Some(Wanted { pages: or(pages, &PAGES), crowds: or(crowds, &CROWDS), kinds: or(kinds, &Kind::ALL) })
+        Some(Wanted {
+            pages: or(pages, &PAGES),
+            crowds: or(crowds, &CROWDS),
+            kinds: or(kinds, &Kind::SLOW_READERS),
+        })
     }
 }
 
@@ -139,7 +130,7 @@ impl Run {
         let generation = page as f64 / RATE as f64;
         let seconds = generation * (SECONDS / generation).ceil();
         progress(&format!("{}: {clients} clients, pages of {page} bytes, {seconds:.0} s", kind.name()));
-        let set_up = SetUp::try_start(kind, WORKERS)?;
+        let set_up = SetUp::try_start(kind, Clients::SlowReaders, WORKERS)?;
         set_up.publish("page.php", format!("<?php echo str_repeat('x', {page});").as_bytes());
         let url = format!("http://{}/page.php", set_up.server.plain);
         // Once for each worker, so that none is new.

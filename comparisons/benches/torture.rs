@@ -6,24 +6,29 @@
 //! with mod_lingerd and a lingerd that has its own defaults; all on this machine, as are the clients.
 //! Then slow readers of what PHP makes, with what people set up against them; those whose lingerd is killed; and
 //! many over TLS, `tls=N` of them. With `slow` these alone.
+//! Then clients of HAProxy and nginx, which keep connections to Apaches that close them in that moment. With
+//! `balanced` these alone.
 //! What others lose is only shown. What is lost with lingerd makes it fail.
 
+use comparisons::haproxy::{self, Haproxy};
 use comparisons::nginx::Nginx;
 use comparisons::set_up::Kind;
 use comparisons::torture::cases::{self, Case, QUICK, SHORT_LIMIT};
 use comparisons::torture::client::{Outcome, Seen};
 use comparisons::torture::held::Held;
+use comparisons::torture::pool::{self, Tally};
 use comparisons::torture::{Server, pages, run_all, slow, with_addresses};
-use comparisons::{on_stop, print_table, progress, row};
+use comparisons::{on_stop, print_table, progress, row, weigh};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 use support::apache::{Apache, Mpm, Setup};
 use support::daemon::{Daemon, Site};
-use support::{built, during};
+use support::{built, during, tcp};
 
 /// Clients of each case, on each server.
 const EACH: usize = 8;
@@ -53,20 +58,23 @@ const LINGERD: usize = 3;
 const OVER_TLS: usize = 200;
 
 const WHAT_IT_NEEDS: &str =
-    "it takes Apache 2.4 with apxs and mod_php, openssl, nginx and php-fpm; on Debian:
+    "it takes Apache 2.4 with apxs and mod_php, openssl, nginx, php-fpm and HAProxy; on Debian:
     apt-get install apache2-bin apache2-dev libapache2-mod-php openssl
-and nginx and php-fpm in PATH, where NGINX and PHP_FPM say, or where 'sh ci/packages torture' puts them";
+and the others in PATH, where NGINX, PHP_FPM and HAPROXY say, or where 'sh ci/packages torture' puts them";
 
 fn main() -> ExitCode {
     // Cargo adds --bench.
     let given = std::env::args().skip(1).filter(|argument| argument != "--bench");
-    let (mut over_tls, mut only_slow) = (OVER_TLS, false);
+    let (mut over_tls, mut parts) = (OVER_TLS, Parts { slow: false, balanced: false });
     for word in given {
         match word.strip_prefix("tls=").map(str::parse) {
             Some(Ok(number)) => over_tls = number,
-            None if word == "slow" => only_slow = true,
+            None if word == "slow" => parts.slow = true,
+            None if word == "balanced" => parts.balanced = true,
             _ => {
-                eprintln!("usage: cargo bench -p comparisons --bench torture [-- [slow] [tls=clients]]");
+                eprintln!(
+                    "usage: cargo bench -p comparisons --bench torture [-- [slow] [balanced] [tls=clients]]"
+                );
                 return ExitCode::from(2);
             }
         }
@@ -83,10 +91,11 @@ fn main() -> ExitCode {
         drop(stopped.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take());
         std::process::exit(1);
     });
-    if only_slow {
+    if parts.slow || parts.balanced {
         drop(rig);
-        return end(Ok(0), true, over_tls);
+        return end(Ok(0), true, &parts, over_tls);
     }
+    parts = Parts { slow: true, balanced: true };
     let (servers, short) = match Rig::start() {
         Ok(started) => {
             let servers = (started.servers(), pages::server(&started.short));
@@ -105,19 +114,30 @@ fn main() -> ExitCode {
     let mut rig = place.lock().unwrap(); // held to the end, as above
     let sound = rig.take().is_some_and(|rig| counters_are_sound(&rig));
     drop(rig);
-    end(lost, sound, over_tls)
+    end(lost, sound, &parts, over_tls)
 }
 
-/// The slow readers, and how all has ended.
-fn end(lost: thread::Result<usize>, sound: bool, over_tls: usize) -> ExitCode {
-    match (lost, thread::spawn(move || slow_readers(over_tls)).join()) {
+/// What comes after the cases.
+struct Parts {
+    slow: bool,
+    balanced: bool,
+}
+
+/// The other parts, and how all has ended.
+fn end(lost: thread::Result<usize>, sound: bool, parts: &Parts, over_tls: usize) -> ExitCode {
+    let rest = || {
+        let slow = if parts.slow { slow_readers(over_tls)? } else { 0 };
+        let balanced = if parts.balanced { balanced()? } else { 0 };
+        Ok::<_, String>(slow + balanced)
+    };
+    match (lost, thread::scope(|scope| scope.spawn(rest).join())) {
         (Ok(0), Ok(Ok(0))) if sound => ExitCode::SUCCESS,
         (_, Ok(Err(missing))) => {
             eprintln!("{missing}: {WHAT_IT_NEEDS}");
             ExitCode::FAILURE
         }
-        (Ok(lost), Ok(Ok(lost_slow))) => {
-            println!("\n{} responses were lost with lingerd", lost + lost_slow);
+        (Ok(lost), Ok(Ok(lost_later))) => {
+            println!("\n{} responses were lost with lingerd", lost + lost_later);
             ExitCode::FAILURE
         }
         _ => ExitCode::FAILURE,
@@ -314,15 +334,18 @@ fn print_slow(cases: &[Case], seen: &[(Vec<Seen>, f64)]) -> usize {
          reset\n",
         slow::WORKERS
     );
-    let with_lingerd = Kind::ALL.map(|kind| matches!(kind, Kind::WithoutSpool | Kind::Spool));
+    let with_lingerd = Kind::SLOW_READERS.map(|kind| matches!(kind, Kind::WithoutSpool | Kind::Spool));
     let none = Held::default();
     let mut lost = 0;
-    let mut rows = vec![line_of("", Kind::ALL.map(|kind| kind.name().to_owned()))];
+    let mut rows = vec![line_of("", Kind::SLOW_READERS.map(|kind| kind.name().to_owned()))];
     for (n, case) in cases.iter().enumerate() {
         let cells = [0, 1, 2, 3, 4, 5].map(|set_up| {
             let column = Column::new(seen[set_up].0[n * EACH..(n + 1) * EACH].to_vec(), &none);
             lost += if with_lingerd[set_up] { column.lost() } else { 0 };
-            column.failures().iter().for_each(|why| println!("failed: {}: {why}", Kind::ALL[set_up].name()));
+            column
+                .failures()
+                .iter()
+                .for_each(|why| println!("failed: {}: {why}", Kind::SLOW_READERS[set_up].name()));
             column.counts()
         });
         rows.push(line_of(case.title, cells));
@@ -338,6 +361,115 @@ fn print_slow(cases: &[Case], seen: &[(Vec<Seen>, f64)]) -> usize {
 fn line_of(title: &str, cells: [String; 6]) -> [String; 7] {
     let [a, b, c, d, e, f] = cells;
     [title.to_owned(), a, b, c, d, e, f]
+}
+
+// ---- Balancers ------------------------------------------------------------------------------
+
+/// An Apache behind balancers, and the lingerd of one that has it.
+struct Behind {
+    name: &'static str,
+    workers: usize,
+    apache: Apache,
+    _lingerd: Option<Daemon>,
+}
+
+impl Behind {
+    /// One that keeps a connection for so many seconds.
+    fn start(name: &'static str, seconds: u32, parks: bool) -> Result<Behind, String> {
+        let workers = if parks { PARKING_WORKERS } else { BALANCED_WORKERS };
+        let lingerd = parks.then(|| Site::new().start_as_it_is(&["-m", "0666"]));
+        let mut setup = Setup::new(Mpm::Prefork).workers(workers).php();
+        setup = setup.with(&format!("KeepAlive On\nKeepAliveTimeout {seconds}"));
+        if let Some(lingerd) = &lingerd {
+            setup = setup.lingerd(&lingerd.site.socket()).with("LingerdPark On");
+        }
+        let apache = setup.try_start()?;
+        apache.publish("page.bin", &tcp::response(pool::SIZE));
+        apache.publish("page.php", b"<?php readfile(__DIR__ . '/page.bin');");
+        Ok(Behind { name, workers, apache, _lingerd: lingerd })
+    }
+}
+
+/// Workers of an Apache by itself: more than there are clients of all balancers, as each connection keeps one.
+const BALANCED_WORKERS: usize = 100;
+
+/// Of one that parks.
+const PARKING_WORKERS: usize = 10;
+
+/// Prints what becomes of requests to balancers; how many were lost behind which lingerd keeps connections for
+/// longer than the balancers do.
+fn balanced() -> Result<usize, String> {
+    progress(&format!(
+        "HAProxy and nginx before four Apaches that close connections, {:.0} s",
+        pool::SECONDS
+    ));
+    let servers = [
+        Behind::start("stock, 1 s", 1, false)?,
+        Behind::start("stock, 600 s", 600, false)?,
+        Behind::start("lingerd, 1 s", 1, true)?,
+        Behind::start("lingerd, 600 s", 600, true)?,
+    ];
+    let addresses = servers.each_ref().map(|server| server.apache.address);
+    let haproxy = Haproxy::try_start_before(&addresses)?;
+    let nginx = Nginx::try_start_balancing(&addresses)?;
+    let mut balancers: Vec<_> =
+        haproxy::WAYS.iter().map(|(name, _)| *name).zip(haproxy.addresses.iter().cloned()).collect();
+    balancers.push(("nginx, keepalive", nginx.servers.iter().map(|server| server.plain).collect()));
+
+    let held = [(); 4].map(|()| AtomicUsize::new(0));
+    let looks = AtomicUsize::new(0);
+    let look = || {
+        for (server, held) in servers.iter().zip(&held) {
+            let workers = weigh::members(server.apache.pid());
+            held.fetch_add(weigh::held(&workers, server.apache.address.port()), Ordering::Relaxed);
+        }
+        looks.fetch_add(1, Ordering::Relaxed);
+        thread::sleep(LOOK);
+    };
+    // By balancer, then by server.
+    let seen: Vec<Vec<[Tally; 2]>> = during(look, || {
+        thread::scope(|scope| {
+            let play = |address: SocketAddr| scope.spawn(move || pool::play(address));
+            let running: Vec<Vec<_>> = balancers
+                .iter()
+                .map(|(_, addresses)| addresses.iter().copied().map(play).collect())
+                .collect();
+            let join = |running: Vec<thread::ScopedJoinHandle<'_, [Tally; 2]>>| {
+                running.into_iter().map(|running| running.join().expect("clients")).collect()
+            };
+            running.into_iter().map(join).collect()
+        })
+    });
+
+    println!(
+        "\nBalancers that keep connections to Apache prefork, whose KeepAliveTimeout is 1 or 600 s. Of {} requests each, \
+         half of them POST:\nanswered with 502, 503 and 504, and without an answer, as the connection ended\n",
+        seen[0][0][0].asked
+    );
+    let line = |title: String, cells: [String; 4]| {
+        let [a, b, c, d] = cells;
+        [title, a, b, c, d]
+    };
+    let mut rows = vec![line(String::new(), servers.each_ref().map(|server| server.name.to_owned()))];
+    for ((name, _), seen) in balancers.iter().zip(&seen) {
+        for (n, clients) in ["", ", a connection for each"].iter().enumerate() {
+            let cells = [0, 1, 2, 3].map(|server| tally_cell(&seen[server][n]));
+            rows.push(line(format!("{name}{clients}"), cells));
+        }
+    }
+    let looks = looks.into_inner().max(1) as f64;
+    let held = held.map(|held| format!("{:.1}", held.into_inner() as f64 / looks));
+    rows.push(line("workers".to_owned(), servers.each_ref().map(|server| server.workers.to_string())));
+    rows.push(line("of these with a connection".to_owned(), held));
+    print_table(&rows);
+    Ok(seen.iter().flat_map(|seen| seen[LINGERD]).map(|tally| tally.lost()).sum())
+}
+
+/// 502, 503, 504 and none; anything else, if there was.
+fn tally_cell(tally: &Tally) -> String {
+    let [bad, unavailable, late] = tally.refused;
+    let failed = if tally.failed > 0 { format!(", {} failed", tally.failed) } else { String::new() };
+    format!("{bad} {unavailable} {late} {}{failed}", tally.unanswered)
 }
 
 // ---- What is printed ------------------------------------------------------------------------

@@ -8,6 +8,8 @@
 //! knows which server ought to win.
 
 pub mod fpm;
+pub mod haproxy;
+pub mod heads;
 pub mod load;
 pub mod nginx;
 pub mod server;
@@ -17,7 +19,28 @@ pub mod weigh;
 
 use lingerd_platform::backend::{Backend, Interest, System, Token};
 use lingerd_platform::signals::Signals;
+use std::process::ExitCode;
 use std::thread;
+use support::built;
+
+/// Runs a comparison with ablinger's clients. However it ends, its servers are stopped as they should be. What is
+/// missing is said, with `what_it_needs`.
+pub fn run(compare: impl FnOnce() -> Result<(), String> + Send, what_it_needs: &str) -> ExitCode {
+    if let Err(missing) = built::program("lingerd").and_then(|_| built::program("ablinger")) {
+        eprintln!("{missing}");
+        return ExitCode::FAILURE;
+    }
+    load::watch_signals();
+    // In a thread of its own, which may panic.
+    match thread::scope(|scope| scope.spawn(compare).join()) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(missing)) => {
+            eprintln!("{missing}: {what_it_needs}");
+            ExitCode::FAILURE
+        }
+        Err(_) => ExitCode::FAILURE,
+    }
+}
 
 /// Calls `then` on the first SIGINT, SIGTERM or SIGHUP.
 pub fn on_stop(then: impl FnOnce() + Send + 'static) {
@@ -53,4 +76,20 @@ pub fn print_table<const N: usize>(rows: &[[String; N]]) {
 /// A row of a table.
 pub fn row<const N: usize>(cells: [&str; N]) -> [String; N] {
     cells.map(str::to_owned)
+}
+
+/// Milliseconds for people.
+pub fn milliseconds(ms: f64) -> String {
+    match ms {
+        ..10.0 => format!("{ms:.1} ms"),
+        ..1000.0 => format!("{ms:.0} ms"),
+        _ => format!("{:.1} s", ms / 1000.0),
+    }
+}
+
+/// The median of several runs, and the least and the greatest.
+pub fn spread(mut values: Vec<f64>, digits: usize) -> String {
+    values.sort_by(f64::total_cmp);
+    let [least, median, most] = [0, values.len() / 2, values.len() - 1].map(|n| values[n]);
+    format!("{median:.digits$} ({least:.digits$} to {most:.digits$})")
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 //! A real nginx in a directory of its own: one that serves the pages of cruel clients twice, with
-//! `lingering_close on` and with `always`; or one in front of another server, whose responses it buffers.
+//! `lingering_close on` and with `always`; or one in front of other servers, whose responses it buffers.
 //!
 //! Whoever starts one is told what is missing.
 
@@ -59,34 +59,55 @@ impl Nginx {
              \x20   location = /503 {{ client_max_body_size 0; return 503; }}\n"
         );
         let modes = ["on", "always"].map(|mode| format!("    lingering_close {mode};\n{locations}"));
-        Self::start([&modes[0], &modes[1]])
+        Self::start("", &modes)
     }
 
-    /// One in front of what serves at `backend`.
+    /// One in front of what serves at `backend`, which keeps its clients' connections alive if it `keeps` them.
     ///
     /// # Errors
     /// What is missing on this system.
-    pub fn try_start_before(backend: SocketAddr) -> Result<Nginx, String> {
-        let pass = format!("    location / {{ proxy_pass http://{backend}; }}\n");
-        Self::start([&pass, ""])
+    pub fn try_start_before(backend: SocketAddr, keeps: bool) -> Result<Nginx, String> {
+        let keep = if keeps { "    keepalive_timeout 75;\n" } else { "" };
+        let pass = format!("{keep}    location / {{ proxy_pass http://{backend}; }}\n");
+        Self::start("", &[pass])
     }
 
-    /// With two servers of these lines, the second of which is left out if it has none.
-    fn start(lines: [&str; 2]) -> Result<Nginx, String> {
+    /// One in front of these servers, of which there are four at most: each has one of nginx's for itself, which
+    /// keeps connections to it, as nginx's manual has it.
+    ///
+    /// # Errors
+    /// What is missing on this system.
+    pub fn try_start_balancing(backends: &[SocketAddr]) -> Result<Nginx, String> {
+        let upstreams = backends.iter().enumerate();
+        let upstreams =
+            upstreams.map(|(n, backend)| format!("upstream pool{n} {{ server {backend}; keepalive 32; }}\n"));
+        let pass = (0..backends.len()).map(|n| {
+            format!(
+                "    keepalive_timeout 75;\n    location / {{ proxy_pass http://pool{n}; proxy_http_version 1.1; \
+                 proxy_set_header Connection \"\"; }}\n"
+            )
+        });
+        Self::start(&upstreams.collect::<String>(), &pass.collect::<Vec<_>>())
+    }
+
+    /// With servers of these lines, of which there are four at most.
+    fn start(upstreams: &str, lines: &[String]) -> Result<Nginx, String> {
         // Where ci/packages unpacks it.
         let unpacked = project().join("target/nginx/usr/sbin/nginx");
         let nginx: PathBuf = program("NGINX", &["nginx", &unpacked.to_string_lossy()])?;
-        let servers = |[a, a_tls, b, b_tls]: [SocketAddr; 4]| {
-            let servers = [(server(a, a_tls), lines[0]), (server(b, b_tls), lines[1])];
-            servers.into_iter().filter(|(_, lines)| !lines.is_empty()).collect::<Vec<_>>()
+        let servers = |addresses: &[SocketAddr]| -> Vec<Server> {
+            lines.iter().zip(addresses.chunks(2)).map(|(_, pair)| server(pair[0], pair[1])).collect()
         };
         // It writes its pid when all its sockets are open.
-        let (process, addresses) = Process::try_start(&nginx, "nginx.pid", |site, addresses| {
-            write(site, &servers(addresses))?;
-            let path = |name| site.path(name).to_string_lossy().into_owned();
-            Ok(vec!["-p".to_owned(), path(""), "-c".to_owned(), path("nginx.conf")])
-        })?;
-        Ok(Nginx { process, servers: servers(addresses).into_iter().map(|(server, _)| server).collect() })
+        let (process, addresses) =
+            Process::try_start(&nginx, "nginx.pid", |site, addresses: [SocketAddr; 8]| {
+                let servers = servers(&addresses);
+                let blocks = servers.iter().zip(lines).map(|(server, lines)| server_lines(server, lines));
+                write(site, &(upstreams.to_owned() + &blocks.collect::<String>()))?;
+                let path = |name| site.path(name).to_string_lossy().into_owned();
+                Ok(vec!["-p".to_owned(), path(""), "-c".to_owned(), path("nginx.conf")])
+            })?;
+        Ok(Nginx { process, servers: servers(&addresses) })
     }
 }
 
@@ -97,15 +118,14 @@ fn server(plain: SocketAddr, tls: SocketAddr) -> Server {
     Server { plain, v6, tls }
 }
 
-/// Writes the configuration, the pages and the certificate into `site`.
-fn write(site: &Site, servers: &[(Server, &str)]) -> Result<(), String> {
+/// Writes the configuration with these servers, the pages and the certificate into `site`.
+fn write(site: &Site, servers: &str) -> Result<(), String> {
     make_certificate(site)?;
     let documents = site.path("htdocs");
     fs::create_dir(&documents).unwrap();
     for (name, content) in pages::pages() {
         put_up(&documents.join(name), &content, 0o644);
     }
-    let servers: String = servers.iter().map(|(server, lines)| server_lines(server, lines)).collect();
     fs::write(site.path("nginx.conf"), format!("{CONFIGURATION}{servers}}}\n")).unwrap();
     Ok(())
 }

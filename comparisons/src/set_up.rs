@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-//! What people put together so that slow readers do not keep all workers, each as one would install it: as a
+//! What people put together so that clients do not keep all workers waiting, each as one would install it: as a
 //! whole it serves at one address, and one can ask what it takes.
 //!
 //! Knows which processes belong to one, and must not know which one ought to win.
@@ -27,12 +27,22 @@ pub enum Kind {
     WithoutSpool,
     /// The same as it comes.
     Spool,
+    /// Apache prefork with `KeepAlive Off`, where others keep connections alive.
+    KeepAliveOff,
+    /// Apache prefork with lingerd, and `LingerdPark On`.
+    Park,
 }
 
 impl Kind {
-    /// All of them.
-    pub const ALL: [Kind; 6] =
+    /// What there is against slow readers.
+    pub const SLOW_READERS: [Kind; 6] =
         [Kind::Stock, Kind::LargeBuffer, Kind::Nginx, Kind::Event, Kind::WithoutSpool, Kind::Spool];
+
+    /// Against clients that keep their connections.
+    pub const KEPT: [Kind; 5] = [Kind::Stock, Kind::KeepAliveOff, Kind::Event, Kind::Nginx, Kind::Park];
+
+    /// Against slow heads of requests.
+    pub const SLOW_HEADS: [Kind; 4] = [Kind::Stock, Kind::Event, Kind::Nginx, Kind::Park];
 
     /// What a command line calls it.
     pub fn word(self) -> &'static str {
@@ -43,6 +53,8 @@ impl Kind {
             Kind::Event => "event",
             Kind::WithoutSpool => "unspooled",
             Kind::Spool => "spooled",
+            Kind::KeepAliveOff => "off",
+            Kind::Park => "park",
         }
     }
 
@@ -55,9 +67,46 @@ impl Kind {
             Kind::Event => "event, php-fpm",
             Kind::WithoutSpool => "lingerd, no spool",
             Kind::Spool => "lingerd",
+            Kind::KeepAliveOff => "KeepAlive Off",
+            Kind::Park => "lingerd, park",
         }
     }
 }
+
+/// Which clients it is set up for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clients {
+    /// Those that read slowly, with TLS too. No connection is kept alive.
+    SlowReaders,
+    /// Those that keep their connections, as long as the server does by itself.
+    Kept,
+    /// Those that are slow to send the head of their request, with the time for it that Debian sets. No connection
+    /// is kept alive.
+    SlowHeads,
+}
+
+impl Clients {
+    /// Apache for them.
+    fn set_up(self, setup: Setup, kind: Kind) -> Setup {
+        // A second port would cost each that has no use for it.
+        let setup = if self == Clients::SlowReaders { setup.tls() } else { setup };
+        match (self, kind) {
+            (Clients::SlowReaders, _) | (Clients::Kept, Kind::KeepAliveOff) => setup,
+            (Clients::Kept, Kind::Park) => setup.with("KeepAlive On\nLingerdPark On"),
+            // By itself it keeps 450 connections, and others wait until it accepts them.
+            (Clients::Kept, Kind::Event) => setup.with("KeepAlive On\nAsyncRequestWorkerFactor 60"),
+            (Clients::Kept, _) => setup.with("KeepAlive On"),
+            (Clients::SlowHeads, _) => {
+                let setup = setup.modules(&["reqtimeout"]).with(READ_TIMEOUT);
+                if kind == Kind::Park { setup.with("LingerdPark On\nLingerdHead On") } else { setup }
+            }
+        }
+    }
+}
+
+/// As Debian has it.
+const READ_TIMEOUT: &str =
+    "RequestReadTimeout header=20-40,minrate=500\nRequestReadTimeout body=10,minrate=500";
 
 /// A running one. Dropping it stops it.
 pub struct SetUp {
@@ -78,33 +127,35 @@ const EVENT: (usize, usize) = (6, 25);
 const ROOM: &str = "8192";
 
 impl SetUp {
-    /// Starts one with so many workers that make pages, with TLS too.
+    /// Starts one with so many workers that make pages.
     ///
     /// # Errors
     /// What is missing on this system.
-    pub fn try_start(kind: Kind, workers: usize) -> Result<SetUp, String> {
-        let prefork = || Setup::new(Mpm::Prefork).workers(workers).php().tls();
+    pub fn try_start(kind: Kind, clients: Clients, workers: usize) -> Result<SetUp, String> {
+        let setup = |mpm| clients.set_up(Setup::new(mpm), kind);
+        let prefork = || setup(Mpm::Prefork).workers(workers).php();
         let with_lingerd = |daemon: &Daemon| prefork().lingerd(&daemon.site.socket());
         let daemon = || Site::new().start_as_it_is(&["-m", "0666", "-M", ROOM]);
         let (mut fpm, mut nginx, mut lingerd) = (None, None, None);
         let apache = match kind {
-            Kind::Stock | Kind::Nginx => prefork(),
+            Kind::Stock | Kind::KeepAliveOff | Kind::Nginx => prefork(),
             Kind::LargeBuffer => prefork().with("SendBufferSize 1048576"),
             Kind::Event => {
                 let fpm = fpm.insert(Fpm::try_start(workers)?);
-                let setup = Setup::new(Mpm::Event).children(EVENT.0).workers(EVENT.1).tls();
+                let setup = setup(Mpm::Event).children(EVENT.0).workers(EVENT.1);
                 setup.modules(&["proxy", "proxy_fcgi"]).with(&format!(
                     "<FilesMatch \\.php$>\nSetHandler \"proxy:fcgi://{}\"\n</FilesMatch>",
                     fpm.address
                 ))
             }
             Kind::WithoutSpool => with_lingerd(lingerd.insert(daemon())).with("LingerdSpool Off"),
-            Kind::Spool => with_lingerd(lingerd.insert(daemon())),
+            Kind::Spool | Kind::Park => with_lingerd(lingerd.insert(daemon())),
         }
         .try_start()?;
         let mut server = pages::server(&apache);
         if kind == Kind::Nginx {
-            server = nginx.insert(Nginx::try_start_before(apache.address)?).servers[0];
+            server =
+                nginx.insert(Nginx::try_start_before(apache.address, clients == Clients::Kept)?).servers[0];
         }
         Ok(SetUp { server, nginx, apache, fpm, lingerd })
     }

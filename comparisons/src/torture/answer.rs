@@ -154,9 +154,13 @@ impl Answer {
             if line.split(' ').nth(1) != Some(&self.expected.status.to_string()) {
                 self.wrong = Some(format!("{line}, but it should be {}", self.expected.status));
             }
-        } else if let Some(length) = line.strip_prefix("Content-Length: ") {
-            self.framing = Framing::Length(length.parse().expect("a length"));
-        } else if line == "Transfer-Encoding: chunked" {
+            return;
+        }
+        // HAProxy has all names in small letters.
+        let Some((name, value)) = line.split_once(": ") else { return };
+        if name.eq_ignore_ascii_case("Content-Length") {
+            self.framing = Framing::Length(value.parse().expect("a length"));
+        } else if name.eq_ignore_ascii_case("Transfer-Encoding") && value == "chunked" {
             self.framing = Framing::Chunked;
         }
     }

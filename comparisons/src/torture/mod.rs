@@ -11,6 +11,7 @@ pub mod cases;
 pub mod client;
 pub mod held;
 pub mod pages;
+pub mod pool;
 pub mod slow;
 
 use cases::{Case, Over};

@@ -7,7 +7,7 @@ use super::answer::Expected;
 use super::cases::{Case, Over, Step};
 use super::client::{self, Outcome, Seen};
 use super::{Server, run_all, with_addresses};
-use crate::set_up::{Kind, SetUp};
+use crate::set_up::{Clients, Kind, SetUp};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -71,10 +71,10 @@ fn publish(set_up: &SetUp) {
 /// # Errors
 /// What is missing on this system.
 pub fn start() -> Result<Vec<SetUp>, String> {
-    Kind::ALL
+    Kind::SLOW_READERS
         .into_iter()
         .map(|kind| {
-            let set_up = SetUp::try_start(kind, WORKERS)?;
+            let set_up = SetUp::try_start(kind, Clients::SlowReaders, WORKERS)?;
             publish(&set_up);
             Ok(set_up)
         })
@@ -104,7 +104,7 @@ pub fn play(set_up: &SetUp, cases: &[Case], each: usize) -> (Vec<Seen>, f64) {
 /// # Errors
 /// What is missing on this system.
 pub fn kill() -> Result<(u64, [Vec<Seen>; 2]), String> {
-    let mut set_up = SetUp::try_start(Kind::Spool, WORKERS)?;
+    let mut set_up = SetUp::try_start(Kind::Spool, Clients::SlowReaders, WORKERS)?;
     publish(&set_up);
     let cases = &cases()[..4];
     let clients = with_addresses(cases.iter().cycle().take(KILLED), |_| set_up.server);

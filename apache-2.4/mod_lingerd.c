@@ -115,6 +115,11 @@ typedef char lingerd_default_fits[
 #define SPOOL_MAX ((apr_off_t)8 << 20)
 #define SPOOL_MAX_OF_ALL 8
 
+/** What Apache's modules ask for where a client is not to be waited for, and for
+ *  how many seconds Apache then waits at most */
+#define BRIEF_NOTE "short-lingering-close"
+#define BRIEF_SECONDS 2
+
 /** The name under which something outlives a restart */
 #define RETAINED_KEY "mod_lingerd"
 
@@ -349,10 +354,12 @@ static void unlock_senders(void)
 #endif
 }
 
-/** What to do with the sender, see lingerd_open() and lingerd_give() */
+/** What to do with the sender, see lingerd_open(), lingerd_give() and
+ *  lingerd_give_for() */
 typedef enum {
     LINK_OPEN,
-    LINK_GIVE
+    LINK_GIVE,
+    LINK_GIVE_BRIEFLY
 } link_use;
 
 /**
@@ -369,9 +376,10 @@ static int use_link(link_use use, int sock)
 
     lock_senders();
     rc = use == LINK_OPEN ? lingerd_open(&child.sender)
-                          : lingerd_give(&child.sender, sock);
+         : use == LINK_GIVE ? lingerd_give(&child.sender, sock)
+         : lingerd_give_for(&child.sender, sock, BRIEF_SECONDS);
     error = rc < 0 ? errno : 0;
-    if (error || use == LINK_GIVE) {
+    if (error || use != LINK_OPEN) {
         news = note_outcome(error, &level);
     }
     unlock_senders();
@@ -384,10 +392,10 @@ static int use_link(link_use use, int sock)
  * the connection stays untouched.
  * @return Whether Apache may close its copy now
  */
-static int hand_over(int sock)
+static int hand_over(int sock, link_use how)
 {
     return use_link(LINK_OPEN, -1)
-           && (lingerd_half_close(sock) || use_link(LINK_GIVE, sock));
+           && (lingerd_half_close(sock) || use_link(how, sock));
 }
 
 /** That there is no such link is no news: the other sender tells, and a lingerd
@@ -563,7 +571,7 @@ static int lingerd_log_transaction(request_rec *r)
 static int lingerd_pre_close(conn_rec *c)
 {
     spool *s = spool_of(c);
-    int sock;
+    int sock, is_brief;
 
     if (s && c->aborted) {
         spool_abort(s);
@@ -581,7 +589,8 @@ static int lingerd_pre_close(conn_rec *c)
     }
 
     ap_flush_conn(c);
-    if (s && !c->aborted && spool_end(s)) {
+    is_brief = apr_table_get(c->notes, BRIEF_NOTE) != NULL;
+    if (s && !c->aborted && spool_end(s, !is_brief)) {
         c->aborted = 1;
         return OK;
     }
@@ -591,7 +600,7 @@ static int lingerd_pre_close(conn_rec *c)
         }
         return DECLINED;
     }
-    if (hand_over(sock)) {
+    if (hand_over(sock, is_brief ? LINK_GIVE_BRIEFLY : LINK_GIVE)) {
         c->aborted = 1;
     }
     return OK;

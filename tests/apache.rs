@@ -419,6 +419,24 @@ fn the_access_log_never_says_aborted_of_a_response_that_was_whole() {
     assert!(apache.access_log()[whole].starts_with("X 200 "), "{:?}", apache.access_log());
 }
 
+/// A time-out of its own would keep the client for ten minutes.
+#[test]
+fn who_was_too_slow_to_ask_is_kept_for_no_longer_than_apache_does() {
+    let lingerd = lingerd(&["-t", "600", "-D", "600"]);
+    let setup = Setup::prefork(&lingerd.site.socket()).modules(&["reqtimeout"]);
+    let Some(apache) = setup.with("RequestReadTimeout header=1").start() else { return };
+    publish(&apache);
+    let other = hold(apache.address, 1);
+    let mut client = http::connect(apache.address);
+    client.write_all(b"GET /small HTTP/1.1\r\nX-Slow: ").unwrap();
+    let mut response = Vec::new();
+    client.read_to_end(&mut response).unwrap();
+    assert!(response.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&response));
+    lingerd.wait_for("handed_over=2 limit=1 lingering=1");
+    drop(other);
+    lingerd.finish("limit=1 closed=1");
+}
+
 #[test]
 fn the_event_mpm_does_without_and_says_so_once() {
     let lingerd = lingerd(&[]);

@@ -17,6 +17,7 @@ use lingerd_platform::world::World;
 use log::debug;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 
 impl<W: World> Connections<W> {
     /// Takes one descriptor over, while there are so many `senders`. What is no connection is refused. Returns
@@ -48,6 +49,7 @@ impl<W: World> Connections<W> {
             Action::Close(reason) => Err(reason),
             action => {
                 socket.half_close(); // the sender should have done it
+                linger.given = given(&socket);
                 let look = look(&socket, &mut linger, action, now, rules);
                 self.ends.discarded(look.discarded);
                 look.verdict
@@ -154,6 +156,12 @@ pub(super) fn first_read<S: Tcp>(socket: &S) -> Option<(Event, u64, Option<Socke
         peer = asked.ok();
     }
     Some((outcome(&read), read.map_or(0, |bytes| bytes as u64), peer))
+}
+
+/// How many seconds its sender gives it; more than a `u16` holds is more than anybody waits.
+fn given<S: Tcp>(socket: &S) -> Option<NonZeroU16> {
+    let seconds = socket.linger_time()?.as_secs();
+    NonZeroU16::new(seconds.try_into().unwrap_or(u16::MAX))
 }
 
 fn is_not_connected(error: &io::Error) -> bool {

@@ -390,7 +390,7 @@ static int use_link(link_use use, int sock)
 /**
  * Hand a connection over, if its client is not done.  While there is no link
  * the connection stays untouched.
- * @return Whether Apache may close its copy now
+ * @return Whether our copy is to be closed now
  */
 static int hand_over(int sock, link_use how)
 {
@@ -499,6 +499,12 @@ static int tcp_socket(conn_rec *c)
     return peer->family == APR_INET ? sock : -1;
 }
 
+/** Closes our copy of a connection that lingerd has. */
+static void let_go(conn_rec *c)
+{
+    (void)apr_socket_close(ap_get_conn_socket(c));
+}
+
 static const lingerd_config *config_of(const server_rec *s)
 {
     return ap_get_module_config(s->module_config, &lingerd_module);
@@ -558,12 +564,12 @@ static int lingerd_log_transaction(request_rec *r)
  * All output is flushed here, as Apache would do next, mod_ssl's close_notify
  * at the end of it.  It may take its time with a slow client; of a response
  * that is spooled all is here then, and goes to lingerd with the connection.
- * Requests whose log lines had to wait for their last byte are logged now,
- * while c->aborted still tells the truth about the client.
+ * Requests whose log lines had to wait for their last byte are logged now.
  *
- * Afterwards c->aborted is only a message to Apache, that it close its own
- * copy of the socket now.  With any other outcome Apache goes on, finds
- * nothing left to flush, and lingers.
+ * What lingerd has is closed here.  Apache finds that there is nothing to be
+ * half-closed any more, and is done; c->aborted goes on to tell the truth about
+ * the client, to whoever looks at it later.  With any other outcome Apache goes
+ * on, finds nothing left to flush, and lingers.
  *
  * mod_http2 lets no one run after it has said its own goodbye, so that Apache
  * lingers itself after HTTP/2 on the MPM worker.
@@ -591,7 +597,7 @@ static int lingerd_pre_close(conn_rec *c)
     ap_flush_conn(c);
     is_brief = apr_table_get(c->notes, BRIEF_NOTE) != NULL;
     if (s && !c->aborted && spool_end(s, !is_brief)) {
-        c->aborted = 1;
+        let_go(c);
         return OK;
     }
     if (c->aborted) {
@@ -601,7 +607,7 @@ static int lingerd_pre_close(conn_rec *c)
         return DECLINED;
     }
     if (hand_over(sock, is_brief ? LINK_GIVE_BRIEFLY : LINK_GIVE)) {
-        c->aborted = 1;
+        let_go(c);
     }
     return OK;
 }

@@ -144,6 +144,19 @@ pub fn program(variable: &str, names: &[&str]) -> Result<PathBuf, String> {
     candidates.find(|file| file.is_file()).ok_or_else(|| format!("there is no {}", names.join(" or ")))
 }
 
+/// Builds a module of one file for the Apache that is installed; `None` when the test is to be skipped.
+pub fn build_module(site: &Site, name: &str, source: &str) -> Option<PathBuf> {
+    let installation = Installation::find().map_err(|missing| skip(&missing)).ok()?;
+    let directory = site.path(name);
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join(format!("{name}.c")), source).unwrap();
+    let mut apxs = Command::new(&installation.apxs);
+    let built =
+        run(apxs.current_dir(&directory).args(["-c", "-Wc,-Wall", "-Wc,-Werror", &format!("{name}.c")]));
+    assert_eq!(built.code, Some(0), "{name} does not build: {}{}", built.stdout, built.stderr);
+    Some(directory.join(format!(".libs/{name}.so")))
+}
+
 /// How Apache serves its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mpm {

@@ -189,6 +189,8 @@ static struct {
     unsigned long links;
     /** What has a path of its own, unless that would be too long */
     int spools;
+    /** Whether it may be somebody else when a connection ends, see strangers */
+    int is_strange;
     lingerd_sender spooler;
     /** In memory shared by all children */
     link_complaint *complaint;
@@ -516,6 +518,35 @@ static spool *spool_of(const conn_rec *c)
     return ap_get_module_config(c->conn_config, &lingerd_module);
 }
 
+/** Modules with which a process becomes a site's user, or has a site's root
+ *  directory, for a request: it may not be let in any more when the connection
+ *  ends, which it is as it begins.  mpm-itk makes a process for each. */
+static const char *const strangers[] = {
+    "mpm_itk.c", "mod_ruid2.c", "mod_privileges.c", NULL
+};
+
+static int has_strangers(void)
+{
+    const char *const *name = strangers;
+
+    while (*name && !ap_find_linked_module(*name)) {
+        name++;
+    }
+    return *name != NULL;
+}
+
+/** Connects while it is let in.  Where that fails it is tried again, and told,
+ *  when there is something to hand over. */
+static void connect_early(void)
+{
+    lock_senders();
+    (void)lingerd_open(&child.sender);
+    if (child.spools) {
+        (void)lingerd_open(&child.spooler);
+    }
+    unlock_senders();
+}
+
 /** Connections of clients come here, and those of mod_proxy do not. */
 static int lingerd_process_connection(conn_rec *c)
 {
@@ -523,6 +554,9 @@ static int lingerd_process_connection(conn_rec *c)
         && tcp_socket(c) >= 0) {
         ap_set_module_config(c->conn_config, &lingerd_module,
                              spool_watch(c, ap_get_conn_socket(c)));
+        if (child.is_strange) {
+            connect_early();
+        }
     }
     return DECLINED;
 }
@@ -1233,6 +1267,7 @@ static void lingerd_child_init(apr_pool_t *p, server_rec *s)
     child.server = s;
     if (lingerd_init(&child.sender, conf->path) == 0) {
         child.active = 1;
+        child.is_strange = has_strangers();
         child.spools = lingerd_init_spool(&child.spooler, conf->path) == 0;
         if (child.spools) {
             park_child_init();
@@ -1409,6 +1444,9 @@ static const command_rec lingerd_commands[] = {
 
 static void lingerd_register_hooks(apr_pool_t *p)
 {
+    /* In the process that it makes, and not in the one that waits for that. */
+    static const char *const after[] = { "mpm_itk.c", NULL };
+
     (void)p;
     ap_hook_post_config(lingerd_post_config, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_monitor(lingerd_monitor, NULL, NULL, APR_HOOK_MIDDLE);
@@ -1418,7 +1456,7 @@ static void lingerd_register_hooks(apr_pool_t *p)
 
     spool_register_hooks();
     park_register_hooks();
-    ap_hook_process_connection(lingerd_process_connection, NULL, NULL,
+    ap_hook_process_connection(lingerd_process_connection, after, NULL,
                                APR_HOOK_REALLY_FIRST);
     ap_hook_post_read_request(lingerd_post_read_request, NULL, NULL,
                               APR_HOOK_FIRST);

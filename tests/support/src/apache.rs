@@ -50,6 +50,15 @@ pub fn guarded(program: &Path, site: &Site) -> Command {
 /// Whom an Apache started by root may become, by system.
 pub const USERS: [&str; 7] = ["www-data", "www", "apache", "webservd", "_www", "daemon", "nobody"];
 
+/// The one of these that there is.
+///
+/// # Errors
+/// There is none.
+pub fn user() -> Result<process::User, String> {
+    let user = USERS.iter().find_map(|name| process::user(name).ok().flatten());
+    user.ok_or_else(|| "there is no user for Apache to run as".to_owned())
+}
+
 /// What is installed on this system.
 struct Installation {
     httpd: PathBuf,
@@ -408,8 +417,7 @@ impl Setup {
         }
         conf += "LogFormat \"%X %>s %B %P %U\" lingerd\nCustomLog access_log lingerd\n";
         if process::effective_uid() == 0 && self.user.is_none() {
-            let user = USERS.iter().find_map(|name| process::user(name).ok().flatten());
-            let user = user.ok_or("there is no user for Apache to run as")?;
+            let user = user()?;
             conf += &installation.load("unixd")?;
             conf += &format!("User {}\nGroup #{}\n", user.name, user.gid);
         }

@@ -4,9 +4,9 @@
 //!
 //! Must not know who sent it, or with what.
 
-use super::Connections;
 use super::census::Origin;
 use super::step::{look, outcome};
+use super::{Connections, name};
 use crate::rules::event::{Action, Event};
 use crate::rules::linger::Linger;
 use crate::rules::time::Time;
@@ -37,6 +37,7 @@ impl<W: World> Connections<W> {
                 return false;
             }
         };
+        let name = name(&socket);
         let Some((event, discarded, peer)) = first_read(&socket) else {
             // It has nothing to wait for, and may be in use elsewhere: its options stay.
             self.refused("not connected");
@@ -56,7 +57,7 @@ impl<W: World> Connections<W> {
             }
         };
         match verdict {
-            Err(reason) => self.end(socket, linger, reason, now),
+            Err(reason) => self.end(socket, name, linger, reason, now),
             Ok(due) => {
                 let origin = self.table.census().origin(peer.or_else(|| socket.peer().ok()));
                 self.make_room(1, senders, backend, now);
@@ -121,7 +122,7 @@ impl<W: World> Connections<W> {
         backend: &mut W::Backend,
         now: Time,
     ) {
-        let entry = self.table.insert(socket, origin, linger, due);
+        let entry = self.insert(socket, origin, linger, due);
         self.ends.lingering(self.table.len());
         let Some((socket, _)) = self.table.get(entry) else { return }; // inserted just now
         if let Err(e) = backend.add(socket, Source::Connection(entry).token(), Interest::Read) {

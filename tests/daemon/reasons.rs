@@ -180,6 +180,37 @@ fn a_client_that_sends_does_not_have_more_of_what_its_sender_gives() {
 }
 
 #[test]
+fn each_that_ends_is_logged_with_its_client_however_it_ends() {
+    let daemon = Daemon::start(&["-d", "-t", "600", "-D", "600"]);
+    let sender = daemon.sender();
+    let (mut expected, mut stays) = (Vec::new(), Vec::new());
+    for (how, after) in [("closed", 1), ("reset", 2), ("limit", 3)] {
+        let (client, server) = tcp::connection();
+        let address = client.local_addr().unwrap();
+        tcp::half_close(&server);
+        if how == "limit" {
+            give(&server, 1);
+        }
+        sender.hand_over(server);
+        daemon.wait_for(&format!("handed_over={after}"));
+        match how {
+            "closed" => drop(client),
+            "reset" => tcp::reset(client),
+            _ => stays.push(client),
+        }
+        daemon.wait_for("lingering=0");
+        expected.push(format!("lingerd: debug: {address}: {how} after "));
+    }
+    let log = daemon.site.log();
+    let ended: Vec<_> = log.lines().filter(|line| line.contains(" after ")).collect();
+    assert_eq!(ended.len(), expected.len(), "{log}");
+    for (line, expected) in ended.iter().zip(expected) {
+        assert!(line.starts_with(&expected), "{line}: {expected}");
+    }
+    daemon.finish("closed=1 reset=1 limit=1");
+}
+
+#[test]
 fn a_response_that_the_limit_may_have_cut_short_is_counted_and_logged_with_the_client() {
     let daemon = Daemon::start(&["-d", "-D", "0.3"]);
     let sender = daemon.sender();

@@ -340,6 +340,19 @@ static int lingerd_failed(lingerd_sender *s)
     return 0;
 }
 
+/* errno is kept. */
+static void lingerd_set_linger(int sock, int on, int seconds)
+{
+    struct linger linger;
+    int saved = errno;
+
+    linger.l_onoff = on;
+    linger.l_linger = seconds;
+    (void)setsockopt(sock, SOL_SOCKET, SO_LINGER, (void *)&linger,
+                     sizeof(linger));
+    errno = saved;
+}
+
 LINGERD_API int lingerd_give(lingerd_sender *s, int sock)
 {
     static const unsigned char linger = 'L';
@@ -357,6 +370,22 @@ LINGERD_API int lingerd_give(lingerd_sender *s, int sock)
         }
     }
     return -1;
+}
+
+/*
+ * The option is of the connection, which both copies are of.  A daemon that
+ * does not ask for it lingers as ever; none has close(2) wait for it.
+ */
+LINGERD_API int lingerd_give_for(lingerd_sender *s, int sock, int seconds)
+{
+    int rc;
+
+    lingerd_set_linger(sock, 1, seconds);
+    rc = lingerd_give(s, sock);
+    if (rc != 0) {
+        lingerd_set_linger(sock, 0, 0);
+    }
+    return rc;
 }
 
 /*
@@ -432,14 +461,7 @@ static void lingerd_number(unsigned char *at, int bytes, off_t number)
  */
 static void lingerd_reset_at_close(int sock, int on)
 {
-    struct linger linger;
-    int saved = errno;
-
-    linger.l_onoff = on;
-    linger.l_linger = 0;
-    (void)setsockopt(sock, SOL_SOCKET, SO_LINGER, (void *)&linger,
-                     sizeof(linger));
-    errno = saved;
+    lingerd_set_linger(sock, on, 0);
 }
 
 LINGERD_API int lingerd_spool(lingerd_sender *s, int sock,

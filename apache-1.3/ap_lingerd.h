@@ -256,6 +256,15 @@ LINGERD_API int lingerd_client_done(int sock);
 LINGERD_API int lingerd_give(lingerd_sender *s, int sock);
 
 /**
+ * The same of a connection that is not worth more than so many seconds, such as
+ * one whose client was too slow to ask: after that the daemon ends it, whatever
+ * it does.  One that is older than this lingers as ever.  SO_LINGER is set, and
+ * off again when this fails.
+ * @param seconds More than 0
+ */
+LINGERD_API int lingerd_give_for(lingerd_sender *s, int sock, int seconds);
+
+/**
  * Prepare a sender for lingerd_spool() and lingerd_park(): with the second
  * socket of the daemon that has its first at path.  Else as lingerd_init().
  */

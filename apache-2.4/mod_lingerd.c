@@ -116,6 +116,11 @@ typedef char lingerd_default_fits[
 #define SPOOL_MAX ((apr_off_t)8 << 20)
 #define SPOOL_MAX_OF_ALL 8
 
+/** What Apache's modules ask for where a client is not to be waited for, and for
+ *  how many seconds Apache then waits at most */
+#define BRIEF_NOTE "short-lingering-close"
+#define BRIEF_SECONDS 2
+
 /** The name under which something outlives a restart */
 #define RETAINED_KEY "mod_lingerd"
 
@@ -185,6 +190,8 @@ static struct {
     unsigned long links;
     /** What has a path of its own, unless that would be too long */
     int spools;
+    /** Whether it may be somebody else when a connection ends, see strangers */
+    int is_strange;
     lingerd_sender spooler;
     /** In memory shared by all children */
     link_complaint *complaint;
@@ -350,10 +357,12 @@ static void unlock_senders(void)
 #endif
 }
 
-/** What to do with the sender, see lingerd_open() and lingerd_give() */
+/** What to do with the sender, see lingerd_open(), lingerd_give() and
+ *  lingerd_give_for() */
 typedef enum {
     LINK_OPEN,
-    LINK_GIVE
+    LINK_GIVE,
+    LINK_GIVE_BRIEFLY
 } link_use;
 
 /**
@@ -370,9 +379,10 @@ static int use_link(link_use use, int sock)
 
     lock_senders();
     rc = use == LINK_OPEN ? lingerd_open(&child.sender)
-                          : lingerd_give(&child.sender, sock);
+         : use == LINK_GIVE ? lingerd_give(&child.sender, sock)
+         : lingerd_give_for(&child.sender, sock, BRIEF_SECONDS);
     error = rc < 0 ? errno : 0;
-    if (error || use == LINK_GIVE) {
+    if (error || use != LINK_OPEN) {
         news = note_outcome(error, &level);
     }
     unlock_senders();
@@ -383,12 +393,12 @@ static int use_link(link_use use, int sock)
 /**
  * Hand a connection over, if its client is not done.  While there is no link
  * the connection stays untouched.
- * @return Whether Apache may close its copy now
+ * @return Whether our copy is to be closed now
  */
-static int hand_over(int sock)
+static int hand_over(int sock, link_use how)
 {
     return use_link(LINK_OPEN, -1)
-           && (lingerd_half_close(sock) || use_link(LINK_GIVE, sock));
+           && (lingerd_half_close(sock) || use_link(how, sock));
 }
 
 /** That there is no such link is no news: the other sender tells, and a lingerd
@@ -492,6 +502,12 @@ static int tcp_socket(conn_rec *c)
     return peer->family == APR_INET ? sock : -1;
 }
 
+/** Closes our copy of a connection that lingerd has. */
+static void let_go(conn_rec *c)
+{
+    (void)apr_socket_close(ap_get_conn_socket(c));
+}
+
 static const lingerd_config *config_of(const server_rec *s)
 {
     return ap_get_module_config(s->module_config, &lingerd_module);
@@ -503,6 +519,35 @@ static spool *spool_of(const conn_rec *c)
     return ap_get_module_config(c->conn_config, &lingerd_module);
 }
 
+/** Modules with which a process becomes a site's user, or has a site's root
+ *  directory, for a request: it may not be let in any more when the connection
+ *  ends, which it is as it begins.  mpm-itk makes a process for each. */
+static const char *const strangers[] = {
+    "mpm_itk.c", "mod_ruid2.c", "mod_privileges.c", NULL
+};
+
+static int has_strangers(void)
+{
+    const char *const *name = strangers;
+
+    while (*name && !ap_find_linked_module(*name)) {
+        name++;
+    }
+    return *name != NULL;
+}
+
+/** Connects while it is let in.  Where that fails it is tried again, and told,
+ *  when there is something to hand over. */
+static void connect_early(void)
+{
+    lock_senders();
+    (void)lingerd_open(&child.sender);
+    if (child.spools) {
+        (void)lingerd_open(&child.spooler);
+    }
+    unlock_senders();
+}
+
 /** Connections of clients come here, and those of mod_proxy do not. */
 static int lingerd_process_connection(conn_rec *c)
 {
@@ -510,6 +555,9 @@ static int lingerd_process_connection(conn_rec *c)
         && tcp_socket(c) >= 0) {
         ap_set_module_config(c->conn_config, &lingerd_module,
                              spool_watch(c, ap_get_conn_socket(c)));
+        if (child.is_strange) {
+            connect_early();
+        }
     }
     return DECLINED;
 }
@@ -551,12 +599,12 @@ static int lingerd_log_transaction(request_rec *r)
  * All output is flushed here, as Apache would do next, mod_ssl's close_notify
  * at the end of it.  It may take its time with a slow client; of a response
  * that is spooled all is here then, and goes to lingerd with the connection.
- * Requests whose log lines had to wait for their last byte are logged now,
- * while c->aborted still tells the truth about the client.
+ * Requests whose log lines had to wait for their last byte are logged now.
  *
- * Afterwards c->aborted is only a message to Apache, that it close its own
- * copy of the socket now.  With any other outcome Apache goes on, finds
- * nothing left to flush, and lingers.
+ * What lingerd has is closed here.  Apache finds that there is nothing to be
+ * half-closed any more, and is done; c->aborted goes on to tell the truth about
+ * the client, to whoever looks at it later.  With any other outcome Apache goes
+ * on, finds nothing left to flush, and lingers.
  *
  * mod_http2 lets no one run after it has said its own goodbye, so that Apache
  * lingers itself after HTTP/2 on the MPM worker.
@@ -564,7 +612,7 @@ static int lingerd_log_transaction(request_rec *r)
 static int lingerd_pre_close(conn_rec *c)
 {
     spool *s = spool_of(c);
-    int sock;
+    int sock, is_brief;
 
     if (s && c->aborted) {
         spool_abort(s);
@@ -582,8 +630,9 @@ static int lingerd_pre_close(conn_rec *c)
     }
 
     ap_flush_conn(c);
-    if (s && !c->aborted && spool_end(s)) {
-        c->aborted = 1;
+    is_brief = apr_table_get(c->notes, BRIEF_NOTE) != NULL;
+    if (s && !c->aborted && spool_end(s, !is_brief)) {
+        let_go(c);
         return OK;
     }
     if (c->aborted) {
@@ -592,8 +641,8 @@ static int lingerd_pre_close(conn_rec *c)
         }
         return DECLINED;
     }
-    if (hand_over(sock)) {
-        c->aborted = 1;
+    if (hand_over(sock, is_brief ? LINK_GIVE_BRIEFLY : LINK_GIVE)) {
+        let_go(c);
     }
     return OK;
 }
@@ -1219,6 +1268,7 @@ static void lingerd_child_init(apr_pool_t *p, server_rec *s)
     child.server = s;
     if (lingerd_init(&child.sender, conf->path) == 0) {
         child.active = 1;
+        child.is_strange = has_strangers();
         child.spools = lingerd_init_spool(&child.spooler, conf->path) == 0;
         if (child.spools) {
             park_child_init();
@@ -1395,6 +1445,9 @@ static const command_rec lingerd_commands[] = {
 
 static void lingerd_register_hooks(apr_pool_t *p)
 {
+    /* In the process that it makes, and not in the one that waits for that. */
+    static const char *const after[] = { "mpm_itk.c", NULL };
+
     (void)p;
     ap_hook_post_config(lingerd_post_config, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_monitor(lingerd_monitor, NULL, NULL, APR_HOOK_MIDDLE);
@@ -1404,7 +1457,7 @@ static void lingerd_register_hooks(apr_pool_t *p)
 
     spool_register_hooks();
     park_register_hooks();
-    ap_hook_process_connection(lingerd_process_connection, NULL, NULL,
+    ap_hook_process_connection(lingerd_process_connection, after, NULL,
                                APR_HOOK_REALLY_FIRST);
     ap_hook_post_read_request(lingerd_post_read_request, NULL, NULL,
                               APR_HOOK_FIRST);

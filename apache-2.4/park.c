@@ -796,7 +796,8 @@ static int park_is_login(request_rec *r)
 
 /* ---- A connection goes --------------------------------------------------- */
 
-/** @return Whether lingerd has it.  Apache then closes its own copy, and no more. */
+/** @return Whether lingerd has it.  Our own copy is closed then, so that Apache
+ *          finds nothing to be done. */
 static int park_give(conn_rec *c, int sock, lingerd_kind kind,
                      apr_interval_time_t patience, apr_time_t since)
 {
@@ -817,7 +818,7 @@ static int park_give(conn_rec *c, int sock, lingerd_kind kind,
     if (!give_parked(sock, park.name, &parked)) {
         return 0;
     }
-    c->aborted = 1;
+    (void)apr_socket_close(ap_get_conn_socket(c));
     return 1;
 }
 

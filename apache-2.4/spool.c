@@ -1223,10 +1223,11 @@ static int spool_write_or_give(spool *s)
 
 /**
  * The connection is closed and all was flushed: see to what is kept.
+ * @param may_go Whether lingerd may have it; else it is written here
  * @return Whether lingerd has the connection.  If not, all is written, or the
  *         connection is aborted.
  */
-static int spool_end(spool *s)
+static int spool_end(spool *s, int may_go)
 {
     apr_time_t until = apr_time_now() + SPOOL_LAST_TRY;
     int none = -1;
@@ -1239,7 +1240,7 @@ static int spool_end(spool *s)
            && spool_write(s) == APR_SUCCESS) {
         none = -1;
     }
-    if (s->bytes > 0 && spool_pack(s) != APR_SUCCESS) {
+    if (s->bytes > 0 && (!may_go || spool_pack(s) != APR_SUCCESS)) {
         (void)spool_drain(s);
     }
     if (spool_write_or_give(s)) {

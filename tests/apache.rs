@@ -13,7 +13,7 @@ use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener};
 use std::os::unix::net::SocketAddr as UnixAddr;
 use std::path::Path;
 use std::thread;
-use support::apache::{Apache, Mpm, Setup};
+use support::apache::{Apache, Mpm, Setup, build_module};
 use support::daemon::{Daemon, Site};
 use support::http::{self, Held, exchange, exchange_tls, get, record, request, under_load, upload};
 use support::{COUNT_SOCKETS, compile, is_root, skip, sockets_can_be_counted, tcp, wait_until};
@@ -417,6 +417,107 @@ fn the_access_log_never_says_aborted_of_a_response_that_was_whole() {
     tcp::reset(client);
     wait_until("the last is logged", || apache.access_log().len() == whole + 1);
     assert!(apache.access_log()[whole].starts_with("X 200 "), "{:?}", apache.access_log());
+}
+
+/// A time-out of its own would keep the client for ten minutes.
+#[test]
+fn who_was_too_slow_to_ask_is_kept_for_no_longer_than_apache_does() {
+    let lingerd = lingerd(&["-t", "600", "-D", "600"]);
+    let setup = Setup::prefork(&lingerd.site.socket()).modules(&["reqtimeout"]);
+    let Some(apache) = setup.with("RequestReadTimeout header=1").start() else { return };
+    publish(&apache);
+    let other = hold(apache.address, 1);
+    let mut client = http::connect(apache.address);
+    client.write_all(b"GET /small HTTP/1.1\r\nX-Slow: ").unwrap();
+    let mut response = Vec::new();
+    client.read_to_end(&mut response).unwrap();
+    assert!(response.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&response));
+    lingerd.wait_for("handed_over=2 limit=1 lingering=1");
+    drop(other);
+    lingerd.finish("limit=1 closed=1");
+}
+
+/// Logs what a connection is when it goes, as a module does that cares for whether its client was served.
+const LOOK: &str = r#"
+#include "httpd.h"
+#include "http_config.h"
+#include "http_connection.h"
+#include "http_log.h"
+
+module AP_MODULE_DECLARE_DATA look_module;
+APLOG_USE_MODULE(look);
+
+static apr_status_t look(void *data)
+{
+    conn_rec *c = data;
+
+    ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, c->base_server, "gone with aborted %d", (int)c->aborted);
+    return APR_SUCCESS;
+}
+
+static int begin(conn_rec *c, void *socket)
+{
+    (void)socket;
+    apr_pool_cleanup_register(c->pool, c, look, apr_pool_cleanup_null);
+    return OK;
+}
+
+static void hooks(apr_pool_t *p)
+{
+    (void)p;
+    ap_hook_pre_connection(begin, NULL, NULL, APR_HOOK_MIDDLE);
+}
+
+module AP_MODULE_DECLARE_DATA look_module = {
+    STANDARD20_MODULE_STUFF, NULL, NULL, NULL, NULL, NULL, hooks,
+#ifdef AP_MODULE_FLAG_NONE
+    AP_MODULE_FLAG_NONE
+#endif
+};
+"#;
+
+#[test]
+fn a_module_sees_whether_the_client_has_gone_and_not_that_lingerd_has_it() {
+    let site = Site::new();
+    let Some(look) = build_module(&site, "mod_look", LOOK) else { return };
+    let look = format!("LoadModule look_module \"{}\"\nLogLevel look:notice", look.display());
+    for mpm in [Mpm::Prefork, Mpm::Worker] {
+        let lingerd = lingerd(&[]);
+        let setup = Setup::new(mpm).lingerd(&lingerd.site.socket()).tls().with(&look);
+        let Some(apache) = setup.with("KeepAlive On\nLingerdPark On").start() else { return };
+        publish(&apache);
+        let gone = |whole: usize, aborted: usize| {
+            wait_until("all have gone", || apache.errors_with("gone with aborted").len() == whole + aborted);
+            assert_eq!(apache.errors_with("gone with aborted 0").len(), whole, "{mpm:?}");
+        };
+        let mut held = hold(apache.address, 2);
+        held.push(exchange_tls(apache.other, &[], request("/small").as_bytes(), 0).held);
+        lingerd.wait_for("handed_over=3 lingering=3");
+        gone(3, 0);
+        // What is left to lingerd to write.
+        let mut client = http::connect_with_small_window(apache.address, 4096);
+        client.write_all(request("/big").as_bytes()).unwrap();
+        lingerd.wait_for("handed_over=4 spooling=1");
+        gone(4, 0);
+        let mut whole = 4;
+        if mpm == Mpm::Prefork {
+            // And one that waits for its next request there, of which it knows more each time.
+            let mut kept = http::connect(apache.address);
+            for _ in 0..2 {
+                kept.write_all(b"GET /small HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+                assert_eq!(http::read_one(&mut kept).1, b"hello\n");
+                whole += 1;
+                lingerd.wait_for(&format!("parked=1 returned={}", whole - 5));
+                gone(whole, 0);
+            }
+        }
+        // One that goes in the midst of what the worker writes itself.
+        let mut client = http::connect(apache.address);
+        client.write_all(b"GET /big HTTP/1.0\r\nUpgrade: anything\r\n\r\n").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        tcp::reset(client);
+        gone(whole, 1);
+    }
 }
 
 #[test]

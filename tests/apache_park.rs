@@ -14,10 +14,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
-use support::apache::{Apache, Mpm, Setup};
+use support::apache::{Apache, Mpm, Setup, user};
 use support::daemon::{Daemon, Site};
 use support::http::{self, exchange, read_one};
-use support::{fuzz, tcp, wait_until};
+use support::{fuzz, is_root, skip, tcp, wait_until};
 
 /// More than there ever are workers here.
 const MANY: usize = 20;
@@ -82,6 +82,28 @@ fn way_back(site: &Site) -> Option<PathBuf> {
 }
 
 // ---- What is parked, and comes back ------------------------------------------------------------
+
+/// The processes that hand over are sites' users by then, who may not connect; Apache's user may.
+#[test]
+fn with_itk_a_site_s_connections_are_parked_where_apache_may_alone() {
+    if !is_root() {
+        return;
+    }
+    let Ok(user) = user().map_err(|missing| skip(&missing)) else { return };
+    let lingerd = Daemon::start(&["-m", "0660", "-g", &user.gid.to_string()]);
+    let setup = setup(&lingerd.site.socket()).php().modules(&["mpm_itk"]).with("AssignUserID daemon daemon");
+    let Some(apache) = setup.start() else { return };
+    publish(&apache);
+    let mut clients: Vec<_> = (0..MANY).map(|_| http::connect(apache.address)).collect();
+    for round in 0..3 {
+        for (n, client) in clients.iter_mut().enumerate() {
+            asks_well(client, n);
+        }
+        lingerd.wait_for(&format!("parked={MANY} returned={}", round * MANY));
+    }
+    drop(clients);
+    lingerd.wait_for("parked=0 refused=0");
+}
 
 #[test]
 fn one_worker_serves_any_number_of_connections() {

@@ -307,6 +307,25 @@ fn what_is_no_descriptor_does_not_cost_the_link() {
 }
 
 #[test]
+fn a_connection_may_be_given_for_some_seconds_only() {
+    let daemon = Daemon::start(&["-t", "600", "-D", "600"]);
+    let Some(mut server) = Server::start(&daemon.site) else { return };
+    let (_brief, told) = server.exchange("for 1");
+    assert_eq!(told.what, "given");
+    let (_other, again) = server.exchange("hello");
+    assert_eq!(again, told, "the same link");
+    daemon.wait_for("limit=1 lingering=1");
+}
+
+#[test]
+fn what_could_not_be_given_for_some_seconds_is_as_it_was() {
+    let site = Site::new();
+    let Some(mut server) = Server::start(&site) else { return };
+    let (_client, told) = server.exchange("for 600");
+    assert_eq!(told.what, format!("kept {}", libc::ENOENT));
+}
+
+#[test]
 fn a_path_that_does_not_fit_is_refused() {
     let Some(program) = program() else { return };
     let fits = |length: &usize| UnixAddr::from_pathname("x".repeat(*length)).is_ok();

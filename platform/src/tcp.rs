@@ -47,6 +47,10 @@ pub trait Tcp: Descriptor + Sized {
     /// not look as if it were. [`close`](Self::close) never does.
     fn reset_at_close(&self, resets: bool);
 
+    /// Within what time whoever has sent it wants it closed, socket(7), SO_LINGER with a time that is not 0, in whole
+    /// seconds; `None` where he has not said.
+    fn linger_time(&self) -> Option<Duration>;
+
     /// Half-closes: FIN follows what is queued, and receiving goes on, shutdown(2). That the
     /// connection has gone shows in the next read and is no matter here; nor is that it was
     /// half-closed before.
@@ -140,6 +144,10 @@ impl Tcp for TcpStream {
     fn reset_at_close(&self, resets: bool) {
         let linger = resets.then_some(Duration::ZERO);
         let _ = socket2::SockRef::from(self).set_linger(linger); // it fails only on what is gone
+    }
+
+    fn linger_time(&self) -> Option<Duration> {
+        socket2::SockRef::from(self).linger().ok().flatten().filter(|time| !time.is_zero())
     }
 
     fn discard(&self) -> io::Result<usize> {

@@ -4,9 +4,9 @@
 //!
 //! Must not know who sent it, or with what.
 
-use super::Connections;
 use super::census::Origin;
 use super::step::{look, outcome};
+use super::{Connections, name};
 use crate::rules::event::{Action, Event};
 use crate::rules::linger::Linger;
 use crate::rules::time::Time;
@@ -17,6 +17,7 @@ use lingerd_platform::world::World;
 use log::debug;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 
 impl<W: World> Connections<W> {
     /// Takes one descriptor over, while there are so many `senders`. What is no connection is refused. Returns
@@ -36,6 +37,7 @@ impl<W: World> Connections<W> {
                 return false;
             }
         };
+        let name = name(&socket);
         let Some((event, discarded, peer)) = first_read(&socket) else {
             // It has nothing to wait for, and may be in use elsewhere: its options stay.
             self.refused("not connected");
@@ -48,13 +50,14 @@ impl<W: World> Connections<W> {
             Action::Close(reason) => Err(reason),
             action => {
                 socket.half_close(); // the sender should have done it
+                linger.given = given(&socket);
                 let look = look(&socket, &mut linger, action, now, rules);
                 self.ends.discarded(look.discarded);
                 look.verdict
             }
         };
         match verdict {
-            Err(reason) => self.end(socket, linger, reason, now),
+            Err(reason) => self.end(socket, name, linger, reason, now),
             Ok(due) => {
                 let origin = self.table.census().origin(peer.or_else(|| socket.peer().ok()));
                 self.make_room(1, senders, backend, now);
@@ -119,7 +122,7 @@ impl<W: World> Connections<W> {
         backend: &mut W::Backend,
         now: Time,
     ) {
-        let entry = self.table.insert(socket, origin, linger, due);
+        let entry = self.insert(socket, origin, linger, due);
         self.ends.lingering(self.table.len());
         let Some((socket, _)) = self.table.get(entry) else { return }; // inserted just now
         if let Err(e) = backend.add(socket, Source::Connection(entry).token(), Interest::Read) {
@@ -154,6 +157,12 @@ pub(super) fn first_read<S: Tcp>(socket: &S) -> Option<(Event, u64, Option<Socke
         peer = asked.ok();
     }
     Some((outcome(&read), read.map_or(0, |bytes| bytes as u64), peer))
+}
+
+/// How many seconds its sender gives it; more than a `u16` holds is more than anybody waits.
+fn given<S: Tcp>(socket: &S) -> Option<NonZeroU16> {
+    let seconds = socket.linger_time()?.as_secs();
+    NonZeroU16::new(seconds.try_into().unwrap_or(u16::MAX))
 }
 
 fn is_not_connected(error: &io::Error) -> bool {

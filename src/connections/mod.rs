@@ -17,6 +17,7 @@ mod step;
 mod table;
 
 use self::capacity::Room;
+use self::census::Origin;
 use self::park::Parks;
 use self::spool::Spools;
 use self::table::Table;
@@ -32,6 +33,8 @@ use lingerd_platform::content::Content;
 use lingerd_platform::tcp::Tcp;
 use lingerd_platform::world::World;
 use log::debug;
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Connections whose deadlines are looked after in one turn, where nothing is written to them. There may be a hundred
@@ -49,6 +52,8 @@ pub struct Connections<W: World> {
     room: Room,
     ends: Ends,
     slow_close: W::SlowClose,
+    /// Who is at the other end, if that is to be logged: once a connection has ended no system tells.
+    names: HashMap<Entry, SocketAddr>,
     /// What an unlucky system could fill the log with.
     unwatched: Warning,
 }
@@ -67,7 +72,7 @@ impl<W: World> Connections<W> {
         let (ends, unwatched) = (Ends::default(), Warning::default());
         let (spools, parks) = (Spools::new(reader), Parks::new(back));
         let table = Table::new(rules, now, chance);
-        Connections { table, spools, parks, room, ends, slow_close, unwatched }
+        Connections { table, spools, parks, room, ends, slow_close, names: HashMap::new(), unwatched }
     }
 
     /// How the process's descriptors are shared out.
@@ -246,6 +251,14 @@ impl<W: World> Connections<W> {
         }
     }
 
+    /// Puts one into the table.
+    fn insert(&mut self, socket: W::Socket, origin: Origin, linger: Linger, due: Time) -> Entry {
+        let name = name(&socket);
+        let entry = self.table.insert(socket, origin, linger, due);
+        self.names.extend(name.map(|name| (entry, name)));
+        entry
+    }
+
     /// Ends one that lingers.
     fn close(&mut self, entry: Entry, reason: Reason, backend: &mut W::Backend, now: Time) {
         if self.is_parked(entry) {
@@ -259,18 +272,26 @@ impl<W: World> Connections<W> {
                 // Fails only for the one that is not waited for.
                 let _ = backend.remove(&socket);
             }
-            self.end(socket, linger, reason, now);
+            let name = self.names.remove(&entry);
+            self.end(socket, name, linger, reason, now);
         }
     }
 
     /// Counts a connection and closes it.
-    fn end(&mut self, socket: W::Socket, linger: Linger, reason: Reason, now: Time) {
+    fn end(
+        &mut self,
+        socket: W::Socket,
+        name: Option<SocketAddr>,
+        linger: Linger,
+        reason: Reason,
+        now: Time,
+    ) {
         let is_cut_off = self.is_cut_off(&linger, reason);
         let unread = reason.is_ours() && socket.has_unread();
         let unacknowledged = reason.is_ours() && socket.is_acknowledged() == Some(false);
         self.ends.count(reason, unread || unacknowledged || is_cut_off && reason.is_ours());
         if log::log_enabled!(log::Level::Debug) {
-            let peer = socket.peer().map_or_else(|_| "client".to_owned(), |peer| peer.to_string());
+            let peer = name.map_or_else(|| "client".to_owned(), |peer| peer.to_string());
             debug!(
                 "{peer}: {} after {:.2} s{}",
                 reason.name(),
@@ -293,6 +314,11 @@ impl<W: World> Connections<W> {
             socket.close();
         }
     }
+}
+
+/// Who is at the other end, if that is to be logged and can be told.
+fn name<S: Tcp>(socket: &S) -> Option<SocketAddr> {
+    if log::log_enabled!(log::Level::Debug) { socket.peer().ok() } else { None }
 }
 
 #[cfg(test)]

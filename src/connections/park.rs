@@ -422,7 +422,7 @@ impl<W: World> Connections<W> {
         let due = park.due(now);
         let linger = Linger::not_yet(Stage::Parked, handed_over, due);
         // Behind a load balancer they all come from one address.
-        let entry = self.table.insert(socket, Origin::NOWHERE, linger, due);
+        let entry = self.insert(socket, Origin::NOWHERE, linger, due);
         self.parks.insert(entry, Job { park, ticket, is_watched: false, stage: Waits::Client }, now);
         self.ends.lingering(self.table.len());
         entry

@@ -385,8 +385,7 @@ impl<W: World> Connections<W> {
         now: Time,
     ) -> Entry {
         let due = spool.due(now);
-        let entry =
-            self.table.insert(socket, origin, Linger::not_yet(Stage::Spooling, handed_over, due), due);
+        let entry = self.insert(socket, origin, Linger::not_yet(Stage::Spooling, handed_over, due), due);
         self.spools.insert(entry, spool, parts);
         self.ends.lingering(self.table.len());
         entry

@@ -13,6 +13,7 @@ use crate::rules::linger::{Linger, Rules, Stage};
 use crate::rules::time::{Time, first};
 use crate::source::Entry;
 use std::net::TcpStream;
+use std::num::NonZeroU16;
 
 /// One connection: facts only. What few connections have is not kept here.
 struct Row<S> {
@@ -22,6 +23,7 @@ struct Row<S> {
     generation: u16,
     origin: Origin,
     stage: Stage,
+    given: Option<NonZeroU16>,
     handed_over: Time,
     asked: Time,
     heard: Time,
@@ -36,13 +38,14 @@ const _: () = assert!(size_of::<Row<TcpStream>>() <= 40);
 
 impl<S> Row<S> {
     fn linger(&self) -> Linger {
-        let &Row { handed_over, asked, heard, stage, .. } = self;
-        Linger { handed_over, asked, heard, stage }
+        let &Row { handed_over, asked, heard, stage, given, .. } = self;
+        Linger { handed_over, asked, heard, stage, given }
     }
 
     fn note(&mut self, linger: Linger) {
-        let Linger { handed_over, asked, heard, stage } = linger;
-        (self.handed_over, self.asked, self.heard, self.stage) = (handed_over, asked, heard, stage);
+        let Linger { handed_over, asked, heard, stage, given } = linger;
+        (self.handed_over, self.asked, self.heard) = (handed_over, asked, heard);
+        (self.stage, self.given) = (stage, given);
     }
 }
 
@@ -74,6 +77,7 @@ impl<S> Slab<S> {
             generation: 0,
             origin: Origin::NOWHERE,
             stage: Stage::New,
+            given: None,
             handed_over: Time::from_ticks(0),
             asked: Time::from_ticks(0),
             heard: Time::from_ticks(0),

@@ -34,7 +34,7 @@
 //!               |                                                  | silent for `idle`: Idle
 //!               |                                                  | sends for `max`: Max
 //!               +-----------------+--------------------------------+
-//!                                 | `limit` after the hand-off: Limit
+//!                                 | `limit`, or what its sender gives it, after the hand-off: Limit
 //!                                 | end of stream at any time: Closed; an error: Reset
 //!                                 v
 //!                               closed
@@ -42,6 +42,8 @@
 
 use super::event::{Action, Event, Reason};
 use super::time::{Span, Time};
+use std::num::NonZeroU16;
+use std::time::Duration;
 
 /// How long a connection may linger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +52,7 @@ pub struct Rules {
     pub idle: Span,
     /// -T: after everything was acknowledged, while the client keeps sending.
     pub max: Span,
-    /// -D: after the hand-off, whatever happens.
+    /// -D: after the hand-off, whatever happens; sooner where its sender has said so.
     pub limit: Span,
 }
 
@@ -97,13 +99,15 @@ pub struct Linger {
     pub heard: Time,
     /// What the answer was.
     pub stage: Stage,
+    /// How many seconds its sender gives it, if it has said so: it is not to be kept for longer.
+    pub given: Option<NonZeroU16>,
 }
 
 impl Linger {
     /// A connection handed over at `now`. Read once and feed it the outcome next: the client's end
     /// of stream is often there already.
     pub const fn new(now: Time) -> Self {
-        Linger { handed_over: now, asked: now, heard: now, stage: Stage::New }
+        Linger { handed_over: now, asked: now, heard: now, stage: Stage::New, given: None }
     }
 
     /// Whether the response is known to be under way, and the connection is not just new: soon after
@@ -129,7 +133,7 @@ impl Linger {
 
     /// One that does not linger yet: it is in that stage, and to be looked at `due`.
     pub const fn not_yet(stage: Stage, now: Time, due: Time) -> Self {
-        Linger { handed_over: now, asked: due, heard: now, stage }
+        Linger { handed_over: now, asked: due, heard: now, stage, given: None }
     }
 
     /// How long after `now` it ends if nothing happens, in 1/64 s; less than nothing if it is
@@ -191,7 +195,9 @@ impl Linger {
         if self.is_spooling() || self.is_parked() {
             return (i64::MAX, Reason::Limit); // it is not here that this is decided
         }
-        let limit = (left(self.handed_over, rules.limit, now), Reason::Limit);
+        let given = |seconds: NonZeroU16| Span::at_least(Duration::from_secs(seconds.get().into()));
+        let given = self.given.map_or(rules.limit, given);
+        let limit = (left(self.handed_over, rules.limit.min(given), now), Reason::Limit);
         if !self.has_it_all() {
             return limit;
         }
@@ -404,6 +410,34 @@ mod tests {
         for arrivals in [&every_second()[..], &[]] {
             assert_eq!(live(|_| IN_FLIGHT, arrivals, 1_000_000), (300_000, Action::Close(Reason::Limit)));
         }
+    }
+
+    #[test]
+    fn what_its_sender_gives_it_ends_it_unless_anything_else_does_before() {
+        let ends = |given: u16, world: World, event: &'static [Event]| {
+            let mut linger = Linger { given: NonZeroU16::new(given), ..Linger::new(at(0)) };
+            let mut action = visit(&mut linger, Event::Readable, 0, World { reads: &[], ..world });
+            while let Action::Wait(due) = action {
+                action = visit(&mut linger, Event::Due, due.ticks(), World { reads: event, ..world });
+                if action == Action::Wait(due) {
+                    panic!("it would spin at {due:?}");
+                }
+                if let Action::Close(reason) = action {
+                    return (due.ticks(), reason);
+                }
+            }
+            panic!("{action:?}")
+        };
+        // In 1/64 s: two seconds and a little more, and so many that -t, -T or -D come first.
+        for world in [SILENT, IN_FLIGHT] {
+            for event in [&[][..], &[Event::Received]] {
+                assert_eq!(ends(2, world, event), (129, Reason::Limit));
+            }
+        }
+        assert_eq!(ends(1_000, SILENT, &[]), (5_000, Reason::Idle));
+        assert_eq!(ends(1_000, SILENT, &[Event::Received]), (30_000, Reason::Max));
+        assert_eq!(ends(u16::MAX, IN_FLIGHT, &[]), (300_000, Reason::Limit));
+        assert_eq!(ends(2, SILENT, &[Event::End]), (129, Reason::Closed), "what the client did comes first");
     }
 
     #[test]

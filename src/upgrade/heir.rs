@@ -163,6 +163,7 @@ mod tests {
     use crate::rules::linger::{Linger, Stage};
     use crate::rules::time::Time;
     use serde_json::{Value, json};
+    use std::num::NonZeroU16;
 
     const NOW: Time = Time::from_ticks(50_000);
 
@@ -186,7 +187,8 @@ mod tests {
 
     fn linger(stage: Stage) -> Linger {
         let [handed_over, asked, heard] = [1, 40_000, 49_999].map(Time::from_ticks);
-        Linger { handed_over, asked, heard, stage }
+        let given = (stage == Stage::HasItAll).then(|| NonZeroU16::new(2)).flatten();
+        Linger { handed_over, asked, heard, stage, given }
     }
 
     #[test]

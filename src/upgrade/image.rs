@@ -16,6 +16,7 @@ use crate::rules::time::{Span, Time};
 use crate::stats::Snapshot;
 use crate::ticket::{self, Ticket};
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 /// What a successor says when everything is its own from now on.
@@ -142,6 +143,9 @@ pub struct Facts {
     heard: u64,
     /// What the answer was.
     stage: Known,
+    /// How many seconds its sender gives it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    given: Option<NonZeroU16>,
 }
 
 /// What is known of a connection whose response is still to be written; times as in [`Facts`].
@@ -286,6 +290,7 @@ impl Facts {
                 Stage::HasItAll => Known::HasItAll,
                 Stage::Spooling | Stage::Parked | Stage::Returning => Known::Unknown, // told apart
             },
+            given: linger.given,
         }
     }
 
@@ -303,6 +308,7 @@ impl Facts {
                 Known::UnderWay => Stage::UnderWay,
                 Known::HasItAll => Stage::HasItAll,
             },
+            given: self.given,
         }
     }
 }

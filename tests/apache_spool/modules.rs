@@ -3,7 +3,9 @@
 //! With modules that make a response, or send it, in ways of their own.
 
 use super::*;
-use support::is_root;
+use lingerd_platform::process;
+use support::apache::user;
+use support::{is_root, skip};
 
 #[test]
 fn a_file_that_php_names_for_xsendfile_is_spooled() {
@@ -128,6 +130,12 @@ fn files_that_mod_file_cache_keeps_open_or_mapped_are_spooled() {
     }
 }
 
+/// One that lets in who Apache's `Group` is, and no site's user; `None` when the test is to be skipped.
+fn lingerd_for_apache(site: &Arc<Site>) -> Option<Daemon> {
+    let user = user().map_err(|missing| skip(&missing)).ok()?;
+    Some(site.start(&["-m", "0660", "-g", &user.gid.to_string()]))
+}
+
 /// Two virtual hosts, each with a user of its own.
 fn setup_itk(socket: &Path) -> Setup {
     let hosts = "<VirtualHost *>\nServerName first\nAssignUserID daemon daemon\n</VirtualHost>\n\
@@ -140,11 +148,40 @@ fn with_itk_no_user_s_process_is_kept() {
     if !is_root() {
         return;
     }
-    let lingerd = lingerd(&[]);
+    let Some(lingerd) = lingerd_for_apache(&Site::new()) else { return };
     let Some(apache) = setup_itk(&lingerd.site.socket()).start() else { return };
     let much = publish(&apache);
+    let held = get(apache.address, "/small");
+    lingerd.wait_for("handed_over=1 lingering=1");
     assert_spooled(&lingerd, apache.address, "/much", &much);
     assert_spooled(&lingerd, apache.address, "/much.php", &much);
+    // It is the site's user who serves, and he could not connect.
+    apache.publish("who.php", b"<?php echo posix_geteuid(), ' ', (int)is_writable($_GET['socket']);");
+    let who = format!("/who.php?socket={}", lingerd.site.socket().display());
+    let daemon = process::user("daemon").unwrap().unwrap();
+    assert_eq!(String::from_utf8_lossy(&get(apache.address, &who).body), format!("{} 0", daemon.uid));
+    assert_eq!(apache.errors_with("cannot reach lingerd"), [""; 0]);
+    drop(held);
+    lingerd.wait_for("refused=0");
+}
+
+/// Each process connects for itself, so that none need know that the daemon is another one by now.
+#[test]
+fn with_itk_a_daemon_that_is_started_anew_gets_the_next_connection() {
+    if !is_root() {
+        return;
+    }
+    let site = Site::new();
+    let Some(lingerd) = lingerd_for_apache(&site) else { return };
+    let Some(apache) = setup_itk(&site.socket()).start() else { return };
+    publish(&apache);
+    let held = get(apache.address, "/small");
+    lingerd.wait_for("handed_over=1 lingering=1");
+    drop(held);
+    lingerd.finish("closed=1");
+    let Some(lingerd) = lingerd_for_apache(&site) else { return };
+    let _held = get(apache.address, "/small");
+    lingerd.wait_for("handed_over=1 lingering=1");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 use lingerd_platform::tcp::TELLS_ACKNOWLEDGED;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
 use support::daemon::{Daemon, Site};
 use support::{skip, tcp, wait_until};
 
@@ -136,6 +137,77 @@ fn the_limit_ends_a_client_that_sends() {
     wait_until("it has reached the limit", || drip(&daemon, &mut client, "limit"));
     let discarded = daemon.counters()["bytes_discarded"];
     daemon.finish(&format!("limit=1 bytes_discarded={discarded}"));
+}
+
+/// With SO_LINGER, as a sender says it.
+fn give(server: &TcpStream, seconds: u64) {
+    socket2::SockRef::from(server).set_linger(Some(Duration::from_secs(seconds))).unwrap();
+}
+
+/// A client whose connection was handed over so.
+fn given(daemon: &Daemon, seconds: u64) -> TcpStream {
+    let (client, server) = tcp::connection();
+    give(&server, seconds);
+    daemon.sender().hand_over(server);
+    client
+}
+
+#[test]
+fn a_sender_may_give_a_connection_less_time() {
+    let daemon = Daemon::start(&["-t", "600", "-D", "600"]);
+    let clients = [1, 600].map(|seconds| given(&daemon, seconds));
+    daemon.wait_for("limit=1 lingering=1");
+    drop(clients);
+    daemon.finish("limit=1 closed=1");
+}
+
+#[test]
+fn a_sender_may_not_give_a_connection_more_time() {
+    let daemon = Daemon::start(&["-D", "0.3"]);
+    let _client = given(&daemon, 600);
+    daemon.finish("limit=1");
+}
+
+#[test]
+fn a_client_that_sends_does_not_have_more_of_what_its_sender_gives() {
+    let daemon = Daemon::start(&[]);
+    let (mut client, server) = tcp::connection();
+    give(&server, 1);
+    daemon.sender().hand_over(server);
+    wait_until("its time is up", || drip(&daemon, &mut client, "limit"));
+    let discarded = daemon.counters()["bytes_discarded"];
+    daemon.finish(&format!("limit=1 bytes_discarded={discarded}"));
+}
+
+#[test]
+fn each_that_ends_is_logged_with_its_client_however_it_ends() {
+    let daemon = Daemon::start(&["-d", "-t", "600", "-D", "600"]);
+    let sender = daemon.sender();
+    let (mut expected, mut stays) = (Vec::new(), Vec::new());
+    for (how, after) in [("closed", 1), ("reset", 2), ("limit", 3)] {
+        let (client, server) = tcp::connection();
+        let address = client.local_addr().unwrap();
+        tcp::half_close(&server);
+        if how == "limit" {
+            give(&server, 1);
+        }
+        sender.hand_over(server);
+        daemon.wait_for(&format!("handed_over={after}"));
+        match how {
+            "closed" => drop(client),
+            "reset" => tcp::reset(client),
+            _ => stays.push(client),
+        }
+        daemon.wait_for("lingering=0");
+        expected.push(format!("lingerd: debug: {address}: {how} after "));
+    }
+    let log = daemon.site.log();
+    let ended: Vec<_> = log.lines().filter(|line| line.contains(" after ")).collect();
+    assert_eq!(ended.len(), expected.len(), "{log}");
+    for (line, expected) in ended.iter().zip(expected) {
+        assert!(line.starts_with(&expected), "{line}: {expected}");
+    }
+    daemon.finish("closed=1 reset=1 limit=1");
 }
 
 #[test]

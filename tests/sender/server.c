@@ -16,6 +16,7 @@
  *     later              from here on it is a second later to the sender
  *     apache             half-close as Apache 1.3 does, by itself
  *     bad                hand over what is no descriptor, before all else
+ *     for SECONDS        hand over, for no longer than that
  *     spool SIZE         that many bytes more follow, as spool_byte() has them,
  *                        in two parts of one file and one of another, when
  *                        lingerd takes them
@@ -297,6 +298,16 @@ static void tell(const lingerd_sender *sender)
     fflush(stdout);
 }
 
+/* Whether close(2) would, with SO_LINGER. */
+static int waits_at_close(int sock)
+{
+    struct linger linger;
+    socklen_t size = sizeof(linger);
+
+    return getsockopt(sock, SOL_SOCKET, SO_LINGER, (void *)&linger, &size) == 0
+           && linger.l_onoff != 0;
+}
+
 static void serve(lingerd_sender *sender, lingerd_sender *spooler, int sock)
 {
     char line[128];
@@ -375,12 +386,14 @@ static void serve(lingerd_sender *sender, lingerd_sender *spooler, int sock)
     else if (done) {
         printf("done");
     }
-    else if (lingerd_give(sender, sock) == 0) {
+    else if ((sscanf(line, "for %ld", &size) == 1
+              ? lingerd_give_for(sender, sock, (int)size)
+              : lingerd_give(sender, sock)) == 0) {
         printf("given");
     }
     else {
         error = errno;
-        printf("kept %d", error);
+        printf("kept %d%s", error, waits_at_close(sock) ? " and waits" : "");
     }
     tell(sender);
     if (error) {

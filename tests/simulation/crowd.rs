@@ -537,7 +537,8 @@ fn client_with(crowd: &Rc<Crowd>, kernel: &Kernel, response: u64, half_closes: b
         latency: latency[crowd.number(0..=2) as usize],
         reads: !matches!(kind, 3 | 4),
         closes: matches!(kind, 0 | 1),
-        linger: [None, None, Some(Duration::ZERO), Some(minute)][crowd.number(0..=3) as usize],
+        linger: [None, None, Some(Duration::ZERO), Some(Duration::from_secs(2)), Some(minute)]
+            [crowd.number(0..=4) as usize],
         notices: if crowd.one_in(20) { 100 } else { 0 },
         ..Setup::default()
     };

@@ -350,7 +350,7 @@ impl Model {
         let (is_closed, is_reset) = (happened(facts.client_ended), happened(facts.client_gone));
         let is_idle = quiet_since.is_some_and(|since| reached(since, idle));
         let is_max = has_it_all.is_some_and(|since| reached(since, max));
-        let is_limit = reached(received, limit);
+        let is_limit = reached(received, facts.given.map_or(limit, |given| limit.min(given)));
         if let Some(spooled) = unsent {
             // What is acknowledged after that nobody knew, though the turn went on for seconds perhaps.
             let got_on = Some(got_on(facts, plan)).filter(|when| *when <= parted).or(facts.wrote);
@@ -431,6 +431,9 @@ impl Model {
                 Some(_) => facts.half_closed.unwrap_or(received),
             };
             let now = passes(received);
+            // One that was parked has what the rules give; and so has one that came again, when it was closed meanwhile.
+            let given = facts.given.filter(|_| parked.is_none() && facts.received_times == 1);
+            let limit = given.map_or(limit, |given| limit.min(given));
             assert!(now < received + limit + slack, "past its limit: {facts:?} at {now:?}, {plan:?}");
             // Where the kernel had no room for it, it is looked at when it is due; and then the kernel
             // may say that there is nothing yet, hardly more than four times in a row.

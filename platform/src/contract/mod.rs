@@ -139,6 +139,8 @@ pub trait Peer {
     fn fill(&mut self) -> usize;
     /// The server leaves the socket set so that its last close is a reset.
     fn abort_on_close(&mut self);
+    /// The server leaves the socket set so that a close waits, for that long at most.
+    fn wait_on_close(&mut self, time: std::time::Duration);
     /// A notice comes into the error queue of the server's socket, where there is such a queue.
     fn notify(&mut self) -> bool;
     /// The server closes its copy.

@@ -249,6 +249,10 @@ impl Peer for Client {
         SockRef::from(self.copy()).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
+    fn wait_on_close(&mut self, time: Duration) {
+        SockRef::from(self.copy()).set_linger(Some(time)).unwrap();
+    }
+
     #[cfg(not(target_os = "linux"))]
     fn notify(&mut self) -> bool {
         false

@@ -34,6 +34,7 @@ macro_rules! tcp_tests {
             what_is_sent_arrives_and_where_there_is_no_room_it_says_so
             what_is_gone_takes_nothing_more
             what_was_sent_is_unacknowledged_until_it_is_read
+            the_time_that_a_sender_gives_is_told_and_no_close_takes_it
             a_reset_at_close_is_one_until_that_is_taken_back
         }
     };
@@ -390,6 +391,20 @@ pub fn what_was_sent_is_unacknowledged_until_it_is_read<S: Stage>(stage: &mut S)
         peer.drain(100_000);
         backend.wait(&mut Vec::new(), Some(Duration::from_millis(1))).unwrap();
     }
+}
+
+pub fn the_time_that_a_sender_gives_is_told_and_no_close_takes_it<S: Stage>(stage: &mut S) {
+    let (mut peer, received) = stage.connection();
+    let socket = socket::<S>(received);
+    assert_eq!(socket.linger_time(), None);
+    peer.abort_on_close();
+    assert_eq!(socket.linger_time(), None, "to reset takes no time");
+    peer.wait_on_close(Duration::from_secs(2));
+    assert_eq!(socket.linger_time(), Some(Duration::from_secs(2)));
+    // It would wait for a client that reads nothing.
+    peer.fill();
+    peer.let_go();
+    socket.close();
 }
 
 pub fn a_reset_at_close_is_one_until_that_is_taken_back<S: Stage>(stage: &mut S) {

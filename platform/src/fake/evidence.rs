@@ -38,6 +38,7 @@ pub enum Call {
     Send,
     Unacknowledged,
     ResetAtClose,
+    LingerTime,
     ContentOf,
     Read,
     Forget,

@@ -50,6 +50,8 @@ pub struct Facts {
     pub received: Option<Duration>,
     /// How often.
     pub received_times: u32,
+    /// Within what time its sender wanted it closed then, SO_LINGER; the shortest, if it came more than once.
+    pub given: Option<Duration>,
     /// When the daemon's process closed its last number of it, if it has not got it anew since. Whoever else has a copy still has it.
     pub parted: Option<Duration>,
     /// When it was half-closed first, by whomever.

@@ -107,6 +107,17 @@ impl Tcp for Socket {
         }
     }
 
+    fn linger_time(&self) -> Option<Duration> {
+        let (mut state, kind) = self.enter(Call::LingerTime);
+        let told = match kind {
+            Kind::Tcp(connection) => state.connections.get(connection).and_then(|it| it.linger),
+            _ => None,
+        };
+        let told = told.filter(|time| !time.is_zero());
+        self.note(&mut state, Call::LingerTime, told.map_or(-1, |time| time.as_secs() as i64));
+        told
+    }
+
     fn half_close(&self) {
         let (mut state, kind) = self.enter(Call::HalfClose);
         self.note(&mut state, Call::HalfClose, 0);

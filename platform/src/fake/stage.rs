@@ -294,6 +294,10 @@ impl contract::Peer for Peer {
         self.held().set_linger(Some(Duration::ZERO));
     }
 
+    fn wait_on_close(&mut self, time: Duration) {
+        self.held().set_linger(Some(time));
+    }
+
     fn notify(&mut self) -> bool {
         self.client.notify(1);
         true

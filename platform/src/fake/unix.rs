@@ -387,6 +387,8 @@ impl State {
         if let Some(it) = self.connections.get_mut(connection) {
             (it.facts.received, it.facts.parted) = (Some(now), None);
             it.facts.received_times += 1;
+            let given = it.linger.filter(|time| !time.is_zero());
+            it.facts.given = it.facts.given.into_iter().chain(given).min();
         }
     }
 

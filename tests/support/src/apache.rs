@@ -50,6 +50,15 @@ pub fn guarded(program: &Path, site: &Site) -> Command {
 /// Whom an Apache started by root may become, by system.
 pub const USERS: [&str; 7] = ["www-data", "www", "apache", "webservd", "_www", "daemon", "nobody"];
 
+/// The one of these that there is.
+///
+/// # Errors
+/// There is none.
+pub fn user() -> Result<process::User, String> {
+    let user = USERS.iter().find_map(|name| process::user(name).ok().flatten());
+    user.ok_or_else(|| "there is no user for Apache to run as".to_owned())
+}
+
 /// What is installed on this system.
 struct Installation {
     httpd: PathBuf,
@@ -142,6 +151,19 @@ pub fn program(variable: &str, names: &[&str]) -> Result<PathBuf, String> {
     let mut candidates =
         names.iter().flat_map(|name| directories.iter().map(move |directory| directory.join(name)));
     candidates.find(|file| file.is_file()).ok_or_else(|| format!("there is no {}", names.join(" or ")))
+}
+
+/// Builds a module of one file for the Apache that is installed; `None` when the test is to be skipped.
+pub fn build_module(site: &Site, name: &str, source: &str) -> Option<PathBuf> {
+    let installation = Installation::find().map_err(|missing| skip(&missing)).ok()?;
+    let directory = site.path(name);
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join(format!("{name}.c")), source).unwrap();
+    let mut apxs = Command::new(&installation.apxs);
+    let built =
+        run(apxs.current_dir(&directory).args(["-c", "-Wc,-Wall", "-Wc,-Werror", &format!("{name}.c")]));
+    assert_eq!(built.code, Some(0), "{name} does not build: {}{}", built.stdout, built.stderr);
+    Some(directory.join(format!(".libs/{name}.so")))
 }
 
 /// How Apache serves its connections.
@@ -395,8 +417,7 @@ impl Setup {
         }
         conf += "LogFormat \"%X %>s %B %P %U\" lingerd\nCustomLog access_log lingerd\n";
         if process::effective_uid() == 0 && self.user.is_none() {
-            let user = USERS.iter().find_map(|name| process::user(name).ok().flatten());
-            let user = user.ok_or("there is no user for Apache to run as")?;
+            let user = user()?;
             conf += &installation.load("unixd")?;
             conf += &format!("User {}\nGroup #{}\n", user.name, user.gid);
         }

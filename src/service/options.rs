@@ -4,7 +4,7 @@
 
 use crate::rules::linger::Rules;
 use crate::rules::time::Span;
-use crate::stats::Format;
+use crate::stats::forms::Format;
 use getopts::{Matches, ParsingStyle};
 use lingerd_platform::backend::{Backend, System};
 use lingerd_platform::sandbox;

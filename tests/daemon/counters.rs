@@ -3,11 +3,12 @@
 //! `lingerd -S`: the counters, their forms, and who may ask.
 
 use lingerd_platform::process;
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use support::built::promtool;
 use support::daemon::{Daemon, Ended, Site, run};
 use support::{is_root, tcp};
 
@@ -77,14 +78,31 @@ fn json_is_one_object_with_the_documented_names() {
 }
 
 #[test]
-fn prometheus_has_a_type_for_each_figure() {
+fn prometheus_has_a_sample_for_each_figure() {
     let (daemon, client) = busy();
     let answer = daemon.site.ask("prometheus").stdout;
-    for line in ["# TYPE lingerd_closed_total counter", "lingerd_closed_total 1", "lingerd_lingering 1"] {
+    for line in [
+        "# TYPE lingerd_ended_total counter",
+        "lingerd_ended_total{reason=\"closed\"} 1",
+        "lingerd_connections{state=\"lingering\"} 1",
+    ] {
         assert!(answer.lines().any(|l| l == line), "no '{line}' in {answer}");
     }
     let figures = answer.lines().filter(|line| !line.starts_with('#')).count();
     assert_eq!(figures, NAMES.len(), "{answer}");
+    drop(client);
+    daemon.finish("closed=2");
+}
+
+#[test]
+fn prometheus_finds_no_fault_with_it() {
+    let Some(mut promtool) = promtool() else { return };
+    let (daemon, client) = busy();
+    let said = daemon.site.path("metrics");
+    fs::write(&said, daemon.site.ask("prometheus").stdout).unwrap();
+    // run() would close its standard input.
+    let checked = promtool.args(["check", "metrics"]).stdin(File::open(&said).unwrap()).output().unwrap();
+    assert!(checked.status.success() && checked.stderr.is_empty(), "{checked:?}");
     drop(client);
     daemon.finish("closed=2");
 }

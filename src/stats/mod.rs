@@ -4,8 +4,10 @@
 //!
 //! Counts what it is told, and decides nothing; must not know who tells it.
 
+pub mod forms;
+
 use crate::rules::event::Reason;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::str::FromStr;
 
 /// How connections came and ended. The other figures (`lingering`, `handed_over`, …) are derived, so
@@ -137,124 +139,93 @@ impl Moment<'_> {
     }
 }
 
-/// Whether a figure only grows while the daemon lives.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Counter,
-    Gauge,
+/// One figure.
+struct Figure {
+    /// Its name wherever it stands alone.
+    key: &'static str,
+    /// What Prometheus calls it behind `lingerd_`, with its label if it has one.
+    sample: &'static str,
+    /// What it means; of those that differ in a label only the first says so.
+    help: &'static str,
 }
 
-/// Every figure: its key, its kind, and what it means.
-const FIGURES: [(&str, Kind, &str); 27] = [
-    ("lingering", Kind::Gauge, "Connections lingering now."),
-    ("spooling", Kind::Gauge, "Connections whose response is still to be written."),
-    (
-        "parked",
-        Kind::Gauge,
-        "Connections whose server waits for the client's next request, or for a worker to take it.",
+impl Figure {
+    /// The metric's name behind `lingerd_`.
+    fn metric(&self) -> &'static str {
+        self.sample.split('{').next().unwrap_or(self.sample)
+    }
+
+    /// Whether it only grows while the daemon lives, as the name has to say.
+    fn is_counter(&self) -> bool {
+        self.metric().ends_with("_total")
+    }
+}
+
+const fn figure(key: &'static str, sample: &'static str, help: &'static str) -> Figure {
+    Figure { key, sample, help }
+}
+
+/// Every figure; those with the same metric stand together. Their names follow
+/// <https://prometheus.io/docs/practices/naming/>: the unit comes last, and behind it `_total` if it is a counter.
+const FIGURES: [Figure; 27] = [
+    figure(
+        "lingering",
+        "connections{state=\"lingering\"}",
+        "Connections that are here now; returning are those that were parked and wait for a worker.",
     ),
-    ("returning", Kind::Gauge, "Of these, those that wait for a worker."),
-    ("peak", Kind::Gauge, "Most connections that there were at once."),
-    ("handed_over", Kind::Counter, "Connections taken over."),
-    ("closed", Kind::Counter, "Ended: the client closed."),
-    ("reset", Kind::Counter, "Ended: the client reset it, or it was gone at hand-off."),
-    ("idle", Kind::Counter, "Ended: all acknowledged, and silent for the idle time (-t)."),
-    ("max", Kind::Counter, "Ended: the client kept sending for the longest time (-T)."),
-    ("limit", Kind::Counter, "Ended: the time limit after hand-off (-D)."),
-    ("evicted", Kind::Counter, "Ended: the table was full (-n)."),
-    ("stopped", Kind::Counter, "Ended: the daemon was told to stop at once."),
-    ("stalled", Kind::Counter, "Ended: what was to be written did not get on for the sender's time-out."),
-    ("broken", Kind::Counter, "Ended: what was to be written could not be read."),
-    ("returned", Kind::Counter, "Ended here: a worker has taken it back."),
-    ("cut_short", Kind::Counter, "Ended by lingerd with bytes unread or unacknowledged."),
-    ("rejected", Kind::Counter, "Descriptors refused: no connected TCP sockets."),
-    ("protocol_errors", Kind::Counter, "Malformed or truncated hand-off messages."),
-    ("refused", Kind::Counter, "Hung up on: not among those who may hand over, or ask."),
-    ("killed", Kind::Counter, "Responses that were cut off with a daemon before that was killed."),
-    ("abandoned", Kind::Counter, "Parked, and lingered on as the server has gone, or there are too many."),
-    ("senders", Kind::Gauge, "Senders connected now."),
-    ("bytes_discarded", Kind::Counter, "Bytes received while lingering, thrown away."),
-    ("spooled", Kind::Counter, "Connections taken over with a response still to be written."),
-    ("spool_bytes", Kind::Gauge, "Bytes still to be written."),
-    ("uptime", Kind::Gauge, "Seconds since the daemon started, or the one that it took over from."),
+    figure("spooling", "connections{state=\"spooling\"}", ""),
+    figure("parked", "connections{state=\"parked\"}", ""),
+    figure("returning", "connections{state=\"returning\"}", ""),
+    figure("peak", "connections_peak", "Most connections that there were at once."),
+    figure("handed_over", "handed_over_total", "Connections taken over."),
+    figure("closed", "ended_total{reason=\"closed\"}", "Connections that ended, by the reason."),
+    figure("reset", "ended_total{reason=\"reset\"}", ""),
+    figure("idle", "ended_total{reason=\"idle\"}", ""),
+    figure("max", "ended_total{reason=\"max\"}", ""),
+    figure("limit", "ended_total{reason=\"limit\"}", ""),
+    figure("evicted", "ended_total{reason=\"evicted\"}", ""),
+    figure("stopped", "ended_total{reason=\"stopped\"}", ""),
+    figure("stalled", "ended_total{reason=\"stalled\"}", ""),
+    figure("broken", "ended_total{reason=\"broken\"}", ""),
+    figure("returned", "ended_total{reason=\"returned\"}", ""),
+    figure("cut_short", "cut_short_total", "Ended by lingerd with bytes unread or unacknowledged."),
+    figure("rejected", "rejected_total", "Descriptors refused: no connected TCP sockets."),
+    figure("protocol_errors", "protocol_errors_total", "Malformed or truncated hand-off messages."),
+    figure("refused", "refused_total", "Hung up on: not among those who may hand over, or ask."),
+    figure("killed", "killed_total", "Responses that were cut off with a daemon before that was killed."),
+    figure(
+        "abandoned",
+        "abandoned_total",
+        "Parked, and lingered on as the server has gone, or there are too many.",
+    ),
+    figure("senders", "senders", "Senders connected now."),
+    figure("bytes_discarded", "discarded_bytes_total", "Bytes received while lingering, thrown away."),
+    figure("spooled", "spooled_total", "Connections taken over with a response still to be written."),
+    figure("spool_bytes", "spool_bytes", "Bytes still to be written."),
+    figure("uptime", "uptime_seconds", "Time since the daemon started, or the one that it took over from."),
 ];
 
 /// The figures of one moment, in the order of `FIGURES`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot([u64; FIGURES.len()]);
 
-/// The form in which `lingerd -S` prints.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
-    /// A line a figure: key, space, number. Also what goes over the control socket.
-    #[default]
-    Text,
-    /// One JSON object on one line.
-    Json,
-    /// The text format of Prometheus, version 0.0.4.
-    Prometheus,
-}
-
-impl FromStr for Format {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "text" => Ok(Format::Text),
-            "json" => Ok(Format::Json),
-            "prometheus" => Ok(Format::Prometheus),
-            _ => Err(format!("unknown format '{name}'; there are text, json and prometheus")),
-        }
-    }
-}
-
 impl Snapshot {
-    fn figures(&self) -> impl Iterator<Item = (&'static str, Kind, &'static str, u64)> + '_ {
-        FIGURES.iter().zip(self.0).map(|(&(key, kind, help), value)| (key, kind, help, value))
+    fn figures(&self) -> impl Iterator<Item = (&'static Figure, u64)> + '_ {
+        FIGURES.iter().zip(self.0)
     }
 
     /// The figure named `key`.
     pub fn get(&self, key: &str) -> Option<u64> {
-        self.figures().find(|figure| figure.0 == key).map(|figure| figure.3)
+        self.figures().find(|(figure, _)| figure.key == key).map(|(_, value)| value)
     }
 
-    /// The figures as text that ends with a newline.
-    pub fn render(&self, format: Format) -> String {
-        let mut out = String::new();
-        match format {
-            Format::Text => {
-                for (key, _, _, value) in self.figures() {
-                    let _ = writeln!(out, "{key} {value}"); // writing to a String cannot fail
-                }
-            }
-            Format::Json => {
-                for (n, (key, _, _, value)) in self.figures().enumerate() {
-                    let _ = write!(out, "{}\"{key}\":{value}", if n == 0 { "{" } else { "," });
-                }
-                out.push_str("}\n");
-            }
-            Format::Prometheus => {
-                for (key, kind, help, value) in self.figures() {
-                    // The suffixes are those of Prometheus' naming rules: _total for a counter,
-                    // the unit for a time.
-                    let (suffix, kind) = match (kind, key) {
-                        (Kind::Counter, _) => ("_total", "counter"),
-                        (Kind::Gauge, "uptime") => ("_seconds", "gauge"),
-                        (Kind::Gauge, _) => ("", "gauge"),
-                    };
-                    let _ = writeln!(
-                        out,
-                        "# HELP lingerd_{key}{suffix} {help}\n# TYPE lingerd_{key}{suffix} {kind}\n\
-                         lingerd_{key}{suffix} {value}"
-                    );
-                }
-            }
-        }
-        out
+    /// What a daemon says of it, to `lingerd -S` and to its successor: a line a figure, key, space, number.
+    pub fn told(&self) -> String {
+        self.figures().map(|(figure, value)| format!("{} {value}\n", figure.key)).collect()
     }
 }
 
-/// Reads [`Format::Text`] back. A key that is not known is left out (a newer daemon), one that is
+/// Reads [`told`](Snapshot::told) back. A key that is not known is left out (a newer daemon), one that is
 /// missing is 0 (an older one). What is wrong is shown escaped: it may have come from anybody.
 impl FromStr for Snapshot {
     type Err = String;
@@ -266,7 +237,7 @@ impl FromStr for Snapshot {
             let Some((key, value)) = line.split_once(' ') else {
                 return Err(format!("no counter: '{}'", line.escape_debug()));
             };
-            if let Some(n) = FIGURES.iter().position(|figure| figure.0 == key) {
+            if let Some(n) = FIGURES.iter().position(|figure| figure.key == key) {
                 snapshot.0[n] = value.parse().map_err(|_| format!("no number: '{}'", line.escape_debug()))?;
                 known += 1;
             }
@@ -281,8 +252,8 @@ impl FromStr for Snapshot {
 /// One line for the log.
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, (key, _, _, value)) in self.figures().enumerate() {
-            write!(f, "{}{key}={value}", if n == 0 { "" } else { " " })?;
+        for (n, (figure, value)) in self.figures().enumerate() {
+            write!(f, "{}{}={value}", if n == 0 { "" } else { " " }, figure.key)?;
         }
         Ok(())
     }
@@ -292,7 +263,7 @@ impl fmt::Display for Snapshot {
 mod tests {
     use super::*;
 
-    fn moment(ends: &Ends) -> Moment<'_> {
+    pub(super) fn moment(ends: &Ends) -> Moment<'_> {
         Moment {
             ends,
             lingering: 4,
@@ -305,7 +276,7 @@ mod tests {
         }
     }
 
-    fn some() -> Snapshot {
+    pub(super) fn some() -> Snapshot {
         let mut ends = Ends::default();
         ends.lingering(9);
         ends.lingering(4);
@@ -351,10 +322,10 @@ mod tests {
     }
 
     #[test]
-    fn text_is_read_back_and_tolerates_other_versions() {
+    fn what_is_told_is_read_back_and_tolerates_other_versions() {
         let snapshot = some();
-        assert_eq!(snapshot.render(Format::Text).parse(), Ok(snapshot));
-        let newer = snapshot.render(Format::Text) + "from_the_future 1\n";
+        assert_eq!(snapshot.told().parse(), Ok(snapshot));
+        let newer = snapshot.told() + "from_the_future 1\n";
         assert_eq!(newer.parse(), Ok(snapshot));
         assert!("".parse::<Snapshot>().is_err());
         assert!("lingering many\n".parse::<Snapshot>().is_err());
@@ -365,28 +336,5 @@ mod tests {
         let why = |text: &str| text.parse::<Snapshot>().unwrap_err();
         assert_eq!(why("\u{1b}]0;title\u{7}\n"), "no counter: '\\u{1b}]0;title\\u{7}'");
         assert_eq!(why("peak 1\u{9b}2J\n"), "no number: 'peak 1\\u{9b}2J'");
-    }
-
-    #[test]
-    fn json_has_the_documented_keys_in_order() {
-        assert_eq!(
-            some().render(Format::Json),
-            "{\"lingering\":4,\"spooling\":5,\"parked\":3,\"returning\":1,\"peak\":9,\"handed_over\":15,\"closed\":2,\"reset\":0,\"idle\":0,\"max\":0,\
-             \"limit\":0,\"evicted\":1,\"stopped\":0,\"stalled\":0,\"broken\":0,\"returned\":0,\"cut_short\":1,\"rejected\":0,\"protocol_errors\":0,\
-             \"refused\":3,\"killed\":0,\"abandoned\":0,\"senders\":2,\"bytes_discarded\":77,\"spooled\":0,\"spool_bytes\":6,\"uptime\":60}\n"
-        );
-    }
-
-    #[test]
-    fn prometheus_names_follow_its_rules() {
-        let text = some().render(Format::Prometheus);
-        for line in [
-            "lingerd_lingering 4",
-            "lingerd_closed_total 2",
-            "# TYPE lingerd_closed_total counter",
-            "lingerd_uptime_seconds 60",
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line} in:\n{text}");
-        }
     }
 }

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+//! The forms in which the counters are printed.
+//!
+//! Must not know where they come from.
+
+use super::Snapshot;
+use std::fmt::Write;
+use std::str::FromStr;
+
+/// The form in which `lingerd -S` prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// A line a figure: key, space, number.
+    #[default]
+    Text,
+    /// One JSON object on one line.
+    Json,
+    /// The text format of Prometheus, version 0.0.4.
+    Prometheus,
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "text" => Ok(Format::Text),
+            "json" => Ok(Format::Json),
+            "prometheus" => Ok(Format::Prometheus),
+            _ => Err(format!("unknown format '{name}'; there are text, json and prometheus")),
+        }
+    }
+}
+
+impl Snapshot {
+    /// The figures as text that ends with a newline.
+    pub fn render(&self, format: Format) -> String {
+        match format {
+            Format::Text => self.told(),
+            Format::Json => self.json(),
+            Format::Prometheus => self.prometheus(),
+        }
+    }
+
+    fn json(&self) -> String {
+        let pairs: Vec<_> =
+            self.figures().map(|(figure, value)| format!("\"{}\":{value}", figure.key)).collect();
+        format!("{{{}}}\n", pairs.join(","))
+    }
+
+    fn prometheus(&self) -> String {
+        let (mut out, mut before) = (String::new(), "");
+        for (figure, value) in self.figures() {
+            let metric = figure.metric();
+            if metric != before {
+                let kind = if figure.is_counter() { "counter" } else { "gauge" };
+                let help = figure.help;
+                // Writing to a String cannot fail, here and below.
+                let _ = writeln!(out, "# HELP lingerd_{metric} {help}\n# TYPE lingerd_{metric} {kind}");
+                before = metric;
+            }
+            let value = match figure.key {
+                "parked" => value.saturating_sub(self.get("returning").unwrap_or(0)), // each is in one state
+                _ => value,
+            };
+            let _ = writeln!(out, "lingerd_{} {value}", figure.sample);
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::some;
+    use super::super::{FIGURES, Figure};
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn json_has_the_documented_keys_in_order() {
+        assert_eq!(
+            some().render(Format::Json),
+            "{\"lingering\":4,\"spooling\":5,\"parked\":3,\"returning\":1,\"peak\":9,\"handed_over\":15,\"closed\":2,\"reset\":0,\"idle\":0,\"max\":0,\
+             \"limit\":0,\"evicted\":1,\"stopped\":0,\"stalled\":0,\"broken\":0,\"returned\":0,\"cut_short\":1,\"rejected\":0,\"protocol_errors\":0,\
+             \"refused\":3,\"killed\":0,\"abandoned\":0,\"senders\":2,\"bytes_discarded\":77,\"spooled\":0,\"spool_bytes\":6,\"uptime\":60}\n"
+        );
+    }
+
+    #[test]
+    fn prometheus_has_each_metric_once_with_help_and_type_before_its_samples() {
+        let text = some().render(Format::Prometheus);
+        for line in [
+            "lingerd_connections{state=\"lingering\"} 4",
+            "lingerd_connections{state=\"parked\"} 2",
+            "lingerd_connections{state=\"returning\"} 1",
+            "lingerd_ended_total{reason=\"closed\"} 2",
+            "# TYPE lingerd_ended_total counter",
+            "lingerd_uptime_seconds 60",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in:\n{text}");
+        }
+        let mut seen = BTreeSet::new();
+        let mut metric = "";
+        let mut lines = text.lines();
+        while let Some(line) = lines.next() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                let (name, help) = rest.split_once(' ').unwrap();
+                assert!(help.ends_with('.') && seen.insert(name), "{line}");
+                assert!(lines.next().unwrap().starts_with(&format!("# TYPE {name} ")));
+                metric = name;
+            } else {
+                assert_eq!(line.split(['{', ' ']).next(), Some(metric));
+            }
+        }
+    }
+
+    #[test]
+    fn a_label_is_the_key_and_the_label_of_a_reason_is_its_name() {
+        for Figure { key, sample, .. } in &FIGURES {
+            if let Some((_, label)) = sample.split_once("=\"") {
+                assert_eq!(label.strip_suffix("\"}"), Some(*key));
+            }
+        }
+        for reason in crate::rules::event::Reason::ALL {
+            let sample = format!("ended_total{{reason=\"{}\"}}", reason.name());
+            assert!(FIGURES.iter().any(|figure| figure.sample == sample), "{sample}");
+        }
+    }
+}

@@ -4,14 +4,14 @@
 //!
 //! Must not know where they come from.
 
-use super::Snapshot;
+use super::{Figure, Snapshot};
 use std::fmt::Write;
 use std::str::FromStr;
 
 /// The form in which `lingerd -S` prints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// A line a figure: key, space, number.
+    /// A table for people.
     #[default]
     Text,
     /// One JSON object on one line.
@@ -37,15 +37,20 @@ impl Snapshot {
     /// The figures as text that ends with a newline.
     pub fn render(&self, format: Format) -> String {
         match format {
-            Format::Text => self.told(),
+            Format::Text => self.table(),
             Format::Json => self.json(),
             Format::Prometheus => self.prometheus(),
         }
     }
 
     fn json(&self) -> String {
-        let pairs: Vec<_> =
-            self.figures().map(|(figure, value)| format!("\"{}\":{value}", figure.key)).collect();
+        let pair = |(figure, value): (&Figure, u64)| format!("\"{}\":{value}", figure.key);
+        let mut pairs: Vec<_> = self.figures().map(pair).collect();
+        if let Some(growth) = &self.last_minute {
+            let seconds = format!("\"seconds\":{}", growth.seconds());
+            let counters: Vec<_> = [seconds].into_iter().chain(growth.counters().map(pair)).collect();
+            pairs.push(format!("\"last_minute\":{{{}}}", counters.join(",")));
+        }
         format!("{{{}}}\n", pairs.join(","))
     }
 
@@ -72,8 +77,8 @@ impl Snapshot {
 
 #[cfg(test)]
 mod tests {
+    use super::super::FIGURES;
     use super::super::tests::some;
-    use super::super::{FIGURES, Figure};
     use super::*;
     use std::collections::BTreeSet;
 

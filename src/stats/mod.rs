@@ -5,7 +5,10 @@
 //! Counts what it is told, and decides nothing; must not know who tells it.
 
 pub mod forms;
+pub mod minute;
+pub mod people;
 
+use self::minute::Growth;
 use crate::rules::event::Reason;
 use std::fmt;
 use std::str::FromStr;
@@ -107,7 +110,7 @@ impl Moment<'_> {
         let [parked, returning] = [self.parked.0, self.parked.1].map(|number| number as u64);
         let lingering = self.lingering as u64;
         let (spooling, spool_bytes) = (self.spooling.0 as u64, self.spooling.1);
-        Snapshot([
+        let figures = [
             lingering,
             spooling,
             parked,
@@ -135,7 +138,8 @@ impl Moment<'_> {
             spooled,
             spool_bytes,
             self.uptime,
-        ])
+        ];
+        Snapshot { figures, last_minute: None }
     }
 }
 
@@ -205,13 +209,24 @@ const FIGURES: [Figure; 27] = [
     figure("uptime", "uptime_seconds", "Time since the daemon started, or the one that it took over from."),
 ];
 
-/// The figures of one moment, in the order of `FIGURES`.
+/// A number for each of `FIGURES`, in their order.
+type Figures = [u64; FIGURES.len()];
+
+/// What was counted until one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot([u64; FIGURES.len()]);
+pub struct Snapshot {
+    figures: Figures,
+    /// By how much that has grown of late, if anybody knows.
+    pub last_minute: Option<Growth>,
+}
+
+/// What a daemon says of the last minute begins so, and then comes a counter's name, or this.
+const MINUTE: &str = "minute.";
+const MILLIS: &str = "millis";
 
 impl Snapshot {
     fn figures(&self) -> impl Iterator<Item = (&'static Figure, u64)> + '_ {
-        FIGURES.iter().zip(self.0)
+        FIGURES.iter().zip(self.figures)
     }
 
     /// The figure named `key`.
@@ -219,10 +234,32 @@ impl Snapshot {
         self.figures().find(|(figure, _)| figure.key == key).map(|(_, value)| value)
     }
 
-    /// What a daemon says of it, to `lingerd -S` and to its successor: a line a figure, key, space, number.
-    pub fn told(&self) -> String {
-        self.figures().map(|(figure, value)| format!("{} {value}\n", figure.key)).collect()
+    /// By how much each counter has grown since the figures were these; 0 for what is no counter.
+    fn counters_since(&self, before: &Figures) -> Figures {
+        let mut grown = Figures::default();
+        for n in (0..FIGURES.len()).filter(|&n| FIGURES[n].is_counter()) {
+            grown[n] = self.figures[n].saturating_sub(before[n]);
+        }
+        grown
     }
+
+    /// What a daemon says of it, to `lingerd -S` and to its successor: lines of a key, a space and a number, first all
+    /// figures, and then what has grown in the last minute.
+    pub fn told(&self) -> String {
+        let line = |prefix: &str, key: &str, value: u64| format!("{prefix}{key} {value}\n");
+        let mut text: String = self.figures().map(|(figure, value)| line("", figure.key, value)).collect();
+        if let Some(Growth { millis, by }) = &self.last_minute {
+            text += &line(MINUTE, MILLIS, *millis);
+            for (figure, value) in FIGURES.iter().zip(*by).filter(|(_, value)| *value > 0) {
+                text += &line(MINUTE, figure.key, value);
+            }
+        }
+        text
+    }
+}
+
+fn place(key: &str) -> Option<usize> {
+    FIGURES.iter().position(|figure| figure.key == key)
 }
 
 /// Reads [`told`](Snapshot::told) back. A key that is not known is left out (a newer daemon), one that is
@@ -231,17 +268,26 @@ impl FromStr for Snapshot {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut snapshot = Snapshot([0; FIGURES.len()]);
+        let mut snapshot = Snapshot::default();
+        let (mut growth, mut is_told) = (Growth::default(), false);
         let mut known = 0;
         for line in text.lines() {
             let Some((key, value)) = line.split_once(' ') else {
                 return Err(format!("no counter: '{}'", line.escape_debug()));
             };
-            if let Some(n) = FIGURES.iter().position(|figure| figure.key == key) {
-                snapshot.0[n] = value.parse().map_err(|_| format!("no number: '{}'", line.escape_debug()))?;
+            let number = || value.parse().map_err(|_| format!("no number: '{}'", line.escape_debug()));
+            if let Some(n) = place(key) {
+                snapshot.figures[n] = number()?;
                 known += 1;
+            } else if let Some(key) = key.strip_prefix(MINUTE) {
+                match place(key) {
+                    Some(n) if FIGURES[n].is_counter() => growth.by[n] = number()?,
+                    None if key == MILLIS => (growth.millis, is_told) = (number()?, true),
+                    _ => {}
+                }
             }
         }
+        snapshot.last_minute = is_told.then_some(growth);
         if known == 0 {
             return Err("no counters in the answer".to_owned());
         }
@@ -325,10 +371,24 @@ mod tests {
     fn what_is_told_is_read_back_and_tolerates_other_versions() {
         let snapshot = some();
         assert_eq!(snapshot.told().parse(), Ok(snapshot));
-        let newer = snapshot.told() + "from_the_future 1\n";
+        let newer = snapshot.told() + "from_the_future 1\nminute.from_the_future 1 or 2\n";
         assert_eq!(newer.parse(), Ok(snapshot));
         assert!("".parse::<Snapshot>().is_err());
         assert!("lingering many\n".parse::<Snapshot>().is_err());
+    }
+
+    #[test]
+    fn what_has_grown_of_late_is_told_too_and_is_no_part_of_what_an_older_one_reads() {
+        let mut snapshot = some();
+        let mut by = Figures::default();
+        (by[place("closed").unwrap()], by[place("bytes_discarded").unwrap()]) = (2, 77);
+        snapshot.last_minute = Some(Growth { millis: 60_500, by });
+        let told = snapshot.told();
+        assert_eq!(told.parse(), Ok(snapshot));
+        let more = told.strip_prefix(&some().told()).unwrap();
+        assert_eq!(more, "minute.millis 60500\nminute.closed 2\nminute.bytes_discarded 77\n");
+        let gauge = (told + "minute.lingering 3\n").parse();
+        assert_eq!(gauge, Ok(snapshot), "it is no counter");
     }
 
     #[test]

@@ -3,13 +3,15 @@
 //! `lingerd -S`: the counters, their forms, and who may ask.
 
 use lingerd_platform::process;
+use serde_json::Value;
 use std::fs::{self, File, Permissions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use support::built::promtool;
-use support::daemon::{Daemon, Ended, Site, run};
+use support::daemon::{Counters, Daemon, Ended, Site, run};
 use support::{is_root, tcp};
 
 /// The documented names, in the documented order.
@@ -55,14 +57,77 @@ fn busy() -> (Daemon, std::net::TcpStream) {
 }
 
 #[test]
-fn text_is_a_line_a_counter() {
+fn text_is_a_line_a_counter_that_begins_with_its_name_and_its_number() {
     let (daemon, client) = busy();
-    let answer = daemon.site.ask("text").stdout;
-    let names: Vec<&str> = answer.lines().filter_map(|line| Some(line.split_once(' ')?.0)).collect();
-    assert_eq!(names, NAMES);
-    assert!(answer.lines().any(|line| line == "handed_over 2"), "{answer}");
+    let answer = run(daemon.site.lingerd().arg("-S")).stdout;
+    for name in NAMES {
+        let lines = answer.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let number = lines.filter(|words| words.first() == Some(&name)).map(|words| words[1].parse::<u64>());
+        let expected = match name {
+            "lingering" | "closed" => 1,
+            "handed_over" => 2,
+            "peak" | "senders" | "uptime" => continue, // it depends
+            _ => 0,
+        };
+        assert_eq!(number.collect::<Vec<_>>(), [Ok(expected)], "{name}: {answer}");
+    }
     drop(client);
     daemon.finish("closed=2");
+}
+
+#[test]
+fn what_was_counted_in_the_last_minute_is_told_apart() {
+    let (daemon, client) = busy();
+    let answer: Value = serde_json::from_str(&daemon.site.ask("json").stdout).unwrap();
+    let minute = &answer["last_minute"];
+    assert_eq!((&minute["handed_over"], &minute["closed"]), (&2.into(), &1.into()), "{answer}");
+    assert!(minute["seconds"].as_f64().is_some_and(|seconds| seconds < 65.0), "{answer}");
+    assert_eq!(minute.get("lingering"), None, "it may go down");
+    drop(client);
+    daemon.finish("closed=2");
+}
+
+#[test]
+fn it_can_be_looked_at_again_and_again() {
+    let daemon = Daemon::start(&[]);
+    for (format, titles) in [("text", &["- now -", " closed "][..]), ("json", &[])] {
+        let mut command = daemon.site.lingerd();
+        command.args(["-S", "-o", format, "-i", "0.05"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut looking = command.spawn().unwrap();
+        let mut lines = BufReader::new(looking.stdout.take().unwrap()).lines().map(Result::unwrap);
+        for title in titles {
+            assert!(lines.next().unwrap().contains(title));
+        }
+        let (client, server) = tcp::connection();
+        daemon.sender().hand_over(server);
+        let lingers = |line: &String| match format {
+            "json" => Counters::from_json(line)["lingering"] == 1,
+            _ => line.split_whitespace().next() == Some("1"),
+        };
+        assert!(lines.any(|line| lingers(&line)), "it ends before it has seen one");
+        drop(client);
+        assert!(lines.any(|line| !lingers(&line)), "it ends before it has seen it go");
+        drop(lines);
+        // Whom nobody reads any more has nothing to complain of.
+        let ended = looking.wait_with_output().unwrap();
+        assert!(ended.status.success() && ended.stderr.is_empty(), "{ended:?}");
+    }
+    daemon.finish("closed=2");
+}
+
+#[test]
+fn who_looks_again_and_again_ends_with_the_daemon() {
+    let daemon = Daemon::start(&[]);
+    let mut command = daemon.site.lingerd();
+    let mut looking =
+        command.args(["-S", "-i", "0.05"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(looking.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("now"));
+    daemon.finish("");
+    assert!(lines.all(|line| line.is_ok()));
+    let ended = looking.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.code() == Some(3) && said.contains("no lingerd is running"), "{said}");
 }
 
 #[test]

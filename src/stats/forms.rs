@@ -4,6 +4,7 @@
 //!
 //! Must not know where they come from.
 
+use super::times::{LINGER, SPOOL, Times};
 use super::{Figure, Snapshot};
 use std::fmt::Write;
 use std::str::FromStr;
@@ -51,6 +52,11 @@ impl Snapshot {
             let counters: Vec<_> = [seconds].into_iter().chain(growth.counters().map(pair)).collect();
             pairs.push(format!("\"last_minute\":{{{}}}", counters.join(",")));
         }
+        for timed in [LINGER, SPOOL] {
+            let reasons: Vec<_> =
+                self.times.iter().filter(|(what, _, _)| *what == timed).map(json_times).collect();
+            pairs.push(format!("\"{timed}_seconds\":{{{}}}", reasons.join(",")));
+        }
         format!("{{{}}}\n", pairs.join(","))
     }
 
@@ -71,8 +77,35 @@ impl Snapshot {
             };
             let _ = writeln!(out, "lingerd_{} {value}", figure.sample);
         }
+        for (timed, help) in [
+            (LINGER, "How long connections lingered, by the reason for which that ended."),
+            (SPOOL, "How long it took to write what was handed over with a connection, by how that ended."),
+        ] {
+            let metric = format!("lingerd_{timed}_seconds");
+            let _ = writeln!(out, "# HELP {metric} {help}\n# TYPE {metric} histogram");
+            for (_, reason, times) in self.times.iter().filter(|(what, _, _)| *what == timed) {
+                for (bound, count) in times.up_to() {
+                    let le = le(bound);
+                    let _ = writeln!(out, "{metric}_bucket{{reason=\"{reason}\",le=\"{le}\"}} {count}");
+                }
+                let (sum, count) = (times.seconds(), times.number());
+                let _ = writeln!(out, "{metric}_sum{{reason=\"{reason}\"}} {sum}");
+                let _ = writeln!(out, "{metric}_count{{reason=\"{reason}\"}} {count}");
+            }
+        }
         out
     }
+}
+
+/// A bound, as Prometheus says it.
+fn le(bound: f64) -> String {
+    if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() }
+}
+
+fn json_times((_, reason, times): (&str, &str, &Times)) -> String {
+    let up_to: Vec<_> = times.up_to().map(|(bound, count)| format!("\"{}\":{count}", le(bound))).collect();
+    let (number, sum) = (times.number(), times.seconds());
+    format!("\"{reason}\":{{\"count\":{number},\"sum\":{sum},\"up_to\":{{{}}}}}", up_to.join(","))
 }
 
 #[cfg(test)]
@@ -80,15 +113,17 @@ mod tests {
     use super::super::FIGURES;
     use super::super::tests::some;
     use super::*;
+    use crate::rules::time::Span;
     use std::collections::BTreeSet;
 
     #[test]
     fn json_has_the_documented_keys_in_order() {
+        let json = some().render(Format::Json);
         assert_eq!(
-            some().render(Format::Json),
+            json.split(",\"linger_seconds\":").next().unwrap(),
             "{\"lingering\":4,\"spooling\":5,\"parked\":3,\"returning\":1,\"peak\":9,\"handed_over\":15,\"closed\":2,\"reset\":0,\"idle\":0,\"max\":0,\
              \"limit\":0,\"evicted\":1,\"stopped\":0,\"stalled\":0,\"broken\":0,\"returned\":0,\"cut_short\":1,\"rejected\":0,\"protocol_errors\":0,\
-             \"refused\":3,\"killed\":0,\"abandoned\":0,\"senders\":2,\"bytes_discarded\":77,\"spooled\":0,\"spool_bytes\":6,\"uptime\":60}\n"
+             \"refused\":3,\"killed\":0,\"abandoned\":0,\"senders\":2,\"bytes_discarded\":77,\"spooled\":0,\"spool_bytes\":6,\"uptime\":60"
         );
     }
 
@@ -115,9 +150,35 @@ mod tests {
                 assert!(lines.next().unwrap().starts_with(&format!("# TYPE {name} ")));
                 metric = name;
             } else {
-                assert_eq!(line.split(['{', ' ']).next(), Some(metric));
+                let rest = line.strip_prefix(metric).unwrap_or_else(|| panic!("{line}: {metric}"));
+                let of_a_histogram = ["_bucket{", "_sum{", "_count{"].iter().any(|end| rest.starts_with(end));
+                assert!(rest.starts_with(['{', ' ']) || of_a_histogram, "{line}");
             }
         }
+    }
+
+    #[test]
+    fn how_long_it_took_is_a_histogram_for_each_end() {
+        let mut snapshot = some();
+        for ticks in [1, 64, 200_000] {
+            snapshot.times.count(SPOOL, None, Span::from_ticks(ticks));
+        }
+        let text = snapshot.render(Format::Prometheus);
+        let written: Vec<_> = text.lines().filter(|line| line.contains("\"written\"")).collect();
+        for line in [
+            "lingerd_spool_seconds_bucket{reason=\"written\",le=\"0.025\"} 1",
+            "lingerd_spool_seconds_bucket{reason=\"written\",le=\"0.5\"} 1",
+            "lingerd_spool_seconds_bucket{reason=\"written\",le=\"1\"} 2",
+            "lingerd_spool_seconds_bucket{reason=\"written\",le=\"+Inf\"} 3",
+            "lingerd_spool_seconds_sum{reason=\"written\"} 3126.015625",
+            "lingerd_spool_seconds_count{reason=\"written\"} 3",
+        ] {
+            assert!(written.contains(&line), "{line} in {written:#?}");
+        }
+        let json = snapshot.render(Format::Json);
+        let written = "\"spool_seconds\":{\"written\":{\"count\":3,\"sum\":3126.015625,\"up_to\":{\"0.025\":1,\"0.1\":1,";
+        assert!(json.contains(written), "{json}");
+        assert_eq!(json.matches("\"+Inf\":").count(), snapshot.times.iter().count());
     }
 
     #[test]

@@ -7,9 +7,12 @@
 pub mod forms;
 pub mod minute;
 pub mod people;
+pub mod times;
 
 use self::minute::Growth;
+use self::times::{AllTimes, LINGER, SPOOL};
 use crate::rules::event::Reason;
+use crate::rules::time::Span;
 use std::fmt;
 use std::str::FromStr;
 
@@ -25,6 +28,7 @@ pub struct Ends {
     spooled: u64,
     killed: u64,
     abandoned: u64,
+    times: AllTimes,
 }
 
 impl Ends {
@@ -40,6 +44,7 @@ impl Ends {
             spooled: value("spooled"),
             killed: value("killed"),
             abandoned: value("abandoned"),
+            times: counters.times,
         }
     }
 
@@ -48,6 +53,16 @@ impl Ends {
     pub fn count(&mut self, reason: Reason, cut_short: bool) {
         self.ended[reason as usize] += 1;
         self.cut_short += u64::from(cut_short);
+    }
+
+    /// Counts how long one lingered that has ended.
+    pub fn lingered(&mut self, reason: Reason, time: Span) {
+        self.times.count(LINGER, Some(reason), time);
+    }
+
+    /// Counts how long it took to write a response, or until that was given up for a reason.
+    pub fn wrote(&mut self, reason: Option<Reason>, time: Span) {
+        self.times.count(SPOOL, reason, time);
     }
 
     /// Counts a descriptor that was refused: no connected TCP socket.
@@ -104,7 +119,7 @@ pub struct Moment<'a> {
 impl Moment<'_> {
     /// The figures.
     pub fn snapshot(&self) -> Snapshot {
-        let &Ends { ended, cut_short, peak, rejected, bytes_discarded, spooled, killed, abandoned } =
+        let &Ends { ended, cut_short, peak, rejected, bytes_discarded, spooled, killed, abandoned, times } =
             self.ends;
         let [closed, reset, idle, max, limit, evicted, stopped, stalled, broken, returned] = ended;
         let [parked, returning] = [self.parked.0, self.parked.1].map(|number| number as u64);
@@ -139,7 +154,7 @@ impl Moment<'_> {
             spool_bytes,
             self.uptime,
         ];
-        Snapshot { figures, last_minute: None }
+        Snapshot { figures, times, last_minute: None }
     }
 }
 
@@ -216,6 +231,8 @@ type Figures = [u64; FIGURES.len()];
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     figures: Figures,
+    /// How long what took that has ended.
+    pub times: AllTimes,
     /// By how much that has grown of late, if anybody knows.
     pub last_minute: Option<Growth>,
 }
@@ -244,7 +261,7 @@ impl Snapshot {
     }
 
     /// What a daemon says of it, to `lingerd -S` and to its successor: lines of a key, a space and a number, first all
-    /// figures, and then what has grown in the last minute.
+    /// figures, and then what has grown in the last minute; and last how many took how long, see [`AllTimes::told`].
     pub fn told(&self) -> String {
         let line = |prefix: &str, key: &str, value: u64| format!("{prefix}{key} {value}\n");
         let mut text: String = self.figures().map(|(figure, value)| line("", figure.key, value)).collect();
@@ -254,6 +271,7 @@ impl Snapshot {
                 text += &line(MINUTE, figure.key, value);
             }
         }
+        text.extend(self.times.told().map(|(key, times)| format!("{key} {times}\n")));
         text
     }
 }
@@ -275,7 +293,8 @@ impl FromStr for Snapshot {
             let Some((key, value)) = line.split_once(' ') else {
                 return Err(format!("no counter: '{}'", line.escape_debug()));
             };
-            let number = || value.parse().map_err(|_| format!("no number: '{}'", line.escape_debug()));
+            let no_number = || format!("no number: '{}'", line.escape_debug());
+            let number = || value.parse().map_err(|_| no_number());
             if let Some(n) = place(key) {
                 snapshot.figures[n] = number()?;
                 known += 1;
@@ -285,6 +304,8 @@ impl FromStr for Snapshot {
                     None if key == MILLIS => (growth.millis, is_told) = (number()?, true),
                     _ => {}
                 }
+            } else if let Some(read) = snapshot.times.read(key, value) {
+                read.map_err(|()| no_number())?;
             }
         }
         snapshot.last_minute = is_told.then_some(growth);
@@ -351,6 +372,8 @@ mod tests {
         ends.rejected();
         ends.discarded(77);
         ends.lingering(9);
+        ends.lingered(Reason::Closed, Span::from_secs(3));
+        ends.wrote(Some(Reason::Stalled), Span::from_secs(60));
         let snapshot = moment(&ends).snapshot();
         assert_eq!(moment(&Ends::of(&snapshot)).snapshot(), snapshot);
     }
@@ -383,10 +406,14 @@ mod tests {
         let mut by = Figures::default();
         (by[place("closed").unwrap()], by[place("bytes_discarded").unwrap()]) = (2, 77);
         snapshot.last_minute = Some(Growth { millis: 60_500, by });
+        snapshot.times.count(LINGER, Some(Reason::Closed), Span::from_secs(3));
         let told = snapshot.told();
         assert_eq!(told.parse(), Ok(snapshot));
         let more = told.strip_prefix(&some().told()).unwrap();
-        assert_eq!(more, "minute.millis 60500\nminute.closed 2\nminute.bytes_discarded 77\n");
+        assert_eq!(
+            more,
+            "minute.millis 60500\nminute.closed 2\nminute.bytes_discarded 77\nlinger.closed 192 5000=1\n"
+        );
         let gauge = (told + "minute.lingering 3\n").parse();
         assert_eq!(gauge, Ok(snapshot), "it is no counter");
     }

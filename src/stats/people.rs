@@ -29,6 +29,24 @@ impl Snapshot {
             let so_far = per_second(value, self.uptime());
             let _ = writeln!(out, "{key:<18} {value:>17} {so_far:>13} {of_late:>13}");
         }
+        let timed: Vec<_> = self.times.iter().filter(|(_, _, times)| times.number() > 0).collect();
+        if !timed.is_empty() {
+            let titles = ["how many", "mean", "half in", "90% in", "99% in"];
+            let [many, mean, half, most, nearly_all] = titles;
+            let _ =
+                writeln!(out, "\n{:<18} {many:>17} {mean:>9} {half:>9} {most:>9} {nearly_all:>9}", "seconds");
+        }
+        for (what, reason, times) in timed {
+            let (number, mean) = (times.number(), times.seconds() / times.number() as f64);
+            let _ = write!(out, "{:<18} {number:>17} {mean:>9.2}", format!("{what}, {reason}"));
+            for part in [0.5, 0.9, 0.99] {
+                let _ = match times.part_in(part) {
+                    bound if bound.is_finite() => write!(out, " {bound:>9}"),
+                    _ => write!(out, " {:>9}", "more"),
+                };
+            }
+            out.push('\n');
+        }
         out
     }
 
@@ -127,8 +145,11 @@ fn days(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::minute::Growth;
+    use super::super::times::LINGER;
     use super::super::{FIGURES, Figures};
     use super::*;
+    use crate::rules::event::Reason;
+    use crate::rules::time::Span;
 
     /// With these figures; 10 hours after the start, of which `growth` is known.
     fn snapshot(figures: &[(&str, u64)], growth: &[(&str, u64)]) -> Snapshot {
@@ -138,7 +159,11 @@ mod tests {
             figures
         };
         let last_minute = (!growth.is_empty()).then(|| Growth { millis: 62_000, by: of(growth) });
-        Snapshot { figures: of(&[&[("uptime", 36_000)], figures].concat()), last_minute }
+        Snapshot {
+            figures: of(&[&[("uptime", 36_000)], figures].concat()),
+            last_minute,
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -156,6 +181,26 @@ mod tests {
     fn some() -> Snapshot {
         let so_far = [("lingering", 12), ("closed", 72_000), ("reset", 1), ("bytes_discarded", u64::MAX)];
         snapshot(&so_far, &[("closed", 310), ("bytes_discarded", 62_000)])
+    }
+
+    #[test]
+    fn the_table_says_how_long_it_took_where_anything_did() {
+        let mut snapshot = snapshot(&[], &[]);
+        assert!(!snapshot.table().contains("seconds"));
+        for seconds in [1, 1, 1, 9_999] {
+            snapshot.times.count(LINGER, Some(Reason::Closed), Span::from_secs(seconds));
+        }
+        let table = snapshot.table();
+        let (_, times) = table.split_once("\n\nseconds ").unwrap();
+        let times: Vec<Vec<_>> = times.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(
+            times,
+            [
+                &["how", "many", "mean", "half", "in", "90%", "in", "99%", "in"][..],
+                &["linger,", "closed", "4", "2500.50", "1", "more", "more"],
+            ]
+        );
+        assert!(table.lines().all(|line| line.len() < 80), "{table}");
     }
 
     fn some_table() -> String {

@@ -153,10 +153,40 @@ fn prometheus_has_a_sample_for_each_figure() {
     ] {
         assert!(answer.lines().any(|l| l == line), "no '{line}' in {answer}");
     }
-    let figures = answer.lines().filter(|line| !line.starts_with('#')).count();
-    assert_eq!(figures, NAMES.len(), "{answer}");
+    let is_one = |line: &&str| {
+        !line.starts_with('#') && !line.contains("er_seconds_") && !line.contains("ol_seconds_")
+    };
+    assert_eq!(answer.lines().filter(is_one).count(), NAMES.len(), "{answer}");
     drop(client);
     daemon.finish("closed=2");
+}
+
+#[test]
+fn how_long_connections_lingered_is_counted_by_the_reason_and_goes_to_the_next_daemon() {
+    let site = Site::new();
+    let mut daemon = site.start(&["-t", "0.5"]);
+    let (client, server) = tcp::connection();
+    daemon.sender().hand_over(server);
+    daemon.wait_for("idle=1");
+    let first = daemon.timed("linger_seconds", "idle");
+    // It may be longer, but no shorter than -t.
+    assert_eq!(
+        (&first["count"], &first["up_to"]["0.25"], &first["up_to"]["+Inf"]),
+        (&1.into(), &0.into(), &1.into())
+    );
+    assert!(first["sum"].as_f64().is_some_and(|sum| sum >= 0.5), "{first}");
+    drop(client);
+    let next = site.start(&["-r"]);
+    assert_eq!(next.timed("linger_seconds", "idle"), first);
+    let (client, server) = tcp::connection();
+    next.sender().hand_over(server);
+    next.wait_for("lingering=1");
+    drop(client);
+    next.wait_for("closed=1");
+    assert_eq!(next.timed("linger_seconds", "closed")["count"], 1);
+    assert_eq!(next.timed("linger_seconds", "idle"), first);
+    assert_eq!(daemon.wait_for_end(), Some(0));
+    next.finish("closed=1 idle=1");
 }
 
 #[test]

@@ -344,6 +344,12 @@ impl Daemon {
         counters
     }
 
+    /// How many have ended so and how long it took, as the JSON object `of` has it.
+    pub fn timed(&self, of: &str, end: &str) -> serde_json::Value {
+        let answer: serde_json::Value = serde_json::from_str(&self.site.ask("json").stdout).unwrap();
+        answer[of][end].clone()
+    }
+
     /// Waits until its counters stand where `expected` says: `"lingering=1 closed=2"`.
     pub fn wait_for(&self, expected: &str) {
         self.wait_for_all(&Counters::from_words(expected));

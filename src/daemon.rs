@@ -23,6 +23,7 @@ use crate::senders::intake::{Said, Senders};
 use crate::service::control::{Control, Order, Word};
 use crate::service::logger;
 use crate::source::{Source, Speech};
+use crate::stats::minute::LastMinute;
 use crate::stats::{Moment, Snapshot};
 use lingerd_platform::backend::{Backend, Descriptor, Interest, Token};
 use lingerd_platform::fdpass;
@@ -124,6 +125,7 @@ pub struct Daemon<W: World> {
     /// How long it may take once it was told to stop, and when what is left is ended for that.
     drain: Span,
     end_at: Option<Time>,
+    last_minute: LastMinute,
     /// When to log the counters: an hour after the first work since they were last logged.
     summary_at: Option<Time>,
     /// What was done since it was looked whether anybody asks or says stop.
@@ -157,6 +159,7 @@ impl<W: World> Daemon<W> {
         register().map_err(Error::Register)?;
         Ok(Daemon {
             connections: Connections::new(rules, room, slow_close, reader, back, chance, clock.now()),
+            last_minute: LastMinute::new(clock.now()),
             most_held,
             backend,
             clock,
@@ -270,8 +273,11 @@ impl<W: World> Daemon<W> {
             self.clock.pause();
         }
         self.clock.turn();
-        self.serve_ready();
         let now = self.clock.now();
+        if self.last_minute.wants_look(now) {
+            self.last_minute.look(now, &self.figures());
+        }
+        self.serve_ready();
         if self.retry.at().is_some_and(|at| now.ticks_since(at) >= 0) {
             for source in self.retry.take() {
                 self.serve(source, false);
@@ -491,8 +497,14 @@ impl<W: World> Daemon<W> {
         self.connections.offers()
     }
 
-    /// The counters of this moment.
+    /// The counters of this moment, and by how much they have grown in the last minute.
     pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = self.figures();
+        snapshot.last_minute = Some(self.last_minute.growth(self.clock.now(), &snapshot));
+        snapshot
+    }
+
+    fn figures(&self) -> Snapshot {
         Moment {
             ends: self.connections.ends(),
             lingering: self.connections.lingering(),

@@ -152,10 +152,10 @@ fn counters_are_sound(rig: &Rig) -> bool {
     rig.lingerd.counters()["cut_short"] == 0 && rig.short_lingerd.counters()["limit"] == EACH as u64
 }
 
-/// What `lingerd -S` says, in a line.
+/// Its counters, in a line.
 fn counters(lingerd: &Daemon) -> String {
-    let said = lingerd.site.ask("text").stdout;
-    let pairs = said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+    let said = lingerd.counters();
+    let pairs = said.names().map(|name| format!("{name} {}", said[name]));
     pairs.collect::<Vec<_>>().join(", ")
 }
 

@@ -23,7 +23,10 @@ fuzz_target!(|input: &str| {
             assert!(path.is_absolute() && may_have('k'));
             assert!(wait == Wait::No || may_have('w'));
         }
-        Ok(Command::Counters(socket, _)) => assert!(socket.is_absolute() && may_have('S')),
+        Ok(Command::Counters { socket, every, .. }) => {
+            assert!(socket.is_absolute() && may_have('S'));
+            assert!(every.is_none_or(|every| !every.is_zero() && may_have('i')));
+        }
         Ok(Command::Serve(serve)) => check(&serve, may_have),
     }
 });

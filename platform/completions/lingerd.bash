@@ -21,7 +21,7 @@ _lingerd() {
     for word in "${words[@]:1:cword-1}"; do
         case $word in
         -k) options='-w -p -s' ;;
-        -S) options='-s -o' ;;
+        -S) options='-s -o -i' ;;
         -V | -h) options='' ;;
         -s | -p) ;;
         -?*) [[ $options == *-k* ]] && options=$daemon ;;
@@ -62,7 +62,7 @@ _lingerd() {
         mapfile -t COMPREPLY < <(compgen -W 'text json prometheus' -- "$cur")
         return
         ;;
-    -n | -M | -t | -T | -D | -W)
+    -n | -M | -t | -T | -D | -W | -i)
         return
         ;;
     esac

@@ -8,7 +8,7 @@ function __lingerd_given
     set -l words (commandline -cpo)[2..-1]
     set -q words[1]
     or return 1
-    if string match -qr '^-[fdqr]*[spugmanMtTDWlo]$' -- $words[-1]
+    if string match -qr '^-[fdqr]*[spugmanMtTDWloi]$' -- $words[-1]
         set -e words[-1]
     end
     set -q words[1]
@@ -47,7 +47,7 @@ end
 complete -c lingerd -f
 
 set -l daemon 'not __lingerd_given k S V h'
-set -l first 'not __lingerd_given f d q r u g m a n M t T D W l k S V h w o'
+set -l first 'not __lingerd_given f d q r u g m a n M t T D W l k S V h w o i'
 set -l file 'not __lingerd_given V h'
 
 complete -c lingerd -n "$daemon f" -s f -d 'Stay in the foreground, log to standard error'
@@ -71,5 +71,6 @@ complete -c lingerd -n $first -s k -d 'Stop the running daemon'
 complete -c lingerd -n '__lingerd_given k; and not __lingerd_given w' -s w -d 'Wait until it has ended'
 complete -c lingerd -n $first -s S -d 'Print the counters of the running daemon'
 complete -c lingerd -n '__lingerd_given S; and not __lingerd_given o' -s o -x -a 'text json prometheus' -d 'Format of the counters'
+complete -c lingerd -n '__lingerd_given S; and not __lingerd_given i' -s i -x -d 'Print them again and again, after so many seconds'
 complete -c lingerd -n $first -s V -d 'Print the version'
 complete -c lingerd -n $first -s h -d 'Print a summary of the options'

@@ -10,14 +10,18 @@ use lingerd::service::control::{self, Stopping, Word};
 use lingerd::service::options::{self, Command, Serve, Wait, Which};
 use lingerd::service::pid_file::{self, Running};
 use lingerd::start::{Plan, Started};
+use lingerd::stats::Snapshot;
+use lingerd::stats::forms::Format;
+use lingerd::stats::people::Glances;
 use lingerd_platform::backend::{Backend, System};
 use lingerd_platform::detach::detach;
 use lingerd_platform::manager;
 use lingerd_platform::process;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Something failed; standard error says what.
 const FAILED: u8 = 1;
@@ -36,15 +40,13 @@ fn main() -> ExitCode {
     let done = match command {
         Ok(Command::Serve(serve)) => return self::serve(*serve),
         Ok(Command::Stop(which, wait)) => stop(&which, wait),
-        Ok(Command::Counters(socket, format)) => {
-            control::query(&socket).map_err(Into::into).and_then(|snapshot| match snapshot {
+        Ok(Command::Counters { socket, format, every: None }) => {
+            query(&socket).and_then(|snapshot| match snapshot {
                 Some(snapshot) => print(&snapshot.render(format)),
-                None => {
-                    complain(&format!("no lingerd is running with the socket {}", socket.display()));
-                    Ok(NOT_RUNNING)
-                }
+                None => Ok(NOT_RUNNING),
             })
         }
+        Ok(Command::Counters { socket, format, every: Some(every) }) => glance(&socket, format, every),
         Ok(Command::Print(text)) => print(&text),
         Err(error) => {
             complain(&format!("{error}; 'lingerd -h' shows the options"));
@@ -70,6 +72,38 @@ fn complain(message: &str) {
 fn print(text: &str) -> Result<u8> {
     io::stdout().write_all(text.as_bytes()).context("standard output")?;
     Ok(0)
+}
+
+/// Asks for the counters; complains, and returns `None`, when there is no daemon.
+fn query(socket: &Path) -> Result<Option<Snapshot>> {
+    let snapshot = control::query(socket)?;
+    if snapshot.is_none() {
+        complain(&format!("no lingerd is running with the socket {}", socket.display()));
+    }
+    Ok(snapshot)
+}
+
+/// Prints a line of counters each time that `every` has passed, until nobody reads it or there is no daemon.
+fn glance(socket: &Path, format: Format, every: Duration) -> Result<u8> {
+    let mut glances = Glances::default();
+    let mut before = Instant::now();
+    let mut next = before;
+    loop {
+        let Some(snapshot) = query(socket)? else { return Ok(NOT_RUNNING) };
+        let now = Instant::now();
+        let line = match format {
+            Format::Text => glances.line(snapshot, (now - before).as_secs_f64()),
+            _ => snapshot.render(format),
+        };
+        match io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush()) {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(0),
+            written => written.context("standard output")?,
+        }
+        before = now;
+        // From the first one on, so that they come as often as they should; but not all at once after a pause.
+        next = (next + every).max(now);
+        thread::sleep(next - now);
+    }
 }
 
 /// How often to look for the control socket of a daemon that is just starting or ending, and how long to

@@ -290,12 +290,18 @@ impl<W: World> Connections<W> {
         let unread = reason.is_ours() && socket.has_unread();
         let unacknowledged = reason.is_ours() && socket.is_acknowledged() == Some(false);
         self.ends.count(reason, unread || unacknowledged || is_cut_off && reason.is_ours());
+        let time = now.since(linger.handed_over);
+        match linger.is_spooling() {
+            true => self.ends.wrote(is_cut_off.then_some(reason), time),
+            false if linger.is_parked() => {}
+            false => self.ends.lingered(reason, time),
+        }
         if log::log_enabled!(log::Level::Debug) {
             let peer = name.map_or_else(|| "client".to_owned(), |peer| peer.to_string());
             debug!(
                 "{peer}: {} after {:.2} s{}",
                 reason.name(),
-                Duration::from(now.since(linger.handed_over)).as_secs_f64(),
+                Duration::from(time).as_secs_f64(),
                 match (unacknowledged, unread) {
                     (true, _) => ", perhaps cut short: the client has not acknowledged everything",
                     (false, true) => ", perhaps cut short: the client was still sending",

@@ -512,7 +512,8 @@ impl<W: World> Connections<W> {
     /// From now on it lingers.
     fn all_is_written(&mut self, entry: Entry, backend: &mut W::Backend, now: Time) {
         let interest = self.spools.remove(entry, &mut self.slow_close);
-        let Some((socket, _)) = self.table.get(entry) else { return };
+        let Some((socket, Linger { handed_over, .. })) = self.table.get(entry) else { return };
+        self.ends.wrote(None, now.since(handed_over));
         socket.reset_at_close(false);
         socket.half_close();
         let token = Source::Connection(entry).token();

@@ -10,7 +10,6 @@ use crate::rules::linger::Linger;
 use crate::senders::intake;
 use crate::service::control::Order;
 use crate::source::{Source, Speech};
-use crate::stats::Format;
 use crate::upgrade::heir::Estate;
 use crate::upgrade::image::{self, Facts, Frame, Household, ParkFacts, Rest, Role, SenderFacts, SpoolFacts};
 use crate::upgrade::testator::{self, Testator};
@@ -182,7 +181,7 @@ impl<W: World> Daemon<W> {
             pid_file: self.pid_file.as_ref().map(|(path, _)| path.clone()),
             door_is_shared: self.senders.door_is_shared(),
             uptime: self.clock.uptime().as_millis() as u64, // of years
-            counters: self.snapshot().render(Format::Text),
+            counters: self.snapshot().told(),
         };
         testator.send(&Frame::Household(household), &things)?;
         for senders in self.senders.by_silence().chunks(PORTABLE_DESCRIPTORS) {

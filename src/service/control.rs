@@ -222,7 +222,7 @@ impl<W: World> Control<W> {
     pub fn tell_counters(&mut self, client: u8, snapshot: &Snapshot, backend: &mut W::Backend) {
         if let Some(mut link) = self.take(client, backend) {
             // Some hundred bytes: they fit into the socket's buffer at once, or nobody reads.
-            let _ = link.tell(snapshot.render(Default::default()).as_bytes());
+            let _ = link.tell(snapshot.told().as_bytes());
             link.finish(); // one that was to take over may have a copy
         }
     }

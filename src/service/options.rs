@@ -4,7 +4,7 @@
 
 use crate::rules::linger::Rules;
 use crate::rules::time::Span;
-use crate::stats::Format;
+use crate::stats::forms::Format;
 use getopts::{Matches, ParsingStyle};
 use lingerd_platform::backend::{Backend, System};
 use lingerd_platform::sandbox;
@@ -34,7 +34,14 @@ pub enum Command {
     /// -k: stop that daemon, and with -w wait until it has ended.
     Stop(Which, Wait),
     /// -S: print the counters of the daemon with this hand-off socket.
-    Counters(PathBuf, Format),
+    Counters {
+        /// -s
+        socket: PathBuf,
+        /// -o
+        format: Format,
+        /// -i: again and again, after so long.
+        every: Option<Duration>,
+    },
     /// -h, -V: print this.
     Print(String),
 }
@@ -139,6 +146,7 @@ fn options() -> getopts::Options {
         .optflag("w", "", "and wait until it has ended")
         .optflag("S", "", "print the running daemon's counters")
         .optopt("o", "", "their format: text, json or prometheus (text)", "format")
+        .optopt("i", "", "print them again and again, a line each time", "seconds")
         .optflag("V", "", "print the version, the backend, and what of a sandbox is built in")
         .optflag("h", "", "print this help");
     options
@@ -149,7 +157,7 @@ usage: lingerd [-fdqrVh] [-s socket] [-p pidfile] [-u user[:group]] [-g group] [
                [-a who[,who...]] [-n max] [-M megabytes] [-t idle] [-T max] [-D limit]
                [-W drain] [-l facility]
        lingerd -k [-w] [-p pidfile | -s socket]
-       lingerd -S [-s socket] [-o text|json|prometheus]
+       lingerd -S [-s socket] [-o text|json|prometheus] [-i seconds]
 ";
 
 /// What is wrong with the arguments, in one sentence that names the option.
@@ -199,11 +207,15 @@ pub fn parse(arguments: &[String]) -> Result<Command, Error> {
         return Ok(Command::Stop(which, wait));
     }
     if given.opt_present("S") {
-        only(&given, "-S", &["S", "s", "o"])?;
-        let format = value(&given, "o", Format::from_str)?;
-        return Ok(Command::Counters(path("s", DEFAULT_SOCKET)?, format.unwrap_or_default()));
+        only(&given, "-S", &["S", "s", "o", "i"])?;
+        let format = value(&given, "o", Format::from_str)?.unwrap_or_default();
+        let every = value(&given, "i", seconds)?;
+        if every.is_some() && format == Format::Prometheus {
+            return Err(Error("-i does not go with -o prometheus".to_owned()));
+        }
+        return Ok(Command::Counters { socket: path("s", DEFAULT_SOCKET)?, format, every });
     }
-    for (option, command) in [("o", "-S"), ("w", "-k")] {
+    for (option, command) in [("o", "-S"), ("i", "-S"), ("w", "-k")] {
         if given.opt_present(option) {
             return Err(Error(format!("-{option} goes with {command}")));
         }
@@ -251,7 +263,7 @@ pub fn parse(arguments: &[String]) -> Result<Command, Error> {
 fn only(given: &Matches, command: &str, allowed: &[&str]) -> Result<(), String> {
     for option in [
         "f", "d", "q", "s", "p", "u", "g", "m", "a", "n", "M", "t", "T", "D", "W", "l", "r", "k", "w", "S",
-        "o",
+        "o", "i",
     ] {
         if given.opt_present(option) && !allowed.contains(&option) {
             return Err(format!("-{option} does not go with {command}"));
@@ -377,6 +389,10 @@ mod tests {
             ("-m 0070", "0600"),
             ("-l nowhere", "-l 'nowhere'"),
             ("-o json", "-S"),
+            ("-i 5", "-S"),
+            ("-k -i 5", "-i"),
+            ("-S -i 0", "-i '0'"),
+            ("-S -i 5 -o prometheus", "-i"),
             ("-w", "-k"),
             ("-S -w", "-w"),
             ("-k -W 5", "-W"),
@@ -401,7 +417,7 @@ mod tests {
     #[test]
     fn help_shows_every_option_of_the_usage() {
         let Ok(Command::Print(help)) = read("-h") else { panic!("no help") };
-        for option in "fdqVhspugmanMtTDWlrkwSo".chars() {
+        for option in "fdqVhspugmanMtTDWlrkwSoi".chars() {
             assert!(help.contains(&format!("\n    -{option} ")), "-{option} in:\n{help}");
         }
     }

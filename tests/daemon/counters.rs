@@ -3,12 +3,15 @@
 //! `lingerd -S`: the counters, their forms, and who may ask.
 
 use lingerd_platform::process;
-use std::fs::{self, Permissions};
+use serde_json::Value;
+use std::fs::{self, File, Permissions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
-use support::daemon::{Daemon, Ended, Site, run};
+use std::process::{Command, Stdio};
+use support::built::promtool;
+use support::daemon::{Counters, Daemon, Ended, Site, run};
 use support::{is_root, tcp};
 
 /// The documented names, in the documented order.
@@ -54,14 +57,77 @@ fn busy() -> (Daemon, std::net::TcpStream) {
 }
 
 #[test]
-fn text_is_a_line_a_counter() {
+fn text_is_a_line_a_counter_that_begins_with_its_name_and_its_number() {
     let (daemon, client) = busy();
-    let answer = daemon.site.ask("text").stdout;
-    let names: Vec<&str> = answer.lines().filter_map(|line| Some(line.split_once(' ')?.0)).collect();
-    assert_eq!(names, NAMES);
-    assert!(answer.lines().any(|line| line == "handed_over 2"), "{answer}");
+    let answer = run(daemon.site.lingerd().arg("-S")).stdout;
+    for name in NAMES {
+        let lines = answer.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let number = lines.filter(|words| words.first() == Some(&name)).map(|words| words[1].parse::<u64>());
+        let expected = match name {
+            "lingering" | "closed" => 1,
+            "handed_over" => 2,
+            "peak" | "senders" | "uptime" => continue, // it depends
+            _ => 0,
+        };
+        assert_eq!(number.collect::<Vec<_>>(), [Ok(expected)], "{name}: {answer}");
+    }
     drop(client);
     daemon.finish("closed=2");
+}
+
+#[test]
+fn what_was_counted_in_the_last_minute_is_told_apart() {
+    let (daemon, client) = busy();
+    let answer: Value = serde_json::from_str(&daemon.site.ask("json").stdout).unwrap();
+    let minute = &answer["last_minute"];
+    assert_eq!((&minute["handed_over"], &minute["closed"]), (&2.into(), &1.into()), "{answer}");
+    assert!(minute["seconds"].as_f64().is_some_and(|seconds| seconds < 65.0), "{answer}");
+    assert_eq!(minute.get("lingering"), None, "it may go down");
+    drop(client);
+    daemon.finish("closed=2");
+}
+
+#[test]
+fn it_can_be_looked_at_again_and_again() {
+    let daemon = Daemon::start(&[]);
+    for (format, titles) in [("text", &["- now -", " closed "][..]), ("json", &[])] {
+        let mut command = daemon.site.lingerd();
+        command.args(["-S", "-o", format, "-i", "0.05"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut looking = command.spawn().unwrap();
+        let mut lines = BufReader::new(looking.stdout.take().unwrap()).lines().map(Result::unwrap);
+        for title in titles {
+            assert!(lines.next().unwrap().contains(title));
+        }
+        let (client, server) = tcp::connection();
+        daemon.sender().hand_over(server);
+        let lingers = |line: &String| match format {
+            "json" => Counters::from_json(line)["lingering"] == 1,
+            _ => line.split_whitespace().next() == Some("1"),
+        };
+        assert!(lines.any(|line| lingers(&line)), "it ends before it has seen one");
+        drop(client);
+        assert!(lines.any(|line| !lingers(&line)), "it ends before it has seen it go");
+        drop(lines);
+        // Whom nobody reads any more has nothing to complain of.
+        let ended = looking.wait_with_output().unwrap();
+        assert!(ended.status.success() && ended.stderr.is_empty(), "{ended:?}");
+    }
+    daemon.finish("closed=2");
+}
+
+#[test]
+fn who_looks_again_and_again_ends_with_the_daemon() {
+    let daemon = Daemon::start(&[]);
+    let mut command = daemon.site.lingerd();
+    let mut looking =
+        command.args(["-S", "-i", "0.05"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(looking.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("now"));
+    daemon.finish("");
+    assert!(lines.all(|line| line.is_ok()));
+    let ended = looking.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.code() == Some(3) && said.contains("no lingerd is running"), "{said}");
 }
 
 #[test]
@@ -77,14 +143,61 @@ fn json_is_one_object_with_the_documented_names() {
 }
 
 #[test]
-fn prometheus_has_a_type_for_each_figure() {
+fn prometheus_has_a_sample_for_each_figure() {
     let (daemon, client) = busy();
     let answer = daemon.site.ask("prometheus").stdout;
-    for line in ["# TYPE lingerd_closed_total counter", "lingerd_closed_total 1", "lingerd_lingering 1"] {
+    for line in [
+        "# TYPE lingerd_ended_total counter",
+        "lingerd_ended_total{reason=\"closed\"} 1",
+        "lingerd_connections{state=\"lingering\"} 1",
+    ] {
         assert!(answer.lines().any(|l| l == line), "no '{line}' in {answer}");
     }
-    let figures = answer.lines().filter(|line| !line.starts_with('#')).count();
-    assert_eq!(figures, NAMES.len(), "{answer}");
+    let is_one = |line: &&str| {
+        !line.starts_with('#') && !line.contains("er_seconds_") && !line.contains("ol_seconds_")
+    };
+    assert_eq!(answer.lines().filter(is_one).count(), NAMES.len(), "{answer}");
+    drop(client);
+    daemon.finish("closed=2");
+}
+
+#[test]
+fn how_long_connections_lingered_is_counted_by_the_reason_and_goes_to_the_next_daemon() {
+    let site = Site::new();
+    let mut daemon = site.start(&["-t", "0.5"]);
+    let (client, server) = tcp::connection();
+    daemon.sender().hand_over(server);
+    daemon.wait_for("idle=1");
+    let first = daemon.timed("linger_seconds", "idle");
+    // It may be longer, but no shorter than -t.
+    assert_eq!(
+        (&first["count"], &first["up_to"]["0.25"], &first["up_to"]["+Inf"]),
+        (&1.into(), &0.into(), &1.into())
+    );
+    assert!(first["sum"].as_f64().is_some_and(|sum| sum >= 0.5), "{first}");
+    drop(client);
+    let next = site.start(&["-r"]);
+    assert_eq!(next.timed("linger_seconds", "idle"), first);
+    let (client, server) = tcp::connection();
+    next.sender().hand_over(server);
+    next.wait_for("lingering=1");
+    drop(client);
+    next.wait_for("closed=1");
+    assert_eq!(next.timed("linger_seconds", "closed")["count"], 1);
+    assert_eq!(next.timed("linger_seconds", "idle"), first);
+    assert_eq!(daemon.wait_for_end(), Some(0));
+    next.finish("closed=1 idle=1");
+}
+
+#[test]
+fn prometheus_finds_no_fault_with_it() {
+    let Some(mut promtool) = promtool() else { return };
+    let (daemon, client) = busy();
+    let said = daemon.site.path("metrics");
+    fs::write(&said, daemon.site.ask("prometheus").stdout).unwrap();
+    // run() would close its standard input.
+    let checked = promtool.args(["check", "metrics"]).stdin(File::open(&said).unwrap()).output().unwrap();
+    assert!(checked.status.success() && checked.stderr.is_empty(), "{checked:?}");
     drop(client);
     daemon.finish("closed=2");
 }

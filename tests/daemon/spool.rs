@@ -92,6 +92,8 @@ fn the_rest_of_a_response_is_written_in_its_order_and_lingered_on() {
         [&b"begins"[..], &pattern(5..5 + 8 * MEGABYTE), &pattern(1_000..501_000), &pattern(0..1)].concat();
     assert!(read_all(&mut client) == expected, "another response");
     daemon.wait_for("spooling=0 spool_bytes=0 lingering=1");
+    assert_eq!(daemon.timed("spool_seconds", "written")["count"], 1);
+    assert_eq!(daemon.timed("linger_seconds", "closed")["count"], 0);
     drop(client);
     daemon.finish("closed=1 bytes_discarded=5000");
 }
@@ -136,6 +138,8 @@ fn what_does_not_get_on_is_cut_off_and_what_does_is_not() {
     sender.spool(server, &[(&content, 0, 8 * MEGABYTE, false)], Duration::from_millis(500));
     daemon.wait_for("stalled=1 cut_short=1");
     assert_cut_off(&mut stalled);
+    let timed = daemon.timed("spool_seconds", "stalled");
+    assert_eq!((&timed["count"], &timed["up_to"]["0.25"]), (&1.into(), &0.into()), "{timed}");
     // A byte now and then is enough. It reads for longer than the daemon would wait for nothing.
     let (mut client, server) = slow();
     sender.spool(server, &[(&content, 0, 8 * MEGABYTE, false)], Duration::from_secs(4));

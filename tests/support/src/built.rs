@@ -7,6 +7,7 @@
 //! Whoever needs another package's has to have it built before.
 
 use crate::daemon::run;
+use crate::skip;
 use lingerd_platform::backend::{Backend, System};
 use std::env;
 use std::fs;
@@ -49,6 +50,18 @@ pub fn program(name: &str) -> Result<PathBuf, String> {
         return Err(format!("{} is '{version}', and not for {}: {advice}", path.display(), System::NAME));
     }
     Ok(path)
+}
+
+/// Prometheus' own checks; `None`, and the test is skipped, where they are not.
+pub fn promtool() -> Option<Command> {
+    let unpacked = project().join("target/prometheus/usr/bin/promtool"); // by ci/packages
+    for path in [unpacked, "promtool".into()] {
+        if Command::new(&path).arg("--version").output().is_ok_and(|said| said.status.success()) {
+            return Some(Command::new(path));
+        }
+    }
+    skip("there is no promtool ('sh ci/packages check' gets it on Debian)");
+    None
 }
 
 /// A directory for what is built while tests run, and may stay there for the next time.

@@ -28,24 +28,21 @@ const ACCOUNTED: [&str; 6] =
 pub struct Counters(BTreeMap<String, u64>);
 
 impl Counters {
-    /// From the JSON object that `lingerd -S -o json` prints.
+    /// From the JSON object that `lingerd -S -o json` prints, whatever else is in it.
     pub fn from_json(text: &str) -> Self {
-        let object = text.trim().strip_prefix('{').and_then(|text| text.strip_suffix('}'));
-        let pairs = object.unwrap_or_else(|| panic!("no JSON object: {text}")).split(',');
-        Self::from_pairs(pairs, '"', ':')
+        let object: BTreeMap<String, serde_json::Value> =
+            serde_json::from_str(text).unwrap_or_else(|e| panic!("no JSON object: {e}: {text}"));
+        Counters(object.into_iter().filter_map(|(key, value)| Some((key, value.as_u64()?))).collect())
     }
 
     /// From words such as `closed=1`, as the log has them.
     pub fn from_words(text: &str) -> Self {
-        Self::from_pairs(text.split_whitespace(), ' ', '=')
-    }
-
-    fn from_pairs<'a>(pairs: impl Iterator<Item = &'a str>, quote: char, separator: char) -> Self {
         let pair = |pair: &str| {
-            let (key, value) = pair.split_once(separator)?;
-            Some((key.trim_matches(quote).to_owned(), value.parse().ok()?))
+            let (key, value) = pair.split_once('=')?;
+            Some((key.to_owned(), value.parse().ok()?))
         };
-        Counters(pairs.map(|text| pair(text).unwrap_or_else(|| panic!("no counter: {text}"))).collect())
+        let words = text.split_whitespace();
+        Counters(words.map(|text| pair(text).unwrap_or_else(|| panic!("no counter: {text}"))).collect())
     }
 
     /// Every counter's name.
@@ -345,6 +342,12 @@ impl Daemon {
         let counters = Counters::from_json(&answer.stdout);
         counters.assert_sound();
         counters
+    }
+
+    /// How many have ended so and how long it took, as the JSON object `of` has it.
+    pub fn timed(&self, of: &str, end: &str) -> serde_json::Value {
+        let answer: serde_json::Value = serde_json::from_str(&self.site.ask("json").stdout).unwrap();
+        answer[of][end].clone()
     }
 
     /// Waits until its counters stand where `expected` says: `"lingering=1 closed=2"`.

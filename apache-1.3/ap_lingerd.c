@@ -675,6 +675,47 @@ LINGERD_API int lingerd_take_back(int link, lingerd_parked *parked)
     return sock;
 }
 
+LINGERD_API int lingerd_ask(lingerd_sender *s, lingerd_form form)
+{
+    const unsigned char byte = (unsigned char)form;
+    ssize_t rc;
+
+    if (lingerd_open(s) != 0) {
+        return -1;
+    }
+    do {
+        rc = send(s->fd, (const void *)&byte, 1,
+                  LINGERD_SEND_FLAGS | LINGERD_RECV_FLAGS);
+    } while (rc < 0 && errno == EINTR);
+    return rc == 1 ? 0 : -1;
+}
+
+/* It may have said that it takes a response before it was asked. */
+LINGERD_API long lingerd_answer(lingerd_sender *s, char *piece, size_t size)
+{
+    ssize_t rc;
+
+    for (;;) {
+        rc = recv(s->fd, piece, size, LINGERD_RECV_FLAGS);
+        if (rc < 0 && errno == EINTR) {
+            continue;
+        }
+        if (rc <= 0 || piece[0] != LINGERD_GO || s->may_spool) {
+            break;
+        }
+        s->may_spool = 1;
+        if (rc > 1) {
+            rc--;
+            memmove(piece, piece + 1, (size_t)rc);
+            break;
+        }
+    }
+    if (rc > 0) {
+        s->may_spool = 1;   /* a second one would be the answer's */
+    }
+    return (long)rc;
+}
+
 /*
  * To close is safe then, even if the client still reads.  close(2) resets a
  * connection only if received data lie unread or more arrive; the first was

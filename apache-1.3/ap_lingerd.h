@@ -321,6 +321,31 @@ LINGERD_API int lingerd_park(lingerd_sender *s, int sock, const char *name,
  */
 LINGERD_API int lingerd_take_back(int link, lingerd_parked *parked);
 
+/** In which form the daemon says its counters, see lingerd-protocol(7) */
+typedef enum lingerd_form {
+    /** A table for people, each line of which begins with a name and a number */
+    LINGERD_TABLE = 't',
+    LINGERD_JSON = 'j',
+    /** Version 0.0.4 of Prometheus's text format */
+    LINGERD_PROMETHEUS = 'p'
+} lingerd_form;
+
+/**
+ * Ask for the counters, with a sender that lingerd_init_spool() has prepared for
+ * nothing else.  lingerd_drop() is what ends it in any case.
+ * @return 0: lingerd_answer() is what comes next, when s->fd is readable.
+ *         -1 with errno.  EINPROGRESS, EALREADY: to be called again when s->fd
+ *         is writable.
+ */
+LINGERD_API int lingerd_ask(lingerd_sender *s, lingerd_form form);
+
+/**
+ * The next piece of what it answers.
+ * @return How many bytes, or 0: that was all.
+ *         -1 with errno.  EAGAIN: to be called again when s->fd is readable.
+ */
+LINGERD_API long lingerd_answer(lingerd_sender *s, char *piece, size_t size);
+
 /**
  * Whether an error of one of these functions only means "not now":
  * the link is good, or soon will be.

@@ -161,10 +161,14 @@ typedef enum {
     NEWS_DOWN
 } link_news;
 
+static const lingerd_config *config_of(const server_rec *s);
+
+#include "status.c"
 #include "spool.c"
 #include "park.c"
 
-/** What the children have in common: how they share one voice */
+/** What the children have in common: how they share one voice, and what they
+ *  have done */
 typedef struct {
     /** When one of them complained last, in seconds */
     apr_uint32_t when;
@@ -172,9 +176,10 @@ typedef struct {
     apr_uint32_t outage;
     /** What has been said, and is to be said once; see park_told */
     apr_uint32_t told;
+    status_counts counts;
 } link_complaint;
 
-/** All there is to a child.  The parent only sets the complaint. */
+/** All there is to a child.  The parent only sets what they have in common. */
 static struct {
     int active;
     server_rec *server;
@@ -196,6 +201,11 @@ static struct {
     /** In memory shared by all children */
     link_complaint *complaint;
 } child;
+
+static status_counts *shared_counts(void)
+{
+    return child.active ? &child.complaint->counts : NULL;
+}
 
 /**
  * Whether to complain.  When lingerd goes away every child notices, and with
@@ -387,6 +397,12 @@ static int use_link(link_use use, int sock)
     }
     unlock_senders();
     log_news(news, level, error);
+    if (error) {
+        status_note(lingerd_transient(error) ? STATUS_BUSY : STATUS_AWAY);
+    }
+    else if (use != LINK_OPEN) {
+        status_note(STATUS_LINGERED);
+    }
     return rc == 0;
 }
 
@@ -448,7 +464,10 @@ static int give_spool(int sock, const lingerd_part *parts, int count,
     } while (rc != 0 && may > 0 && !s->may_spool);
     *link = may == 0 ? s->fd : -1;
     unlock_senders();
-    if (rc != 0 && !again) {
+    if (rc == 0) {
+        status_note(STATUS_SPOOLED);
+    }
+    else if (!again) {
         log_not_spooled(error);
     }
     return rc == 0;
@@ -462,7 +481,10 @@ static int give_parked(int sock, const char *name, const lingerd_parked *parked)
     rc = lingerd_park(&child.spooler, sock, name, parked);
     error = errno;
     unlock_senders();
-    if (rc != 0) {
+    if (rc == 0) {
+        status_note(STATUS_PARKED);
+    }
+    else {
         ap_log_error(APLOG_MARK, APLOG_DEBUG, error, child.server,
                      "lingerd at %s does not park a connection now: waiting "
                      "here", child.spooler.addr.sun_path);
@@ -1457,6 +1479,7 @@ static void lingerd_register_hooks(apr_pool_t *p)
 
     spool_register_hooks();
     park_register_hooks();
+    status_register_hooks();
     ap_hook_process_connection(lingerd_process_connection, after, NULL,
                                APR_HOOK_REALLY_FIRST);
     ap_hook_post_read_request(lingerd_post_read_request, NULL, NULL,

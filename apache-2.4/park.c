@@ -148,7 +148,6 @@ static int parking_link(void);
 /** Whether to say something of which all children know by this bit */
 static int tell_once(apr_uint32_t bit);
 
-static const lingerd_config *config_of(const server_rec *s);
 static int tcp_socket(conn_rec *c);
 
 /** Reads a head whose time is up */
@@ -680,6 +679,7 @@ static conn_rec *park_create_connection(apr_pool_t *p, server_rec *s,
         park_clear_address(local, p);
         return NULL;
     }
+    status_note(STATUS_RETURNED);
     (void)apr_os_sock_put(&socket, &sock, p);
     close(link);
     /* What fails here core finds out, too. */

@@ -418,6 +418,7 @@ impl<W: World> Daemon<W> {
             // What else is said waits, for the successor perhaps: of two that come at once the later one takes
             // over from the earlier one.
             Source::Client(_) if self.successor.is_some() => {}
+            Source::Client(client) if self.control.is_told(client) => self.tell_on(client),
             Source::Client(client) => match self.control.hear(client, &mut self.backend) {
                 Some(Order::Counters) => {
                     let snapshot = self.snapshot();
@@ -433,6 +434,14 @@ impl<W: World> Daemon<W> {
                 None => {}
             },
             _ => {}
+        }
+    }
+
+    /// Tells `client` more of what it is being told.
+    fn tell_on(&mut self, client: u8) {
+        if let Err(e) = self.control.tell_on(client, &mut self.backend) {
+            self.control.leave_client(client, &mut self.backend);
+            self.retry.door(Source::Client(client), self.clock.now(), "tell the counters", &e);
         }
     }
 

@@ -12,14 +12,20 @@ use std::io;
 pub struct Watched<D> {
     descriptor: D,
     token: Token,
+    interest: Interest,
     /// Whether the backend knows it.
     registered: bool,
 }
 
 impl<D: Descriptor> Watched<D> {
-    /// Not watched yet; the backend will report it as `source`.
+    /// Not watched yet; the backend will report it as `source` when there is something to read.
     pub fn new(descriptor: D, source: Source) -> Self {
-        Watched { descriptor, token: source.token(), registered: false }
+        Watched { descriptor, token: source.token(), interest: Interest::Read, registered: false }
+    }
+
+    /// The same, when there is room to write.
+    pub fn for_room(descriptor: D, source: Source) -> Self {
+        Watched { interest: Interest::Write, ..Watched::new(descriptor, source) }
     }
 
     /// The descriptor itself.
@@ -38,9 +44,9 @@ impl<D: Descriptor> Watched<D> {
     /// As [`Backend::add`] and [`Backend::rearm`].
     pub fn watch(&mut self, backend: &mut impl Backend) -> io::Result<()> {
         if self.registered {
-            return backend.rearm(&self.descriptor, self.token, Interest::Read);
+            return backend.rearm(&self.descriptor, self.token, self.interest);
         }
-        backend.add(&self.descriptor, self.token, Interest::Read)?;
+        backend.add(&self.descriptor, self.token, self.interest)?;
         self.registered = true;
         Ok(())
     }

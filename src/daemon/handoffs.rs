@@ -11,6 +11,7 @@ use crate::rules::time::{Span, Time};
 use crate::senders::intake::Said;
 use crate::senders::protocol::{self, Message, Spool};
 use crate::source::{Sender, Source, Speech};
+use crate::stats::forms::Format;
 use crate::ticket::Ticket;
 use lingerd_platform::fdpass;
 use lingerd_platform::world::World;
@@ -92,6 +93,10 @@ impl<W: World> Daemon<W> {
                 Said::Message(Message::Linger { .. }) => self.admit_received(),
                 Said::Spool(spool) => self.admit_spool(spool),
                 Said::Park(ticket) => self.admit_park(*ticket),
+                Said::Message(Message::Ask(format)) => {
+                    self.tell_sender(sender, *format);
+                    return Said::Gone;
+                }
                 Said::Message(_) => {
                     self.refuse_received();
                     self.hang_up(sender);
@@ -108,6 +113,22 @@ impl<W: World> Daemon<W> {
             if left == 0 {
                 self.acknowledge(sender, now);
                 return said;
+            }
+        }
+    }
+
+    /// Tells the counters to one who has asked for them where senders come in, and is none any more.
+    fn tell_sender(&mut self, sender: Sender, format: Format) {
+        if let Some(link) = self.senders.take(sender, &mut self.backend) {
+            let answer = self.snapshot().render(format);
+            let client = self.control.tell(link, answer, &mut self.backend);
+            let source = Source::Client(client);
+            self.tell_on(client);
+            if self.retry.waits_for(source) {
+                return; // it was left alone
+            }
+            if let Err(e) = self.control.watch_client(client, &mut self.backend) {
+                self.retry.backend(source, self.clock.now(), &e);
             }
         }
     }

@@ -331,7 +331,7 @@ impl<W: World> Senders<W> {
         let before = received.len();
         let said = self.read(sender, received);
         match &said {
-            Said::Message(Message::Linger { truncated: false }) => {}
+            Said::Message(Message::Linger { truncated: false } | Message::Ask(_)) => {}
             Said::Message(message) => self.count_error(message, received.len() - before, now),
             Said::Spool(_) | Said::Park(_) | Said::Nothing | Said::NotNow | Said::Gone => {}
         }
@@ -484,9 +484,14 @@ impl<W: World> Senders<W> {
     /// Parts with `sender`. What is returned ends the connection when it is closed, which closes
     /// whatever is still queued in it.
     pub fn dismiss(&mut self, sender: Sender, backend: &mut W::Backend) -> Option<W::Received> {
+        self.take(sender, backend).map(Link::into_received)
+    }
+
+    /// Takes the connection of `sender` out, of whom there is no half message.
+    pub fn take(&mut self, sender: Sender, backend: &mut W::Backend) -> Option<W::Link> {
         self.set_credit(sender, Credit::None);
         let peer = self.senders.remove(sender)?;
-        Some(peer.link.into_inner(backend).into_received())
+        Some(peer.link.into_inner(backend))
     }
 
     /// Lets nobody else knock, unless the door is shared. Those who already wait can still be [`accept`](Self::accept)ed, and

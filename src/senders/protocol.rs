@@ -5,9 +5,10 @@
 //! Version 1: the byte `L` with 1 to 253 sockets in SCM_RIGHTS, no reply. At the second socket `S`, too: a head
 //! of [`HEAD`] bytes, and with its first one a socket and 1 to 4 files. Whoever says it has been told [`GO_AHEAD`] before,
 //! and may say one for each of these. And `K` and `H` with one socket, whose head is a [`Ticket`]; each is answered with
-//! [`TAKEN`]. Must not know what becomes of a socket; it does not even look whether it is one.
+//! [`TAKEN`]. And `t`, `j` and `p`, alone: they ask for the counters. Must not know what becomes of a socket; it does not even look whether it is one.
 
 use crate::source::Speech;
+use crate::stats::forms::Format;
 use crate::ticket::{self, Ticket};
 use lingerd_platform::fdpass::Received;
 use std::time::Duration;
@@ -75,6 +76,8 @@ pub enum Message {
     },
     /// `S`, `K` or `H`: the first byte of it; the rest of its head follows.
     Head(u8),
+    /// `t`, `j` or `p`: the counters, in that form; nothing else is said then.
+    Ask(Format),
     /// The sender has closed.
     End,
     /// What was said is not of this protocol.
@@ -105,9 +108,22 @@ pub fn read(received: Received, descriptors: usize, speech: Speech) -> Message {
                 _ => Message::Malformed("'K' or 'H' without a socket, or with several"),
             }
         }
+        Received::Byte { byte, truncated: false } if speech == Speech::Spool && descriptors == 0 => {
+            question(byte).map_or(Message::Malformed("an unknown byte"), Message::Ask)
+        }
         Received::Byte { .. } => Message::Malformed("an unknown byte"),
         Received::Lost => Message::Malformed("more sockets than the descriptor limit has room for"),
         Received::End => Message::End,
+    }
+}
+
+/// In which form a byte asks for the counters, if it does.
+fn question(byte: u8) -> Option<Format> {
+    match byte {
+        b't' => Some(Format::Text),
+        b'j' => Some(Format::Json),
+        b'p' => Some(Format::Prometheus),
+        _ => None,
     }
 }
 
@@ -184,6 +200,22 @@ mod tests {
         assert_eq!(alone(true), Message::Linger { truncated: true });
         assert!(matches!(read(Received::Lost, 0, Speech::Linger), Message::Malformed(_)));
         assert_eq!(read(Received::End, 1, Speech::Spool), Message::End);
+    }
+
+    #[test]
+    fn who_asks_does_so_at_the_second_socket_and_brings_nothing() {
+        for byte in 0..=u8::MAX {
+            let said = |descriptors, truncated, speech| {
+                read(Received::Byte { byte, truncated }, descriptors, speech)
+            };
+            let asks = matches!(said(0, false, Speech::Spool), Message::Ask(_));
+            assert_eq!(asks, b"tjp".contains(&byte), "{byte}");
+            for other in
+                [said(1, false, Speech::Spool), said(0, true, Speech::Spool), said(0, false, Speech::Linger)]
+            {
+                assert!(!matches!(other, Message::Ask(_)), "{byte} {other:?}");
+            }
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! the file's mode and, where a system ignores that, by the kernel's word on who connects. There is
 //! room for few: who says nothing is hung up on when another one comes, so that nobody can make the
 //! daemon wait.
+//!
+//! Who has asked for the counters where senders come in is told here, too, as long as it takes, but has no other say.
 
 use super::endpoint;
 use crate::guard::{Allowed, Guard};
@@ -87,8 +89,9 @@ pub fn path(socket: &Path) -> PathBuf {
     path.into()
 }
 
-/// How many are there at a time.
+/// How many are there at a time, and of those who are only told something.
 pub const PLACES: usize = 4;
+const TOLD: usize = 4;
 
 /// One who has come in.
 struct Client<L> {
@@ -99,10 +102,21 @@ struct Client<L> {
     number: u64,
 }
 
+/// One who is told something.
+struct Told<L> {
+    link: Watched<L>,
+    /// What it was not told yet.
+    rest: Vec<u8>,
+    /// As of a client.
+    number: u64,
+}
+
 /// The daemon's side.
 pub struct Control<W: World> {
     door: Watched<W::Door>,
     clients: [Option<Client<W::Link>>; PLACES],
+    /// Their numbers come after those of the clients.
+    told: [Option<Told<W::Link>>; TOLD],
     /// How many have come in so far.
     came: u64,
     guard: Guard,
@@ -113,7 +127,8 @@ impl<W: World> Control<W> {
     pub fn new(door: W::Door) -> Self {
         let own = Allowed::by_mode(process::effective_uid(), 0, 0o600);
         let guard = Guard::new(own, "use the control socket: root and the daemon's user may");
-        Control { door: Watched::new(door, Source::Control), clients: Default::default(), came: 0, guard }
+        let door = Watched::new(door, Source::Control);
+        Control { door, clients: Default::default(), told: Default::default(), came: 0, guard }
     }
 
     /// Has who comes reported (again).
@@ -134,7 +149,17 @@ impl<W: World> Control<W> {
     /// # Errors
     /// As [`Watched::watch`].
     pub fn watch_client(&mut self, client: u8, backend: &mut W::Backend) -> io::Result<()> {
+        if let Some(told) = self.told_mut(client) {
+            return told.link.watch(backend);
+        }
         self.client(client).map_or(Ok(()), |client| client.link.watch(backend))
+    }
+
+    /// Has `client` not reported until [`watch_client`](Self::watch_client).
+    pub fn leave_client(&mut self, client: u8, backend: &mut W::Backend) {
+        if let Some(told) = self.told_mut(client) {
+            told.link.leave(backend);
+        }
     }
 
     /// Where they come in.
@@ -190,7 +215,7 @@ impl<W: World> Control<W> {
 
     /// How many have come in.
     pub fn len(&self) -> usize {
-        self.clients.iter().flatten().count()
+        self.clients.iter().flatten().count() + self.told.iter().flatten().count()
     }
 
     /// Whether nobody has.
@@ -225,6 +250,54 @@ impl<W: World> Control<W> {
             let _ = link.tell(snapshot.told().as_bytes());
             link.finish(); // one that was to take over may have a copy
         }
+    }
+
+    /// Is to tell all of `text` at `link`, and then to hang up: [`tell_on`](Self::tell_on) does it. Who has been told
+    /// something for the longest, and does not read it, makes room.
+    pub fn tell(&mut self, link: W::Link, text: String, backend: &mut W::Backend) -> u8 {
+        let since = |told: &Option<Told<W::Link>>| told.as_ref().map_or(0, |told| told.number);
+        let place = (0..TOLD).min_by_key(|&place| since(&self.told[place])).unwrap_or(0);
+        self.came += 1;
+        let client = (PLACES + place) as u8; // less than 256
+        let link = Watched::for_room(link, Source::Client(client));
+        let told = Told { link, rest: text.into_bytes(), number: self.came };
+        if let Some(before) = self.told[place].replace(told) {
+            drop(before.link.into_inner(backend));
+        }
+        client
+    }
+
+    /// Whether `client` is only told something.
+    pub fn is_told(&self, client: u8) -> bool {
+        usize::from(client) >= PLACES
+    }
+
+    fn told_mut(&mut self, client: u8) -> Option<&mut Told<W::Link>> {
+        self.told.get_mut(usize::from(client).checked_sub(PLACES)?)?.as_mut()
+    }
+
+    /// Tells `client` what there is room for of the rest, and hangs up on it after all of it, or when it has gone.
+    ///
+    /// # Errors
+    /// The system is short of memory, and it can be tried again.
+    pub fn tell_on(&mut self, client: u8, backend: &mut W::Backend) -> io::Result<()> {
+        let Some(told) = self.told_mut(client) else { return Ok(()) };
+        while !told.rest.is_empty() {
+            match told.link.get().pass(&told.rest, &[]) {
+                Ok(count) => drop(told.rest.drain(..count)),
+                Err(e) => match e.kind() {
+                    ErrorKind::Interrupted => {}
+                    ErrorKind::WouldBlock => return Ok(()),
+                    ErrorKind::OutOfMemory => return Err(e),
+                    _ => break,
+                },
+            }
+        }
+        let place = usize::from(client) - PLACES; // it is one of those
+        if let Some(told) = self.told[place].take() {
+            told.link.into_inner(backend).finish(); // one that was to take over may have a copy
+        }
+        Ok(())
     }
 
     /// Tells `client` that the daemon stops, and keeps it: it waits for the end.

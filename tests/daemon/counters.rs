@@ -5,7 +5,7 @@
 use lingerd_platform::process;
 use serde_json::Value;
 use std::fs::{self, File, Permissions};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -253,4 +253,55 @@ fn ask_as_nobody(site: &Site) -> Ended {
     let nobody = process::user("nobody").unwrap().expect("there is a user nobody");
     let mut command = Command::new(site.program_for_all());
     run(command.args(lingerd.get_args()).arg("-S").current_dir("/").uid(nobody.uid).gid(nobody.gid))
+}
+
+/// Asks where senders come in, for the form that `byte` names, and reads all.
+fn ask_at_second(daemon: &Daemon, byte: u8) -> String {
+    let mut link = UnixStream::connect(daemon.site.second()).unwrap();
+    link.write_all(&[byte]).unwrap();
+    let mut answer = String::new();
+    link.read_to_string(&mut answer).unwrap();
+    // It may have been told first that it may hand a response over.
+    answer.trim_start_matches('G').to_owned()
+}
+
+#[test]
+fn whoever_may_hand_over_may_ask_at_the_second_socket() {
+    let (daemon, client) = busy();
+    let _sender = daemon.sender();
+    daemon.wait_for("senders=1");
+    let text = ask_at_second(&daemon, b't');
+    assert!(text.starts_with("lingering ") && text.ends_with('\n'), "{text}");
+    let json = Counters::from_json(&ask_at_second(&daemon, b'j'));
+    assert_eq!(
+        (json["lingering"], json["senders"], json["protocol_errors"]),
+        (1, 1, 0),
+        "who asks is no sender"
+    );
+    let metrics = ask_at_second(&daemon, b'p');
+    assert!(
+        metrics.starts_with("# HELP lingerd_connections ") && metrics.contains("lingerd_senders 1\n"),
+        "{metrics}"
+    );
+    assert!(metrics.ends_with("\n") && metrics.contains("lingerd_spool_seconds_count{reason=\"broken\"} 0"));
+    // What is asked for nowhere is no message.
+    assert_eq!(ask_at_second(&daemon, b'x'), "");
+    let mut first = UnixStream::connect(daemon.site.socket()).unwrap();
+    first.write_all(b"p").unwrap();
+    assert_eq!(first.read(&mut [0]).unwrap(), 0);
+    drop(client);
+    daemon.finish("closed=2 protocol_errors=2");
+}
+
+#[test]
+fn who_asks_at_the_second_socket_and_does_not_read_the_answer_does_no_harm() {
+    let daemon = Daemon::start(&[]);
+    let ask = || {
+        let mut link = UnixStream::connect(daemon.site.second()).unwrap();
+        link.write_all(b"p").unwrap();
+        link
+    };
+    let _unread: Vec<_> = (0..20).map(|_| ask()).collect();
+    assert!(ask_at_second(&daemon, b'p').starts_with("# HELP"));
+    daemon.finish("");
 }

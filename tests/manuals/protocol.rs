@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
-use support::daemon::{Daemon, Site};
+use support::daemon::{Daemon, Site, run};
 use support::{PATIENCE, compile, libraries, skip, tcp, wait_until};
 
 /// More messages than are on their way on one link, on any system.
@@ -120,6 +120,21 @@ fn the_sender_in_python_does_what_the_manual_says() {
     let site = Site::new();
     let program = extract(&site, "Python", "sender.py");
     behaves(&site, Command::new(python).arg(program));
+}
+
+#[test]
+fn who_asks_in_python_is_told_what_lingerd_prints() {
+    let Some(python) = python() else { return };
+    let daemon = Daemon::start(&[]);
+    let program = extract(&daemon.site, "ASKING FOR THE COUNTERS", "ask.py");
+    let said = run(Command::new(python).arg(program).arg(daemon.site.second()));
+    assert_eq!((said.code, said.stderr), (Some(0), String::new()));
+    let without_time = |text: &str| {
+        let lines = text.lines().filter(|line| !line.starts_with("lingerd_uptime_seconds "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(without_time(&said.stdout), without_time(&daemon.site.ask("prometheus").stdout));
+    daemon.finish("");
 }
 
 #[test]

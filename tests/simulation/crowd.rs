@@ -35,6 +35,8 @@ struct Question {
     when: Duration,
     caller: Caller,
     who: Peer,
+    /// Where senders come in.
+    at_second: bool,
 }
 
 /// A connection that was sent.
@@ -259,8 +261,10 @@ impl Crowd {
     /// to it.
     pub fn asks(&self, kernel: &Kernel) {
         let who = if self.one_in(10) { STRANGER } else { ROOT };
-        let Ok(caller) = kernel.connect(self.control, who.clone()) else { return };
-        let _ = caller.send(b"S", &[]); // who is not entitled to it may be hung up on already
+        let at_second = self.one_in(3);
+        let (address, question) = if at_second { (self.second_door(), b"j") } else { (self.control, b"S") };
+        let Ok(caller) = kernel.connect(address, who.clone()) else { return };
+        let _ = caller.send(question, &[]); // who is not entitled to it may be hung up on already
         self.count(&who);
         match self.number(0..=9) {
             0 => {} // it goes at once
@@ -268,27 +272,31 @@ impl Crowd {
                 caller.set_room(self.number(0..=100) as usize);
                 kernel.after(Duration::from_secs(1), move |_| drop(caller));
             }
-            _ => self.asked.borrow_mut().push(Question { when: kernel.now(), caller, who }),
+            _ => self.asked.borrow_mut().push(Question { when: kernel.now(), caller, who, at_second }),
         }
     }
 
-    /// Takes the answers that have come: who asked, and what each says.
-    pub fn take_answers(&self) -> Vec<(Peer, String)> {
+    /// Takes the answers that have come: who asked, whether it was at the second door, and what each says.
+    pub fn take_answers(&self) -> Vec<(Peer, bool, String)> {
         let mut answers = Vec::new();
-        self.asked.borrow_mut().retain(|Question { caller, who, .. }| {
+        self.asked.borrow_mut().retain(|Question { caller, who, at_second, .. }| {
             if caller.is_hung_up() {
-                answers.push((who.clone(), String::from_utf8(caller.read()).expect("an answer in UTF-8")));
+                let answer = String::from_utf8(caller.read()).expect("an answer in UTF-8");
+                answers.push((who.clone(), *at_second, answer));
             }
             !caller.is_hung_up()
         });
         answers
     }
 
-    /// When the oldest question was put that has no answer, of those entitled to one: the others are hung up
-    /// on when it is their turn to be closed.
+    /// When the oldest question was put at the control socket that has no answer, of those entitled to one: the others are
+    /// hung up on when it is their turn to be closed.
     pub fn waits_since(&self) -> Option<Duration> {
         let asked = self.asked.borrow();
-        asked.iter().find(|question| question.who.uid == 0).map(|question| question.when)
+        asked
+            .iter()
+            .find(|question| question.who.uid == 0 && !question.at_second)
+            .map(|question| question.when)
     }
 
     /// Those at the second door who are still to be told that they may hand over, and have said all that they have.

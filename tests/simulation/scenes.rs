@@ -1070,6 +1070,36 @@ fn who_has_come_in_and_said_nothing_yet_is_heard_by_the_next_one() {
 }
 
 #[test]
+fn who_asks_where_senders_come_in_is_told_as_fast_as_it_reads_and_who_does_not_read_makes_room() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(flavour, NEVER);
+        let ask = || {
+            let asks = scene.kernel.connect(scene.second, ROOT).expect("room at the second socket");
+            asks.set_room(100);
+            asks.send(b"p", &[]).expect("room for a byte");
+            asks
+        };
+        let unread: Vec<_> = (0..4).map(|_| ask()).collect();
+        let asks = ask();
+        let mut answer = Vec::new();
+        scene.until("it is told all", |_| {
+            let read = asks.read();
+            assert!(read.len() <= 100);
+            answer.extend(read);
+            asks.is_hung_up()
+        });
+        answer.extend(asks.read());
+        let answer = String::from_utf8(answer).expect("an answer in UTF-8");
+        let answer = answer.trim_start_matches('G');
+        assert!(answer.starts_with("# HELP ") && answer.ends_with("reason=\"broken\"} 0\n"), "{answer}");
+        assert_eq!((scene.daemon.clients(), scene.figure("senders")), (3, 0));
+        assert_eq!(unread.iter().filter(|unread| unread.is_hung_up()).count(), 1, "the first one");
+        drop(unread);
+        scene.until("the others have gone", |scene| scene.daemon.clients() == 0);
+    }
+}
+
+#[test]
 fn who_takes_over_knows_who_is_the_oldest_and_who_was_silent_for_the_longest() {
     let mut scene = Scene::with_room(Flavour::linux(), NEVER, Some(6));
     let mut clients = Vec::new();

@@ -719,7 +719,12 @@ impl Caller {
     /// Takes what it was told and has not read yet.
     pub fn read(&self) -> Vec<u8> {
         self.with(|state, link| {
-            state.links.get_mut(link).map(|it| std::mem::take(&mut it.outbox)).unwrap_or_default()
+            let Some(it) = state.links.get_mut(link) else { return Vec::new() };
+            let (bytes, file) = (std::mem::take(&mut it.outbox), it.file);
+            if let Some(file) = file.filter(|_| !bytes.is_empty()) {
+                state.wake(file); // there is room again
+            }
+            bytes
         })
     }
 

@@ -305,7 +305,7 @@ static int status_handler(request_rec *r)
     }
     r->allowed = AP_METHOD_BIT << M_GET;
     if (r->method_number != M_GET) {
-        return DECLINED;
+        return HTTP_METHOD_NOT_ALLOWED;
     }
     /* What scrapes says which version of the format it knows. */
     if (status_is_asked(r, "prometheus")

@@ -109,7 +109,8 @@ fn each_directive_is_in_the_manual_and_each_in_the_manual_is_one() {
 /// By the words that stand between what is filled in, and by their number.
 #[test]
 fn what_the_module_logs_is_in_its_manual() {
-    let files = ["apache-2.4/mod_lingerd.c", "apache-2.4/spool.c", "apache-2.4/park.c"];
+    let files =
+        ["apache-2.4/mod_lingerd.c", "apache-2.4/spool.c", "apache-2.4/park.c", "apache-2.4/status.c"];
     let source = files.map(|file| fs::read_to_string(project().join(file)).unwrap()).concat();
     let literals = source.split('"').skip(1).step_by(2).collect::<Vec<_>>().concat();
     let manual = Manual::read("mod_lingerd.8");

@@ -119,6 +119,7 @@ impl Installation {
                 "apache-2.4/mod_lingerd.c",
                 "apache-2.4/spool.c",
                 "apache-2.4/park.c",
+                "apache-2.4/status.c",
                 "apache-1.3/ap_lingerd.c",
                 "apache-1.3/ap_lingerd.h",
             ] {

@@ -1024,8 +1024,8 @@ static void tend(void)
 /** Apache's parent comes here every ten seconds or so. */
 static int lingerd_monitor(apr_pool_t *p, server_rec *s)
 {
-    (void)p;
     (void)s;
+    park_monitor(p);
     if (own.kept) {
         tend();
     }

@@ -76,6 +76,8 @@ typedef struct {
      *  read anew. */
     ap_listen_rec *listener;
     char *path;
+    /** The hand-off socket's */
+    char *beside;
     /** Which file it is there, made when, and whose to remove */
     dev_t device;
     ino_t file;
@@ -83,7 +85,7 @@ typedef struct {
     pid_t parent;
 } park_retained;
 
-#define PARK_KEY "mod_lingerd LingerdPark 2"
+#define PARK_KEY "mod_lingerd LingerdPark 3"
 
 /** A hexadecimal number of 12 digits follows. */
 #define PARK_NAME "apache-"
@@ -133,8 +135,8 @@ static struct {
     apr_socket_t *socket;
     /** Whether it brought none */
     int is_none;
-    /** Whether its head is late: what is there is all there is to be */
-    int is_late;
+    /** When its head is late, if it is not read yet */
+    apr_time_t late_at;
     lingerd_parked back;
     park_own own;
 } park;
@@ -216,19 +218,49 @@ static const char *park_obstacle(apr_pool_t *p)
 #endif
 }
 
+/** Whether somebody else listens there. */
+static int park_is_anothers(const struct sockaddr_un *addr)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    int listens = 0;
+
+    if (fd >= 0 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0) {
+        listens = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0
+                  || errno == EAGAIN || errno == EINPROGRESS;
+    }
+#ifdef SO_PEERCRED
+    if (listens) {
+        /* Not one of this Apache, of a module that it has loaded before. */
+        struct ucred who;
+        socklen_t size = sizeof(who);
+
+        listens = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) != 0
+                  || who.pid != getpid();
+    }
+#endif
+    if (fd >= 0) {
+        close(fd);
+    }
+    return listens;
+}
+
 /** What is there from an earlier time is in the way; anything else stays. */
-static int park_make_room(const char *path)
+static int park_make_room(const struct sockaddr_un *addr)
 {
     struct stat file;
 
-    if (lstat(path, &file) != 0) {
+    if (lstat(addr->sun_path, &file) != 0) {
         return errno == ENOENT ? 0 : -1;
     }
     if (!S_ISSOCK(file.st_mode)) {
         errno = EEXIST;
         return -1;
     }
-    return unlink(path);
+    if (park_is_anothers(addr)) {
+        errno = EADDRINUSE;
+        return -1;
+    }
+    return unlink(addr->sun_path);
 }
 
 /** A socket that listens there, or -1. */
@@ -237,7 +269,7 @@ static int park_listen(const struct sockaddr_un *addr, mode_t mode)
     mode_t before;
     int fd, rc, error;
 
-    if (park_make_room(addr->sun_path) != 0) {
+    if (park_make_room(addr) != 0) {
         return -1;
     }
     fd = socket(AF_UNIX, SOCK_STREAM, 0);
@@ -295,22 +327,49 @@ static uid_t park_own_user(apr_pool_t *p, const apr_array_header_t *command)
     return apr_uid_get(&uid, &gid, name, p) == APR_SUCCESS ? uid : (uid_t)-1;
 }
 
-/** Have the directory that such a lingerd makes, which is to start later. */
+/** Have the directory that such a lingerd makes, which is to start later.  What
+ *  is given to it is what was made, whatever has that name by now. */
 static int park_make_directory(apr_pool_t *p, const char *path, uid_t uid)
 {
-    const char *directory = ap_make_dirstr_parent(p, path);
+    char *directory = ap_make_dirstr_parent(p, path);
+    apr_size_t length = strlen(directory);
+    struct stat made;
+    mode_t before;
+    int fd, rc;
 
-    if (mkdir(directory, 0755) != 0) {
+    while (length > 1 && directory[length - 1] == '/') {
+        directory[--length] = '\0';
+    }
+    before = umask(022);
+    rc = mkdir(directory, 0755);
+    umask(before);
+    if (rc != 0) {
         return errno == EEXIST ? 0 : -1;
     }
-    return uid == (uid_t)-1 ? 0 : lchown(directory, uid, (gid_t)-1);
+    if (uid == (uid_t)-1) {
+        return 0;
+    }
+    fd = open(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0) {
+        return -1;
+    }
+    rc = fstat(fd, &made);
+    if (rc == 0 && made.st_uid != geteuid()) {
+        errno = EPERM;
+        rc = -1;
+    }
+    if (rc == 0) {
+        rc = fchown(fd, uid, (gid_t)-1);
+    }
+    close(fd);
+    return rc;
 }
 
 /**
  * Give the way back to whoever is lingerd, where its directory is root's alone:
- * to the owner of the control socket there, if it is not known by other means.
- * Elsewhere nothing is to be done.
- * @return 0, or -1 with errno, ENOENT where no lingerd has been yet
+ * to the owner of the control socket there; if there is none, as whom lingerd
+ * is to run.  Elsewhere nothing is to be done.
+ * @return 0, or -1 with errno, ENOENT where neither is known
  */
 static int park_give_to_lingerd(apr_pool_t *p, const char *back,
                                 const char *path, uid_t uid)
@@ -321,13 +380,14 @@ static int park_give_to_lingerd(apr_pool_t *p, const char *back,
         || of.st_uid != 0 || of.st_mode & (S_IWGRP | S_IWOTH)) {
         return 0;
     }
-    if (uid == (uid_t)-1) {
-        if (lstat(apr_pstrcat(p, path, ".ctl", NULL), &file) != 0) {
-            return -1;
-        }
+    if (lstat(apr_pstrcat(p, path, ".ctl", NULL), &file) == 0) {
         uid = file.st_uid;
     }
-    return lchown(back, uid, (gid_t)-1);
+    else if (uid == (uid_t)-1) {
+        return -1;
+    }
+    return lstat(back, &file) == 0 && file.st_uid == uid
+           ? 0 : lchown(back, uid, (gid_t)-1);
 }
 
 /**
@@ -470,6 +530,7 @@ static int park_make_way(apr_pool_t *process, apr_pool_t *p,
         return ENOMEM;
     }
     kept->path = apr_pstrdup(process, addr.sun_path);
+    kept->beside = apr_pstrdup(process, path);
     kept->device = file.st_dev;
     kept->file = file.st_ino;
     kept->made = file.st_mtime;
@@ -550,7 +611,10 @@ static int park_check_config(apr_pool_t *p, apr_pool_t *plog,
         ap_log_error(APLOG_MARK, APLOG_ERR, error, s,
                      "LingerdPark has no effect: cannot listen at "
                      "%s.back.%s, beside lingerd, where connections are to "
-                     "come back", path, park.name);
+                     "come back%s", path, park.name,
+                     error == EADDRINUSE
+                     ? ".  Another Apache with the same ServerRoot and PidFile"
+                       " does: give one of them another PidFile" : "");
         return OK;
     }
     for (at = &ap_listeners; *at; at = &(*at)->next) {
@@ -558,6 +622,18 @@ static int park_check_config(apr_pool_t *p, apr_pool_t *plog,
     *at = kept->listener;
     apr_pool_cleanup_register(p, kept, park_forget, apr_pool_cleanup_null);
     return OK;
+}
+
+/** Now and then, in the parent: lingerd may run as another user by now. */
+static void park_monitor(apr_pool_t *p)
+{
+    park_retained *kept = ap_retained_data_get(PARK_KEY);
+
+    if (kept && kept->listener && kept->parent == getpid()
+        && park_is_there(kept) && apr_pool_create(&p, p) == APR_SUCCESS) {
+        (void)park_give_to_lingerd(p, kept->path, kept->beside, (uid_t)-1);
+        apr_pool_destroy(p);
+    }
 }
 
 static void park_child_init(void)
@@ -1004,6 +1080,16 @@ static int park_is_whole(int sock, apr_size_t *bytes)
     return 0;
 }
 
+/** Whether a head that is looked at without being read comes in as a whole. */
+static int park_has_room(int sock)
+{
+    int size = 0;
+    socklen_t length = sizeof(size);
+
+    return getsockopt(sock, SOL_SOCKET, SO_RCVBUF, &size, &length) == 0
+           && size >= 4 * PARK_PEEK;
+}
+
 /** The same for a head: how long lingerd says nothing is no moment any more.
  *  That the client says something is no reason to stay, as it is not all. */
 static int park_insist_on_head(conn_rec *c, int sock,
@@ -1030,25 +1116,38 @@ static int park_insist_on_head(conn_rec *c, int sock,
 }
 
 /**
- * What is there of a head whose time is up is read, and that no more comes in
- * time.  Whoever reads it would else wait for each line of it as if it were
- * the first: a time-out of the socket lasts until the request line is there, and
- * mod_reqtimeout begins to count.
+ * A head that was waited for in vain is read to where it ends, or until its time
+ * is up.  Whoever reads it would else wait for each line of it as if it were the
+ * first: a time-out of the socket lasts until the request line is there, and
+ * mod_reqtimeout begins to count.  What that one does then is done here.
  */
 static apr_status_t park_read_late(ap_filter_t *f, apr_bucket_brigade *bb,
                                    ap_input_mode_t mode, apr_read_type_e block,
                                    apr_off_t bytes)
 {
-    int is_late = park.is_late && block == APR_BLOCK_READ;
-    apr_status_t rc = ap_get_brigade(f->next, bb, mode,
-                                     is_late ? APR_NONBLOCK_READ : block,
-                                     bytes);
-
-    if (is_late && (APR_STATUS_IS_EAGAIN(rc)
-                    || (rc == APR_SUCCESS && APR_BRIGADE_EMPTY(bb)))) {
-        return APR_TIMEUP;
+    if (!park.late_at || block != APR_BLOCK_READ) {
+        return ap_get_brigade(f->next, bb, mode, block, bytes);
     }
-    return rc;
+    for (;;) {
+        apr_status_t rc = ap_get_brigade(f->next, bb, mode, APR_NONBLOCK_READ,
+                                         bytes);
+        apr_interval_time_t left = park.late_at - apr_time_now();
+        struct pollfd client;
+
+        if (!APR_STATUS_IS_EAGAIN(rc)
+            && (rc != APR_SUCCESS || !APR_BRIGADE_EMPTY(bb))) {
+            return rc;
+        }
+        if (left <= 0) {
+            ap_log_cerror(APLOG_MARK, APLOG_INFO, 0, f->c,
+                          "the head of a request was not whole in its time");
+            apr_table_setn(f->c->notes, BRIEF_NOTE, "1");
+            return APR_TIMEUP;
+        }
+        client.fd = tcp_socket(f->c);
+        client.events = POLLIN;
+        (void)poll(&client, 1, (int)apr_time_as_msec(left) + 1);
+    }
 }
 
 /**
@@ -1076,17 +1175,13 @@ static int park_head(conn_rec *c, apr_socket_t *socket, int sock)
         return 0;
     }
     left = park_head_time(c, bytes, since);
-    if (left > 0 && park_insist_on_head(c, sock, left, since)) {
+    if (left > 0 && park_has_room(sock)
+        && park_insist_on_head(c, sock, left, since)) {
         return 1;
     }
     if (back && park.back.kind == LINGERD_HEAD) {
-        park.is_late = left <= PARK_NO_TIME;
-        if (park.is_late) {
-            ap_add_input_filter_handle(park_late, NULL, NULL, c);
-        }
-        else {
-            (void)apr_socket_timeout_set(socket, left);
-        }
+        park.late_at = apr_time_now() + left;
+        ap_add_input_filter_handle(park_late, NULL, NULL, c);
     }
     return 0;
 }
@@ -1147,19 +1242,28 @@ static int park_insist(conn_rec *c, int sock, apr_interval_time_t *left)
 /**
  * Whether the connection goes, after a response.
  * @param patience How long to wait for the next request; then, here
+ * @param heads Whether a head that is not whole is waited for there
  */
 static int park_next(conn_rec *c, int sock, apr_interval_time_t *patience,
-                     apr_time_t came)
+                     apr_time_t came, int heads)
 {
     const spool *s = ap_get_module_config(c->conn_config, &lingerd_module);
+    apr_time_t now;
+    apr_size_t bytes;
 
     if (c->data_in_input_filters || c->data_in_output_filters
         || (s && s->state == SPOOL_KEEP) || !park_may_go(c)
-        || (park_is_stopping() && !park_has_successors())
-        || park_waits_here(&park.kept, sock, came)) {
+        || (park_is_stopping() && !park_has_successors())) {
         return 0;
     }
-    return park_insist(c, sock, patience);
+    if (!park_waits_here(&park.kept, sock, came)) {
+        return park_insist(c, sock, patience);
+    }
+    if (!heads || park_is_whole(sock, &bytes)) {
+        return 0;
+    }
+    now = apr_time_now();
+    return park_insist_on_head(c, sock, park_head_time(c, bytes, now), now);
 }
 
 /**
@@ -1177,7 +1281,7 @@ static int park_process_connection(conn_rec *c)
         || (sock = tcp_socket(c)) < 0 || !park_may_go(c)) {
         return DECLINED;
     }
-    park.is_late = 0;
+    park.late_at = 0;
     if (park_head(c, socket, sock)) {
         return OK;
     }
@@ -1188,7 +1292,7 @@ static int park_process_connection(conn_rec *c)
             ? r->server->keep_alive_timeout
             : c->base_server->keep_alive_timeout;
 
-        park.is_late = 0;
+        park.late_at = 0;
         is_login = is_login || park_is_login(r);
         if (r->status == HTTP_OK) {
             if (c->cs) {
@@ -1202,7 +1306,7 @@ static int park_process_connection(conn_rec *c)
         }
         ap_update_child_status(c->sbh, SERVER_BUSY_KEEPALIVE, NULL);
         if (conf->park > 0 && !is_login
-            && park_next(c, sock, &patience, came)) {
+            && park_next(c, sock, &patience, came, conf->head > 0)) {
             break;
         }
         if (park_is_stopping()) {

@@ -22,7 +22,7 @@ use lingerd_platform::backend::{Backend, Interest};
 use lingerd_platform::fdpass::{Link, Received};
 use lingerd_platform::tcp::Tcp;
 use lingerd_platform::world::World;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
 use std::mem;
 
@@ -81,7 +81,7 @@ enum Waits<L> {
 }
 
 /// One server.
-struct Server {
+struct Server<L> {
     /// Connections that are to go back there.
     connections: usize,
     /// Those that have something to say, and are not on their way yet.
@@ -92,6 +92,9 @@ struct Server {
     heard: Time,
     /// Whether it is away.
     is_away: bool,
+    /// The link by which it was asked last whether it is there, until it has taken note of it: in its queue is one at most
+    /// that only asks.
+    asked: Option<L>,
     /// When to try again, whatever happens.
     again: Option<Time>,
     /// While something waits for a worker, and none takes any: when that was looked at last, and how often it was so.
@@ -103,11 +106,14 @@ pub(super) struct Parks<W: World> {
     back: W::Back,
     jobs: HashMap<Entry, Job<W>>,
     /// In their order, as two runs with the same seed are to ask them in the same.
-    servers: BTreeMap<Way, Server>,
+    servers: BTreeMap<Way, Server<W::Link>>,
+    /// Those that were away for so long that they were given up, and have not been found since: nothing is parked for them.
+    lost: BTreeSet<Way>,
     /// How many have something to say.
     returning: usize,
-    /// How many are on their way: so many descriptors are open for that.
+    /// How many are on their way, and how many servers are asked: so many descriptors are open for that.
     offers: usize,
+    asks: usize,
     /// The number of the last one that spoke.
     spoke: u64,
     /// Whether nothing is parked any more.
@@ -134,9 +140,10 @@ pub struct Parked<'a, W: World> {
 
 impl<W: World> Parks<W> {
     pub fn new(back: W::Back) -> Self {
-        let (jobs, servers, head) = (HashMap::new(), BTreeMap::new(), Box::new([0; HEAD]));
-        let (returning, offers, spoke, is_over) = (0, 0, 0, false);
-        Parks { back, jobs, servers, returning, offers, spoke, is_over, head, trouble: Warning::default() }
+        let (jobs, servers, lost) = (HashMap::new(), BTreeMap::new(), BTreeSet::new());
+        let (returning, offers, asks, spoke, is_over) = (0, 0, 0, 0, false);
+        let (head, trouble) = (Box::new([0; HEAD]), Warning::default());
+        Parks { back, jobs, servers, lost, returning, offers, asks, spoke, is_over, head, trouble }
     }
 
     /// How many there are.
@@ -151,7 +158,7 @@ impl<W: World> Parks<W> {
 
     /// Descriptors that are open for them beside the connections.
     pub fn descriptors(&self) -> usize {
-        self.offers
+        self.offers + self.asks
     }
 
     /// Closes this process's copies of what another one has.
@@ -189,6 +196,7 @@ impl<W: World> Parks<W> {
             server.takes_none = None;
         }
         if server.connections == 0 {
+            self.asks -= usize::from(server.asked.is_some());
             self.servers.remove(&way);
         }
     }
@@ -219,10 +227,11 @@ impl<W: World> Parks<W> {
     }
 }
 
-impl Server {
+impl<L> Server<L> {
     fn new(now: Time) -> Self {
         let (connections, queue, offers) = (0, BTreeMap::new(), 0);
-        Server { connections, queue, offers, heard: now, is_away: false, again: None, takes_none: None }
+        let (is_away, asked, again, takes_none) = (false, None, None, None);
+        Server { connections, queue, offers, heard: now, is_away, asked, again, takes_none }
     }
 
     /// When it is to be tried again, or asked.
@@ -252,6 +261,16 @@ impl Server {
         }
     }
 
+    /// Whether it has not taken note yet of having been asked: it listens, though it may say that it has no room as if it
+    /// did not.
+    fn is_asked(&self) -> bool
+    where
+        L: Link,
+    {
+        let said = self.asked.as_ref().map(|link| link.receive(&mut Vec::new()));
+        matches!(said, Some(Err(e)) if e.kind() == ErrorKind::WouldBlock)
+    }
+
     /// It is there.
     fn is_there(&mut self, now: Time) {
         (self.is_away, self.heard, self.again) = (false, now, None);
@@ -259,6 +278,15 @@ impl Server {
 }
 
 impl<W: World> Connections<W> {
+    /// Whether anything may be parked for a server: not for one that was given up, until it is found again. Who parks is
+    /// to keep what it has then.
+    pub fn may_park(&mut self, way: Way) -> bool {
+        if self.parks.lost.contains(&way) && !self.parks.back.call(way.name()).is_err_and(|e| is_away(&e)) {
+            self.parks.lost.remove(&way);
+        }
+        !self.parks.lost.contains(&way)
+    }
+
     /// Takes over a connection whose server waits for its client. What is no connection is refused, and what there is no
     /// room for lingers. Returns whether it was a TCP socket.
     pub fn admit_park(
@@ -271,6 +299,10 @@ impl<W: World> Connections<W> {
     ) -> bool {
         let is_new_way = || !self.parks.servers.contains_key(&ticket.way());
         if self.parks.is_over || is_new_way() && self.parks.servers.len() >= WAYS {
+            return self.admit(received, senders, backend, now);
+        }
+        if self.parks.lost.contains(&ticket.way()) {
+            self.ends.abandoned();
             return self.admit(received, senders, backend, now);
         }
         // They may have half of the table: others are to linger, too.
@@ -562,16 +594,18 @@ impl<W: World> Connections<W> {
                 }
                 // So many wait there that there is no room, which some systems say as if nobody were: those who are under way
                 // tell of it.
-                Err(e) if is_away(&e) && server.offers == 0 => {
+                Err(e) if is_away(&e) && server.offers == 0 && !server.is_asked() => {
                     self.parks.is_away(way, &e, now);
                     return done;
                 }
                 Err(e) if is_away(&e) || e.kind() == ErrorKind::WouldBlock => {
                     (server.heard, server.again) = (now, Some(now + LOOK));
+                    server.takes_none.get_or_insert((now, 0));
                     return done;
                 }
                 Err(e) => {
                     server.again = Some(now + AGAIN);
+                    server.takes_none.get_or_insert((now, 0));
                     let what = format_args!("cannot bring a connection back to '{}': {e}", way.name());
                     self.parks.trouble.warn(now, what);
                     return done;
@@ -656,7 +690,7 @@ impl<W: World> Connections<W> {
     /// Tries those servers again whose time has come, asks those that are quiet whether they are there, and ends what is
     /// parked for those that are not. Returns how much was done.
     pub(super) fn try_ways(&mut self, backend: &mut W::Backend, now: Time) -> usize {
-        let is_due = |server: &Server| server.next(now).is_some_and(|at| now.ticks_since(at) >= 0);
+        let is_due = |server: &Server<W::Link>| server.next(now).is_some_and(|at| now.ticks_since(at) >= 0);
         let due: Vec<_> =
             self.parks.servers.iter().filter(|(_, server)| is_due(server)).map(|(&way, _)| way).collect();
         let mut work = 0;
@@ -680,11 +714,22 @@ impl<W: World> Connections<W> {
 
     /// Asks whether a server is there.
     fn ask(&mut self, way: Way, now: Time) {
-        let called = self.parks.back.call(way.name()).map(drop);
+        let Some(server) = self.parks.servers.get_mut(&way) else { return };
+        if server.is_asked() {
+            return server.is_there(now);
+        }
+        self.parks.asks -= usize::from(server.asked.take().is_some());
+        let called = self.parks.back.call(way.name());
         let Some(server) = self.parks.servers.get_mut(&way) else { return };
         match called {
+            Ok(link) => {
+                link.finish();
+                server.asked = Some(link);
+                self.parks.asks += 1;
+                server.is_there(now);
+            }
             Err(e) if is_away(&e) => self.parks.is_away(way, &e, now),
-            _ => server.is_there(now), // or it cannot be said
+            Err(_) => server.is_there(now), // or it cannot be said
         }
     }
 
@@ -698,14 +743,30 @@ impl<W: World> Connections<W> {
                  linger, and so do all that are parked for it"
             );
             self.parks.trouble.warn(now, what);
+        } else {
+            if self.parks.lost.len() >= WAYS {
+                self.parks.lost.pop_first();
+            }
+            self.parks.lost.insert(way);
         }
         let of_it = |(_, job): &(&Entry, &Job<W>)| job.ticket.way() == way;
         let mut entries: Vec<_> = self.parks.jobs.iter().filter(of_it).map(|(&entry, _)| entry).collect();
         entries.sort_unstable();
         entries.truncate(UNPARK_BUDGET); // it is given up as long as there are more
         for &entry in &entries {
-            if !self.take_back_offer(entry, backend, now) {
-                break; // it is there after all
+            match self.take_back_offer(entry) {
+                Ok(None) => {}
+                // It is there after all.
+                Ok(Some(said)) => {
+                    self.hear_worker(entry, Ok(said), backend, now);
+                    break;
+                }
+                Err(NoMemory) => {
+                    if let Some(server) = self.parks.servers.get_mut(&way) {
+                        server.takes_none = Some((now, HANGS - 1));
+                    }
+                    break;
+                }
             }
             self.ends.abandoned();
             self.unpark(entry, backend, now);
@@ -713,21 +774,21 @@ impl<W: World> Connections<W> {
         entries.len()
     }
 
-    /// Has no worker take one any more that it is offered to. Returns whether it is here, and not one's that has taken it.
-    fn take_back_offer(&mut self, entry: Entry, backend: &mut W::Backend, now: Time) -> bool {
+    /// Has no worker take one any more that it is offered to. Returns what one says that has taken it.
+    fn take_back_offer(&mut self, entry: Entry) -> Result<Option<Received>, NoMemory> {
         let Some(Waits::Offered(_, link)) = self.parks.jobs.get(&entry).map(|job| &job.stage) else {
-            return true;
+            return Ok(None);
         };
         // Where the system cannot do it, one that takes it in the very moment in which it is given up loses it.
         let _ = link.silence();
         let mut descriptors = Vec::new();
         let said = link.receive(&mut descriptors);
         descriptors.into_iter().for_each(|other| self.close_slowly(other));
-        let is_taken = matches!(said, Ok(Received::Byte { byte: TAKEN, .. }));
-        if is_taken {
-            self.hear_worker(entry, said, backend, now);
+        match said {
+            Ok(said @ Received::Byte { byte: TAKEN, .. }) => Ok(Some(said)),
+            Err(e) if matches!(e.kind(), ErrorKind::OutOfMemory | ErrorKind::Interrupted) => Err(NoMemory),
+            _ => Ok(None),
         }
-        !is_taken
     }
 
     /// From now on it lingers.

@@ -92,7 +92,7 @@ impl<W: World> Daemon<W> {
                 }
                 Said::Message(Message::Linger { .. }) => self.admit_received(),
                 Said::Spool(spool) => self.admit_spool(spool),
-                Said::Park(ticket) => self.admit_park(*ticket),
+                Said::Park(ticket) => self.admit_park(sender, *ticket),
                 Said::Message(Message::Ask(format)) => {
                     self.tell_sender(sender, *format);
                     return Said::Gone;
@@ -227,7 +227,10 @@ impl<W: World> Daemon<W> {
     }
 
     /// Takes over a connection whose server waits for its client, and tells the same.
-    fn admit_park(&mut self, ticket: Ticket) -> bool {
+    fn admit_park(&mut self, sender: Sender, ticket: Ticket) -> bool {
+        if !self.connections.may_park(ticket.way()) {
+            self.senders.owes_less(sender);
+        }
         let (now, others) = (self.clock.now(), self.others());
         self.summary_at.get_or_insert(now + SUMMARY_EVERY);
         let Some(socket) = self.received.pop() else { return true }; // there is one

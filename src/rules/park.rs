@@ -129,12 +129,15 @@ impl Park {
 }
 
 /// Whether `bytes` have a whole head of a request in them: an empty line after a line that is not (RFC 9112 section
-/// 2.2: empty lines before a request are none of it, and a bare LF ends a line).
+/// 2.2: empty lines before a request are none of it, and a bare LF ends a line). Or nothing of which an empty line is the
+/// end: a request line without a version, or a NUL, as TLS has them.
 pub fn is_whole_head(bytes: &[u8]) -> bool {
     let blank = |&byte: &u8| byte == b'\r' || byte == b'\n';
     let start = bytes.iter().position(|byte| !blank(byte)).unwrap_or(bytes.len());
-    let mut lines = bytes[start..].split_inclusive(|&byte| byte == b'\n').skip(1);
-    lines.any(|line| line == b"\n" || line == b"\r\n")
+    let mut lines = bytes[start..].split_inclusive(|&byte| byte == b'\n');
+    let Some(first) = lines.next() else { return false };
+    let is_of_http = !first.ends_with(b"\n") || first.windows(5).any(|word| word == b"HTTP/");
+    !is_of_http || bytes.contains(&0) || lines.any(|line| line == b"\n" || line == b"\r\n")
 }
 
 #[cfg(test)]
@@ -205,7 +208,7 @@ mod tests {
         for whole in [
             "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET / HTTP/1.1\nHost: a\n\n",
-            "GET /\r\n\n",
+            "GET / HTTP/1.0\r\n\n",
             "\r\n\r\nGET / HTTP/1.1\r\n\r\nbody",
         ] {
             assert!(is_whole_head(whole.as_bytes()), "{whole:?}");
@@ -214,7 +217,17 @@ mod tests {
                 assert!(!is_whole_head(&whole.as_bytes()[..part]), "{part} of {whole:?}");
             }
         }
-        for none in ["", "\r\n\r\n\r\n", "GET / HTTP/1.1\r\nA: b\r\n \r\n", "GET / HTTP/1.1\r\n\rX"] {
+        for other in ["GET /\r\n", "\r\nGET /\n", "\x16\x03\x01\x00", "GET / HTTP/1.1\r\nA: \0"] {
+            assert!(is_whole_head(other.as_bytes()), "{other:?}");
+        }
+        for none in [
+            "",
+            "GET /",
+            "\x16\x03",
+            "\r\n\r\n\r\n",
+            "GET / HTTP/1.1\r\nA: b\r\n \r\n",
+            "GET / HTTP/1.1\r\n\rX",
+        ] {
             assert!(!is_whole_head(none.as_bytes()), "{none:?}");
         }
     }

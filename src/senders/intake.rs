@@ -283,6 +283,13 @@ impl<W: World> Senders<W> {
         Ok(())
     }
 
+    /// Does not tell `sender` of the last one, and so has it park no more than it may without being told.
+    pub fn owes_less(&mut self, sender: Sender) {
+        if let Some(peer) = self.senders.get_mut(sender) {
+            peer.owed = peer.owed.saturating_sub(1);
+        }
+    }
+
     /// Where they come in, unless nobody else may.
     pub fn door(&self, speech: Speech) -> Option<&W::Door> {
         self.doors[speech as usize].as_ref().filter(|_| !self.is_shut).map(Watched::get)

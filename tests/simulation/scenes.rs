@@ -1563,3 +1563,46 @@ fn a_server_that_takes_one_now_and_then_is_given_time_for_the_others() {
         assert_eq!(scene.figure("abandoned"), 0);
     }
 }
+
+#[test]
+fn for_a_server_that_was_given_up_nothing_is_parked_until_it_is_found_and_who_parks_is_not_told_so() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(flavour, NEVER);
+        let silent = scene.park("apache", 5, HOUR);
+        scene.until("they are given up", |scene| scene.figure("abandoned") == 5);
+        assert!(silent.iter().all(|client| client.facts().shut_down.is_some()));
+        // The next ones are not kept waiting for ten seconds, and their sender may keep its own soon.
+        let sender = scene.spooler();
+        let (clients, held) = scene.connections(3, &Setup { response: 0, ..Setup::default() });
+        let start = scene.kernel.now();
+        held.into_iter().for_each(|held| sender.send(&ticket(b'K', "apache", HOUR), &[&held]).unwrap());
+        scene.until("they linger", |scene| scene.figure("abandoned") == 8);
+        assert_within_a_second("that", start, &Rc::new(Cell::new(Some(scene.kernel.now()))));
+        assert!(clients.iter().all(|client| client.facts().shut_down.is_some()));
+        assert!(!sender.read().contains(&b'K'), "it is told that they are parked");
+        drop(sender);
+        // And then it is there.
+        let (way, back) = (scene.kernel.way_back("apache", 511), Back::default());
+        take_all(&way, &back);
+        let clients = scene.park("apache", 3, HOUR); // who is told
+        clients.iter().for_each(|client| client.say(b"G"));
+        scene.until("they go back", |_| back.borrow().len() == 3);
+    }
+}
+
+#[test]
+fn workers_who_take_note_of_nothing_are_asked_once_and_given_up_when_somebody_waits() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(flavour, NEVER);
+        // There is room for one that nobody has accepted.
+        let way = scene.kernel.way_back("apache", 0);
+        let clients = scene.park("apache", 10, HOUR * 10);
+        let start = scene.kernel.now();
+        scene.until("an hour is over", |scene| scene.kernel.now() > start + HOUR);
+        assert_eq!((way.waiting(), scene.figure("parked"), scene.figure("abandoned")), (1, 10, 0));
+        clients[0].say(b"G");
+        scene.until("that is over", |scene| scene.figure("abandoned") == 10);
+        let taken = scene.kernel.now() - start - HOUR;
+        assert!((SECOND * 290..SECOND * 370).contains(&taken), "{taken:?}");
+    }
+}

@@ -336,6 +336,23 @@ fn it_has_connections_wait_that_are_kept_alive_from_the_first_one_on() {
 }
 
 #[test]
+fn what_is_kept_alive_waits_in_another_users_one_that_was_there_already() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    fs::create_dir(place.path("run")).unwrap(); // root's
+    let lingerd = place.start(&["-u", &format!("{UID}:{UID}"), "-m", "0666"]);
+    let Some(apache) = start(&prefork(&place, PATIENT).workers(1).with(PARK)) else { return };
+    let mut client = connect(apache.address);
+    for returned in 0..3 {
+        client.write_all(b"GET /small HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        assert_eq!(read_one(&mut client).1, b"hello\n");
+        lingerd.wait_for(&format!("parked=1 returned={returned}"));
+    }
+}
+
+#[test]
 fn a_test_of_the_configuration_starts_nothing() {
     let site = Place::new();
     let Some(checked) = prefork(&site, PATIENT).check() else { return };

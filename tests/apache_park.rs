@@ -10,8 +10,9 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 use support::apache::{Apache, Mpm, Setup, user};
@@ -345,6 +346,27 @@ fn slow_heads_keep_no_worker() {
 }
 
 #[test]
+fn half_a_head_right_behind_a_response_keeps_no_worker() {
+    let lingerd = lingerd();
+    let setup = setup(&lingerd.site.socket()).php().modules(&["reqtimeout"]);
+    let setup = setup.with("AcceptFilter http none\nLingerdHead On\nRequestReadTimeout header=600");
+    let Some(apache) = setup.start() else { return };
+    publish(&apache);
+    let mut slow = clients(apache.address);
+    for (n, client) in slow.iter_mut().enumerate() {
+        // Those that ask at once are waited for by their worker.
+        (0..4).for_each(|n| asks_well(client, n));
+        client.write_all(format!("GET /page.php?{n} HTTP/1.1\r\nHost: loc").as_bytes()).unwrap();
+        asks_well(&mut http::connect(apache.address), n);
+    }
+    lingerd.wait_for(&format!("parked={MANY} returning=0"));
+    for (n, client) in slow.iter_mut().enumerate() {
+        client.write_all(b"alhost\r\n\r\n").unwrap();
+        assert_eq!(read_one(client).1, format!("{n} ").repeat(100).into_bytes());
+    }
+}
+
+#[test]
 fn a_head_that_takes_too_long_is_answered_with_408() {
     let lingerd = lingerd();
     let setup = setup(&lingerd.site.socket()).modules(&["reqtimeout"]).with("LingerdHead On");
@@ -480,6 +502,29 @@ fn the_way_back_is_for_lingerd_only_and_goes_with_apache() {
     assert_eq!(file.mode() & 0o777, if directory.mode() & 0o020 == 0 { 0o600 } else { 0o660 });
     apache.stop();
     assert_eq!(way_back(&lingerd.site), None);
+}
+
+#[test]
+fn where_somebody_else_listens_it_stays_his() {
+    let lingerd = lingerd();
+    let Some(apache) = setup(&lingerd.site.socket()).start() else { return };
+    publish(&apache);
+    let way = way_back(&lingerd.site).unwrap();
+    fs::rename(&way, lingerd.site.path("moved")).unwrap();
+    let other = UnixListener::bind(&way).unwrap();
+    let whose = fs::metadata(&way).unwrap().ino();
+    apache.restart();
+    assert_eq!(apache.errors_with("Another Apache with the same ServerRoot and PidFile does").len(), 1);
+    let mut client = http::connect(apache.address);
+    (0..3).for_each(|_| assert_eq!(ask(&mut client, "/small").1, "hello\n"));
+    assert_eq!(fs::metadata(&way).unwrap().ino(), whose);
+    lingerd.wait_for("parked=0 handed_over=0");
+    // And one that nobody listens at any more is no obstacle.
+    drop(other);
+    apache.restart();
+    let mut client = http::connect(apache.address);
+    ask(&mut client, "/small");
+    lingerd.wait_for("parked=1");
 }
 
 #[test]
@@ -640,22 +685,58 @@ fn one_that_hangs_has_a_few_of_each_child_and_gives_them_back() {
 
 // ---- All of it at once ------------------------------------------------------------------------------------
 
-/// What a client has asked of which no answer has begun when the connection ends it asks again (RFC 9112 section
-/// 9.3.1): a server may end a connection between two requests at any time, and one that restarts does.
-fn has_ended(client: &TcpStream) -> bool {
-    match client.peek(&mut [0]) {
-        Ok(count) => count == 0,
-        Err(e) => tcp::is_gone(&e) || panic!("{e}"),
+/// What comes next on a connection: a whole response, or its end.
+enum Next {
+    Answer(String, Vec<u8>),
+    /// Before anything of a response.
+    End,
+    /// In the midst of one.
+    Cut,
+}
+
+fn next(client: &mut TcpStream) -> Next {
+    let mut said = Vec::new();
+    loop {
+        let head = said.windows(4).position(|four| four == b"\r\n\r\n");
+        if let Some(end) = head {
+            let head = String::from_utf8(said[..end].to_vec()).unwrap();
+            let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok());
+            let length: usize = length.unwrap_or_else(|| panic!("no length: {head}"));
+            if said.len() == end + 4 + length {
+                return Next::Answer(head, said.split_off(end + 4));
+            }
+        }
+        // One at a time, as what follows is the next one's.
+        let mut byte = [0];
+        match client.read(&mut byte) {
+            Ok(1) => said.push(byte[0]),
+            Ok(_) => return if said.is_empty() { Next::End } else { Next::Cut },
+            Err(e) if tcp::is_gone(&e) => return if said.is_empty() { Next::End } else { Next::Cut },
+            Err(e) => panic!("{e}"),
+        }
     }
 }
 
-/// Requests of one client, cut anywhere and several at once, each answered by what it asked for. Returns how many were
-/// asked again.
-fn converse(address: SocketAddr, random: &mut fastrand::Rng, requests: usize) -> usize {
-    let (mut answered, mut again) = (0, 0);
+/// What became of one client's requests.
+#[derive(Default)]
+struct Conversation {
+    answered: usize,
+    /// Asked again, as the connection had ended before any answer to them had begun (RFC 9112 section 9.3.1): a server may
+    /// end it between two requests at any time, and one that restarts does.
+    again: usize,
+    /// Cut off.
+    cut: usize,
+}
+
+/// How many requests a client has under way at most.
+const UNDER_WAY: usize = 4;
+
+/// Requests of one client, cut anywhere and several at once, each answered by what it asked for.
+fn converse(address: SocketAddr, random: &mut fastrand::Rng, requests: usize) -> Conversation {
+    let mut done = Conversation::default();
     let mut client = http::connect(address);
-    while answered < requests {
-        let some = random.usize(1..=4);
+    while done.answered < requests {
+        let some = random.usize(1..=UNDER_WAY);
         let numbers: Vec<_> = (0..some).map(|_| random.usize(..1_000_000)).collect();
         let mut left = &numbers[..];
         while !left.is_empty() {
@@ -672,37 +753,47 @@ fn converse(address: SocketAddr, random: &mut fastrand::Rng, requests: usize) ->
                 }
             }
             while let [n, more @ ..] = left {
-                if has_ended(&client) {
-                    client = http::connect(address);
-                    again += left.len();
-                    break;
+                let next = next(&mut client);
+                if let Next::Answer(head, body) = next {
+                    assert!(head.contains(" 200 "), "{head}");
+                    assert_eq!(String::from_utf8(body).unwrap(), format!("{n} ").repeat(100));
+                    (left, done.answered) = (more, done.answered + 1);
+                    continue;
                 }
-                let (head, body) = read_one(&mut client);
-                assert!(head.contains(" 200 "), "{head}");
-                assert_eq!(String::from_utf8(body).unwrap(), format!("{n} ").repeat(100));
-                (left, answered) = (more, answered + 1);
+                done.cut += usize::from(matches!(next, Next::Cut));
+                done.again += left.len();
+                client = http::connect(address);
+                break;
             }
         }
         if random.u8(..20) == 0 {
             client = http::connect(address);
         }
     }
-    again
+    done
 }
 
-#[test]
-fn every_answer_is_right_and_in_order_whatever_is_restarted_meanwhile() {
+/// Apache's children, as Linux's ps(1) says.
+fn children(apache: &Apache) -> Vec<i32> {
+    let pid = apache.pid().to_string();
+    let listed = Command::new("ps").args(["-o", "pid=", "--ppid", &pid]).output().unwrap();
+    String::from_utf8(listed.stdout).unwrap().split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// What may befall server and daemon in the midst of it.
+fn every_answer_is_right_and_in_order(may_lose: bool) {
+    const WORKERS: usize = 3;
     // In all; a million is for who has the time.
     let all = std::env::var("LINGERD_TEST_REQUESTS").map_or(6_000, |number| number.parse().unwrap());
     let requests = all / MANY;
     fuzz::any(1, |random| {
         let mut lingerd = lingerd();
-        let setup =
-            setup(&lingerd.site.socket()).php().workers(3).with("LingerdHead On\nMaxConnectionsPerChild 50");
-        let Some(apache) = setup.start() else { return };
+        let setup = setup(&lingerd.site.socket()).php().workers(WORKERS);
+        let Some(apache) = setup.with("LingerdHead On\nMaxConnectionsPerChild 50").start() else { return };
         publish(&apache);
         let seeds: Vec<_> = (0..MANY).map(|_| random.u64(..)).collect();
-        thread::scope(|scope| {
+        let (mut restarts, mut kills, mut upgrades) = (0, 0, 0);
+        let done = thread::scope(|scope| {
             let clients: Vec<_> = seeds
                 .iter()
                 .map(|&seed| {
@@ -711,20 +802,54 @@ fn every_answer_is_right_and_in_order_whatever_is_restarted_meanwhile() {
                 })
                 .collect();
             while clients.iter().any(|client| !client.is_finished()) {
-                match random.u8(..3) {
-                    0 => apache.restart_gracefully(),
-                    1 => {
+                match random.u8(..5) {
+                    0 if may_lose => {
+                        apache.restart_gracefully();
+                        restarts += 1;
+                    }
+                    1 if may_lose && cfg!(target_os = "linux") => {
+                        let children = children(&apache);
+                        if let Some(&child) = children.get(random.usize(..children.len().max(1))) {
+                            let _ = process::kill(child, libc::SIGKILL); // it may have gone
+                            kills += 1;
+                        }
+                    }
+                    0..=2 => {
                         let next = lingerd.site.start(&["-m", "0666", "-r"]);
                         lingerd.wait_for_end();
                         lingerd = next;
+                        upgrades += 1;
                     }
                     _ => thread::sleep(Duration::from_millis(random.u64(..200))), // so that there is a pause
                 }
             }
-            let again: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
-            println!("{} requests, {again} of them asked again", requests * MANY);
+            let mut done = Conversation::default();
+            for client in clients {
+                let one = client.join().unwrap();
+                done.answered += one.answered;
+                (done.again, done.cut) = (done.again + one.again, done.cut + one.cut);
+            }
+            done
         });
+        let Conversation { answered, again, cut } = done;
+        println!(
+            "{answered} requests, {again} of them asked again, {cut} answers cut off; {restarts} graceful restarts, {kills} \
+             children killed, {upgrades} upgrades of lingerd"
+        );
+        // What the workers had that ended, and nothing of what was parked.
+        let had = WORKERS * UNDER_WAY * (restarts + kills);
+        assert!(again <= had && cut <= kills * WORKERS, "{had} may be asked again");
         lingerd.wait_for("abandoned=0 rejected=0 protocol_errors=0 cut_short=0");
         assert!(lingerd.counters()["returned"] > 0);
     });
+}
+
+#[test]
+fn every_answer_is_right_and_in_order_whatever_ends_meanwhile() {
+    every_answer_is_right_and_in_order(true);
+}
+
+#[test]
+fn no_request_is_lost_where_lingerd_is_upgraded_and_children_come_and_go() {
+    every_answer_is_right_and_in_order(false);
 }

@@ -74,6 +74,13 @@
 #define LINGERD_BYTES (8 + 16 * LINGERD_PARTS)
 #define LINGERD_OWN_AT (LINGERD_BYTES - LINGERD_OWN)
 
+/* On macOS SO_LINGER counts in hundredths of a second. */
+#ifdef SO_LINGER_SEC
+#define LINGERD_LINGER SO_LINGER_SEC
+#else
+#define LINGERD_LINGER SO_LINGER
+#endif
+
 /* What the daemon says when it takes an 'S', and when it has one that is parked */
 #define LINGERD_GO 'G'
 #define LINGERD_HAS 'K'
@@ -348,7 +355,7 @@ static void lingerd_set_linger(int sock, int on, int seconds)
 
     linger.l_onoff = on;
     linger.l_linger = seconds;
-    (void)setsockopt(sock, SOL_SOCKET, SO_LINGER, (void *)&linger,
+    (void)setsockopt(sock, SOL_SOCKET, LINGERD_LINGER, (void *)&linger,
                      sizeof(linger));
     errno = saved;
 }

@@ -342,10 +342,11 @@ fn another_sender_that_is_loaded_too_is_not_called() {
     let site = Site::new();
     let source = site.path("other.c");
     let functions =
-        ["init", "init_spool", "open", "half_close", "client_done", "give", "spool", "transient", "drop"];
-    let code = functions
-        .map(|name| format!("void lingerd_{name}(void);\nvoid lingerd_{name}(void) {{ abort(); }}\n"));
-    fs::write(&source, format!("#include <stdlib.h>\n{}", code.concat())).unwrap();
+        "init init_spool open half_close client_done give give_for spool park transient drop".split(' ');
+    let code: String = functions
+        .map(|name| format!("void lingerd_{name}(void);\nvoid lingerd_{name}(void) {{ abort(); }}\n"))
+        .collect();
+    fs::write(&source, format!("#include <stdlib.h>\n{code}")).unwrap();
     let Some(other) = compile("other.so", &["-shared", "-fPIC", source.to_str().unwrap()]) else { return };
     let lingerd = lingerd(&[]);
     let setup = Setup::prefork(&lingerd.site.socket()).load_file_first(&other);

@@ -101,6 +101,23 @@ fn a_tunnel_is_left_alone() {
     lingerd.wait_for("spooled=0");
 }
 
+/// Whoever was too slow to ask is to be gone soon, and not to have lingerd write for as long as it likes.
+#[test]
+fn a_response_to_who_was_too_slow_to_ask_the_worker_writes() {
+    let lingerd = lingerd(&["-t", "600", "-D", "600"]);
+    let setup = setup(&lingerd.site.socket()).php().modules(&["reqtimeout"]);
+    let Some(apache) = setup.with("RequestReadTimeout body=1").start() else { return };
+    let much = publish(&apache);
+    apache.publish("slow.php", b"<?php file_get_contents('php://input'); readfile(__DIR__ . '/much');");
+    let request =
+        "POST /slow.php HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\nConnection: close\r\n\r\nabc";
+    let mut client = ask(apache.address, request);
+    let held = read(client.try_clone().unwrap());
+    assert!(held.body == much, "{}", held.head);
+    lingerd.wait_for("spooled=0 handed_over=1 limit=1");
+    assert_eq!(client.read(&mut [0]).unwrap_or(0), 0);
+}
+
 #[test]
 fn a_request_for_another_protocol_is_left_alone() {
     let lingerd = lingerd(&[]);

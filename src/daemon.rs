@@ -415,14 +415,15 @@ impl<W: World> Daemon<W> {
             }
             Source::Control if !self.retry.waits_for(Source::Control) => self.let_clients_in(false),
             Source::Reader => self.work += self.connections.read(&mut self.backend, self.clock.now()),
+            Source::Client(client) if self.control.is_told(client) => self.tell_on(client),
             // What else is said waits, for the successor perhaps: of two that come at once the later one takes
             // over from the earlier one.
             Source::Client(_) if self.successor.is_some() => {}
-            Source::Client(client) if self.control.is_told(client) => self.tell_on(client),
             Source::Client(client) => match self.control.hear(client, &mut self.backend) {
                 Some(Order::Counters) => {
-                    let snapshot = self.snapshot();
-                    self.control.tell_counters(client, &snapshot, &mut self.backend);
+                    if let Some(link) = self.control.take(client, &mut self.backend) {
+                        self.tell(link, self.snapshot().told(), false);
+                    }
                 }
                 Some(Order::Stop) => {
                     self.control.tell_stopping(client);
@@ -434,6 +435,19 @@ impl<W: World> Daemon<W> {
                 None => {}
             },
             _ => {}
+        }
+    }
+
+    /// Tells somebody something, as fast as it is read.
+    fn tell(&mut self, link: W::Link, text: String, is_sender: bool) {
+        let client = self.control.tell(link, text, is_sender, &mut self.backend);
+        self.tell_on(client);
+        let source = Source::Client(client);
+        if self.retry.waits_for(source) {
+            return; // it was left alone
+        }
+        if let Err(e) = self.watch_on(source) {
+            self.retry.backend(source, self.clock.now(), &e);
         }
     }
 

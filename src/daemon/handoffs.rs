@@ -120,16 +120,7 @@ impl<W: World> Daemon<W> {
     /// Tells the counters to one who has asked for them where senders come in, and is none any more.
     fn tell_sender(&mut self, sender: Sender, format: Format) {
         if let Some(link) = self.senders.take(sender, &mut self.backend) {
-            let answer = self.snapshot().render(format);
-            let client = self.control.tell(link, answer, &mut self.backend);
-            let source = Source::Client(client);
-            self.tell_on(client);
-            if self.retry.waits_for(source) {
-                return; // it was left alone
-            }
-            if let Err(e) = self.control.watch_client(client, &mut self.backend) {
-                self.retry.backend(source, self.clock.now(), &e);
-            }
+            self.tell(link, self.snapshot().render(format), true);
         }
     }
 
@@ -237,9 +228,9 @@ impl<W: World> Daemon<W> {
         self.connections.admit_park(socket, ticket, others, &mut self.backend, now)
     }
 
-    /// Descriptors that senders have.
+    /// Descriptors that senders have, and those who are still told what they have asked for.
     pub(super) fn others(&self) -> usize {
-        self.senders.len() + self.senders.begun()
+        self.senders.len() + self.senders.begun() + self.control.told()
     }
 
     /// Refuses what came with a message that is none.

@@ -89,7 +89,7 @@ pub fn path(socket: &Path) -> PathBuf {
     path.into()
 }
 
-/// How many are there at a time, and of those who are only told something.
+/// How many are there at a time; how many are told something; and as many who have asked where senders come in.
 pub const PLACES: usize = 4;
 const TOLD: usize = 4;
 
@@ -116,7 +116,7 @@ pub struct Control<W: World> {
     door: Watched<W::Door>,
     clients: [Option<Client<W::Link>>; PLACES],
     /// Their numbers come after those of the clients.
-    told: [Option<Told<W::Link>>; TOLD],
+    told: [Option<Told<W::Link>>; 2 * TOLD],
     /// How many have come in so far.
     came: u64,
     guard: Guard,
@@ -215,7 +215,12 @@ impl<W: World> Control<W> {
 
     /// How many have come in.
     pub fn len(&self) -> usize {
-        self.clients.iter().flatten().count() + self.told.iter().flatten().count()
+        self.clients.iter().flatten().count() + self.told()
+    }
+
+    /// How many of them are only told something.
+    pub fn told(&self) -> usize {
+        self.told.iter().flatten().count()
     }
 
     /// Whether nobody has.
@@ -243,20 +248,13 @@ impl<W: World> Control<W> {
         order
     }
 
-    /// Tells `client` the counters, and hangs up on it.
-    pub fn tell_counters(&mut self, client: u8, snapshot: &Snapshot, backend: &mut W::Backend) {
-        if let Some(mut link) = self.take(client, backend) {
-            // Some hundred bytes: they fit into the socket's buffer at once, or nobody reads.
-            let _ = link.tell(snapshot.told().as_bytes());
-            link.finish(); // one that was to take over may have a copy
-        }
-    }
-
     /// Is to tell all of `text` at `link`, and then to hang up: [`tell_on`](Self::tell_on) does it. Who has been told
-    /// something for the longest, and does not read it, makes room.
-    pub fn tell(&mut self, link: W::Link, text: String, backend: &mut W::Backend) -> u8 {
+    /// something for the longest, and does not read it, makes room; but no one who has come in here for one who has
+    /// asked where senders do.
+    pub fn tell(&mut self, link: W::Link, text: String, is_sender: bool, backend: &mut W::Backend) -> u8 {
         let since = |told: &Option<Told<W::Link>>| told.as_ref().map_or(0, |told| told.number);
-        let place = (0..TOLD).min_by_key(|&place| since(&self.told[place])).unwrap_or(0);
+        let first = TOLD * usize::from(is_sender);
+        let place = (first..first + TOLD).min_by_key(|&place| since(&self.told[place])).unwrap_or(first);
         self.came += 1;
         let client = (PLACES + place) as u8; // less than 256
         let link = Watched::for_room(link, Source::Client(client));

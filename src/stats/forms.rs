@@ -4,7 +4,7 @@
 //!
 //! Must not know where they come from.
 
-use super::times::{LINGER, SPOOL, Times};
+use super::times::{Timed, Times};
 use super::{Figure, Snapshot};
 use std::fmt::Write;
 use std::str::FromStr;
@@ -52,10 +52,10 @@ impl Snapshot {
             let counters: Vec<_> = [seconds].into_iter().chain(growth.counters().map(pair)).collect();
             pairs.push(format!("\"last_minute\":{{{}}}", counters.join(",")));
         }
-        for timed in [LINGER, SPOOL] {
+        for timed in Timed::ALL {
             let reasons: Vec<_> =
                 self.times.iter().filter(|(what, _, _)| *what == timed).map(json_times).collect();
-            pairs.push(format!("\"{timed}_seconds\":{{{}}}", reasons.join(",")));
+            pairs.push(format!("\"{}_seconds\":{{{}}}", timed.name(), reasons.join(",")));
         }
         format!("{{{}}}\n", pairs.join(","))
     }
@@ -78,10 +78,13 @@ impl Snapshot {
             let _ = writeln!(out, "lingerd_{} {value}", figure.sample);
         }
         for (timed, help) in [
-            (LINGER, "How long connections lingered, by the reason for which that ended."),
-            (SPOOL, "How long it took to write what was handed over with a connection, by how that ended."),
+            (Timed::Linger, "How long connections lingered, by the reason for which that ended."),
+            (
+                Timed::Spool,
+                "How long it took to write what was handed over with a connection, by how that ended.",
+            ),
         ] {
-            let metric = format!("lingerd_{timed}_seconds");
+            let metric = format!("lingerd_{}_seconds", timed.name());
             let _ = writeln!(out, "# HELP {metric} {help}\n# TYPE {metric} histogram");
             for (_, reason, times) in self.times.iter().filter(|(what, _, _)| *what == timed) {
                 for (bound, count) in times.up_to() {
@@ -102,7 +105,7 @@ fn le(bound: f64) -> String {
     if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() }
 }
 
-fn json_times((_, reason, times): (&str, &str, &Times)) -> String {
+fn json_times((_, reason, times): (Timed, &str, &Times)) -> String {
     let up_to: Vec<_> = times.up_to().map(|(bound, count)| format!("\"{}\":{count}", le(bound))).collect();
     let (number, sum) = (times.number(), times.seconds());
     format!("\"{reason}\":{{\"count\":{number},\"sum\":{sum},\"up_to\":{{{}}}}}", up_to.join(","))
@@ -161,7 +164,7 @@ mod tests {
     fn how_long_it_took_is_a_histogram_for_each_end() {
         let mut snapshot = some();
         for ticks in [1, 64, 200_000] {
-            snapshot.times.count(SPOOL, None, Span::from_ticks(ticks));
+            snapshot.times.count(Timed::Spool, None, Span::from_ticks(ticks));
         }
         let text = snapshot.render(Format::Prometheus);
         let written: Vec<_> = text.lines().filter(|line| line.contains("\"written\"")).collect();

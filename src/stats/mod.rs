@@ -10,7 +10,7 @@ pub mod people;
 pub mod times;
 
 use self::minute::Growth;
-use self::times::{AllTimes, LINGER, SPOOL};
+use self::times::{AllTimes, Timed};
 use crate::rules::event::Reason;
 use crate::rules::time::Span;
 use std::fmt;
@@ -57,12 +57,12 @@ impl Ends {
 
     /// Counts how long one lingered that has ended.
     pub fn lingered(&mut self, reason: Reason, time: Span) {
-        self.times.count(LINGER, Some(reason), time);
+        self.times.count(Timed::Linger, Some(reason), time);
     }
 
     /// Counts how long it took to write a response, or until that was given up for a reason.
     pub fn wrote(&mut self, reason: Option<Reason>, time: Span) {
-        self.times.count(SPOOL, reason, time);
+        self.times.count(Timed::Spool, reason, time);
     }
 
     /// Counts a descriptor that was refused: no connected TCP socket.
@@ -406,7 +406,7 @@ mod tests {
         let mut by = Figures::default();
         (by[place("closed").unwrap()], by[place("bytes_discarded").unwrap()]) = (2, 77);
         snapshot.last_minute = Some(Growth { millis: 60_500, by });
-        snapshot.times.count(LINGER, Some(Reason::Closed), Span::from_secs(3));
+        snapshot.times.count(Timed::Linger, Some(Reason::Closed), Span::from_secs(3));
         let told = snapshot.told();
         assert_eq!(told.parse(), Ok(snapshot));
         let more = told.strip_prefix(&some().told()).unwrap();

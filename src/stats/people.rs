@@ -38,7 +38,7 @@ impl Snapshot {
         }
         for (what, reason, times) in timed {
             let (number, mean) = (times.number(), times.seconds() / times.number() as f64);
-            let _ = write!(out, "{:<18} {number:>17} {mean:>9.2}", format!("{what}, {reason}"));
+            let _ = write!(out, "{:<18} {number:>17} {mean:>9.2}", format!("{}, {reason}", what.name()));
             for part in [0.5, 0.9, 0.99] {
                 let _ = match times.part_in(part) {
                     bound if bound.is_finite() => write!(out, " {bound:>9}"),
@@ -145,7 +145,7 @@ fn days(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::minute::Growth;
-    use super::super::times::LINGER;
+    use super::super::times::Timed;
     use super::super::{FIGURES, Figures};
     use super::*;
     use crate::rules::event::Reason;
@@ -188,7 +188,7 @@ mod tests {
         let mut snapshot = snapshot(&[], &[]);
         assert!(!snapshot.table().contains("seconds"));
         for seconds in [1, 1, 1, 9_999] {
-            snapshot.times.count(LINGER, Some(Reason::Closed), Span::from_secs(seconds));
+            snapshot.times.count(Timed::Linger, Some(Reason::Closed), Span::from_secs(seconds));
         }
         let table = snapshot.table();
         let (_, times) = table.split_once("\n\nseconds ").unwrap();

@@ -81,27 +81,43 @@ impl Times {
     }
 }
 
-/// What is timed: how long a connection lingered.
-pub const LINGER: &str = "linger";
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timed {
+    /// How long a connection lingered.
+    Linger,
+    /// How long it took until a response was written, or given up.
+    Spool,
+}
 
-/// How long it took until a response was written, or given up.
-pub const SPOOL: &str = "spool";
+impl Timed {
+    /// Both, in this order.
+    pub const ALL: [Timed; 2] = [Timed::Linger, Timed::Spool];
+
+    /// What it is called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Timed::Linger => "linger",
+            Timed::Spool => "spool",
+        }
+    }
+}
 
 /// How each can end; `None` as it should, which is no reason to end the connection.
-const TIMED: [(&str, Option<Reason>); 13] = [
-    (LINGER, Some(Reason::Closed)),
-    (LINGER, Some(Reason::Reset)),
-    (LINGER, Some(Reason::Idle)),
-    (LINGER, Some(Reason::Max)),
-    (LINGER, Some(Reason::Limit)),
-    (LINGER, Some(Reason::Evicted)),
-    (LINGER, Some(Reason::Stopped)),
-    (SPOOL, None),
-    (SPOOL, Some(Reason::Reset)),
-    (SPOOL, Some(Reason::Evicted)),
-    (SPOOL, Some(Reason::Stopped)),
-    (SPOOL, Some(Reason::Stalled)),
-    (SPOOL, Some(Reason::Broken)),
+const ENDS: [(Timed, Option<Reason>); 13] = [
+    (Timed::Linger, Some(Reason::Closed)),
+    (Timed::Linger, Some(Reason::Reset)),
+    (Timed::Linger, Some(Reason::Idle)),
+    (Timed::Linger, Some(Reason::Max)),
+    (Timed::Linger, Some(Reason::Limit)),
+    (Timed::Linger, Some(Reason::Evicted)),
+    (Timed::Linger, Some(Reason::Stopped)),
+    (Timed::Spool, None),
+    (Timed::Spool, Some(Reason::Reset)),
+    (Timed::Spool, Some(Reason::Evicted)),
+    (Timed::Spool, Some(Reason::Stopped)),
+    (Timed::Spool, Some(Reason::Stalled)),
+    (Timed::Spool, Some(Reason::Broken)),
 ];
 
 fn name(reason: Option<Reason>) -> &'static str {
@@ -110,31 +126,31 @@ fn name(reason: Option<Reason>) -> &'static str {
 
 /// All that is timed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AllTimes([Times; TIMED.len()]);
+pub struct AllTimes([Times; ENDS.len()]);
 
 impl AllTimes {
     /// Counts what took so long, and ended so.
-    pub fn count(&mut self, what: &'static str, reason: Option<Reason>, time: Span) {
-        if let Some(n) = TIMED.iter().position(|timed| *timed == (what, reason)) {
+    pub fn count(&mut self, what: Timed, reason: Option<Reason>, time: Span) {
+        if let Some(n) = ENDS.iter().position(|end| *end == (what, reason)) {
             self.0[n].count(time);
         }
     }
 
     /// All of it: what took so long, how that ended, and how many took how long.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, &Times)> {
-        TIMED.iter().zip(&self.0).map(|(&(what, reason), times)| (what, name(reason), times))
+    pub fn iter(&self) -> impl Iterator<Item = (Timed, &'static str, &Times)> {
+        ENDS.iter().zip(&self.0).map(|(&(what, reason), times)| (what, name(reason), times))
     }
 
     /// What a daemon says of what there is: `linger.closed`, and what [`read`](Self::read) reads.
     pub fn told(&self) -> impl Iterator<Item = (String, String)> {
         let some = self.iter().filter(|(_, _, times)| **times != Times::default());
-        some.map(|(what, reason, times)| (format!("{what}.{reason}"), times.told()))
+        some.map(|(what, reason, times)| (format!("{}.{reason}", what.name()), times.told()))
     }
 
     /// Reads what is told of `key`; whether that is anything, and it can be read.
     pub fn read(&mut self, key: &str, text: &str) -> Option<Result<(), ()>> {
         let (what, reason) = key.split_once('.')?;
-        let n = TIMED.iter().position(|&(timed, end)| timed == what && name(end) == reason)?;
+        let n = ENDS.iter().position(|&(timed, end)| timed.name() == what && name(end) == reason)?;
         Some(Times::read(text).map(|times| self.0[n] = times).ok_or(()))
     }
 }
@@ -170,10 +186,10 @@ mod tests {
     #[test]
     fn what_is_told_is_read_back() {
         let mut all = AllTimes::default();
-        all.count(LINGER, Some(Reason::Closed), Span::from_secs(1));
-        all.count(LINGER, Some(Reason::Closed), Span::from_secs(3_600));
-        all.count(SPOOL, None, Span::from_ticks(1));
-        all.count(LINGER, Some(Reason::Returned), Span::from_secs(1)); // nothing lingers that does
+        all.count(Timed::Linger, Some(Reason::Closed), Span::from_secs(1));
+        all.count(Timed::Linger, Some(Reason::Closed), Span::from_secs(3_600));
+        all.count(Timed::Spool, None, Span::from_ticks(1));
+        all.count(Timed::Linger, Some(Reason::Returned), Span::from_secs(1)); // nothing lingers that does
         let told: Vec<_> = all.told().collect();
         let expected = [("linger.closed", "230464 1000=1 more=1"), ("spool.written", "1 25=1")];
         assert_eq!(told, expected.map(|(key, text)| (key.to_owned(), text.to_owned())));

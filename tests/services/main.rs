@@ -7,6 +7,7 @@
 mod alpine;
 mod bsd;
 mod launchd;
+mod monitoring;
 mod openrc;
 mod root;
 mod rpm;

@@ -5,7 +5,7 @@ use crate::root::{have, must};
 use std::process::Command;
 use support::built;
 
-const SCRIPTS: [&str; 15] = [
+const SCRIPTS: [&str; 16] = [
     "ci/smf",
     "platform/alpine/APKBUILD",
     "platform/alpine/lingerd.pre-install",
@@ -13,6 +13,7 @@ const SCRIPTS: [&str; 15] = [
     "platform/illumos/svc-lingerd",
     "platform/openrc/lingerd.confd",
     "platform/openrc/lingerd.initd",
+    "platform/prometheus/lingerd-textfile",
     "platform/runit/conf",
     "platform/runit/control/h",
     "platform/runit/finish",

@@ -10,7 +10,7 @@ use crate::run::{Plan, Stage};
 use crate::servers::{Offer, Parked};
 use lingerd::rules::event::Reason;
 use lingerd::stats::Snapshot;
-use lingerd::stats::times::{LINGER, SPOOL};
+use lingerd::stats::times::Timed;
 use lingerd_platform::fake::{Call, Facts, Faults};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -198,8 +198,8 @@ impl Model {
         assert!(get("peak") >= get("lingering"), "{now}");
         let timed =
             |what| now.times.iter().filter(move |(is, _, _)| *is == what).map(|(_, _, times)| times.number());
-        assert_eq!(get("spooled"), get("spooling") + timed(SPOOL).sum::<u64>(), "{now}");
-        assert!(timed(LINGER).sum::<u64>() <= ended, "{now}");
+        assert_eq!(get("spooled"), get("spooling") + timed(Timed::Spool).sum::<u64>(), "{now}");
+        assert!(timed(Timed::Linger).sum::<u64>() <= ended, "{now}");
         assert!(get("refused") <= stage.crowd.strangers(), "{now}");
         assert!(get("cut_short") <= ended - get("closed") - get("reset"), "{now}");
         let open = stage.process.open_descriptors() as u64;

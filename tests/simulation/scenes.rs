@@ -1073,6 +1073,11 @@ fn who_has_come_in_and_said_nothing_yet_is_heard_by_the_next_one() {
 fn who_asks_where_senders_come_in_is_told_as_fast_as_it_reads_and_who_does_not_read_makes_room() {
     for flavour in flavours() {
         let mut scene = Scene::new(flavour, NEVER);
+        // The first of all, but one who may more.
+        let root = scene.kernel.connect(scene.control, ROOT).expect("room at the control socket");
+        root.set_room(100);
+        root.send(b"S", &[]).expect("room for a byte");
+        scene.until("it is told something", |_| root.unread() == 100);
         let ask = || {
             let asks = scene.kernel.connect(scene.second, ROOT).expect("room at the second socket");
             asks.set_room(100);
@@ -1092,10 +1097,18 @@ fn who_asks_where_senders_come_in_is_told_as_fast_as_it_reads_and_who_does_not_r
         let answer = String::from_utf8(answer).expect("an answer in UTF-8");
         let answer = answer.trim_start_matches('G');
         assert!(answer.starts_with("# HELP ") && answer.ends_with("reason=\"broken\"} 0\n"), "{answer}");
-        assert_eq!((scene.daemon.clients(), scene.figure("senders")), (3, 0));
+        assert_eq!((scene.daemon.clients(), scene.figure("senders")), (1 + 3, 0));
         assert_eq!(unread.iter().filter(|unread| unread.is_hung_up()).count(), 1, "the first one");
         drop(unread);
-        scene.until("the others have gone", |scene| scene.daemon.clients() == 0);
+        scene.until("the others have gone", |scene| scene.daemon.clients() == 1);
+        let mut answer = Vec::new();
+        scene.until("it is told all", |_| {
+            answer.extend(root.read());
+            root.is_hung_up()
+        });
+        answer.extend(root.read());
+        String::from_utf8(answer).expect("UTF-8").parse::<Snapshot>().expect("counters");
+        assert_eq!(scene.daemon.clients(), 0);
     }
 }
 

@@ -102,6 +102,8 @@ pub struct Moment<'a> {
     pub ends: &'a Ends,
     /// Connections that linger.
     pub lingering: usize,
+    /// Connections that there may be at once.
+    pub capacity: usize,
     /// Connections whose response is still to be written, and how many bytes of them are.
     pub spooling: (usize, u64),
     /// Connections that are parked, and how many of them wait for a worker.
@@ -131,6 +133,7 @@ impl Moment<'_> {
             parked,
             returning,
             peak,
+            self.capacity as u64,
             lingering + spooling + parked + ended.iter().sum::<u64>(),
             closed,
             reset,
@@ -186,7 +189,7 @@ const fn figure(key: &'static str, sample: &'static str, help: &'static str) -> 
 
 /// Every figure; those with the same metric stand together. Their names follow
 /// <https://prometheus.io/docs/practices/naming/>: the unit comes last, and behind it `_total` if it is a counter.
-const FIGURES: [Figure; 27] = [
+const FIGURES: [Figure; 28] = [
     figure(
         "lingering",
         "connections{state=\"lingering\"}",
@@ -196,6 +199,7 @@ const FIGURES: [Figure; 27] = [
     figure("parked", "connections{state=\"parked\"}", ""),
     figure("returning", "connections{state=\"returning\"}", ""),
     figure("peak", "connections_peak", "Most connections that there were at once."),
+    figure("capacity", "connections_limit", "Most connections that there may be at once."),
     figure("handed_over", "handed_over_total", "Connections taken over."),
     figure("closed", "ended_total{reason=\"closed\"}", "Connections that ended, by the reason."),
     figure("reset", "ended_total{reason=\"reset\"}", ""),
@@ -334,6 +338,7 @@ mod tests {
         Moment {
             ends,
             lingering: 4,
+            capacity: 20,
             spooling: (5, 6),
             parked: (3, 1),
             senders: 2,

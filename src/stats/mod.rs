@@ -332,6 +332,7 @@ impl fmt::Display for Snapshot {
 
 #[cfg(test)]
 mod tests {
+    use super::forms::Format;
     use super::*;
 
     pub(super) fn moment(ends: &Ends) -> Moment<'_> {
@@ -421,6 +422,48 @@ mod tests {
         );
         let gauge = (told + "minute.lingering 3\n").parse();
         assert_eq!(gauge, Ok(snapshot), "it is no counter");
+    }
+
+    /// Whatever is told: it is refused in words, or means the same when it is told again, and can be shown.
+    #[test]
+    fn any_sequence_of_words_is_read_or_refused() {
+        const WORDS: [&str; 22] = [
+            "closed",
+            "peak",
+            "minute.",
+            "millis",
+            "linger.",
+            "spool.",
+            "written",
+            "stalled",
+            "uptime",
+            ".",
+            "=",
+            " ",
+            " ",
+            " ",
+            "\n",
+            "\n",
+            "\n",
+            "more",
+            "25",
+            "0",
+            "18446744073709551615",
+            "7",
+        ];
+        support::fuzz::any(20_000, |random| {
+            let words = random.usize(..40);
+            let text: String = (0..words).map(|_| *random.choice(&WORDS).unwrap_or(&"")).collect();
+            match text.parse::<Snapshot>() {
+                Err(why) => assert!(!why.chars().any(char::is_control), "{why:?}"),
+                Ok(snapshot) => {
+                    assert_eq!(snapshot.told().parse(), Ok(snapshot), "{text:?}");
+                    for format in [Format::Text, Format::Json, Format::Prometheus] {
+                        assert!(snapshot.render(format).ends_with('\n'), "{text:?}");
+                    }
+                }
+            }
+        });
     }
 
     #[test]

@@ -531,6 +531,7 @@ impl<W: World> Daemon<W> {
         Moment {
             ends: self.connections.ends(),
             lingering: self.connections.lingering(),
+            capacity: self.connections.room().connections(0),
             spooling: (self.connections.spooling(), self.connections.unsent()),
             parked: (self.connections.parked(), self.connections.returning()),
             senders: self.senders.len(),

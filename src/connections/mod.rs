@@ -386,6 +386,7 @@ mod tests {
             let moment = Moment {
                 ends,
                 lingering,
+                capacity: 0,
                 spooling: (0, 0),
                 parked: (0, 0),
                 senders: 0,

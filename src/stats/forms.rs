@@ -124,7 +124,7 @@ mod tests {
         let json = some().render(Format::Json);
         assert_eq!(
             json.split(",\"linger_seconds\":").next().unwrap(),
-            "{\"lingering\":4,\"spooling\":5,\"parked\":3,\"returning\":1,\"peak\":9,\"handed_over\":15,\"closed\":2,\"reset\":0,\"idle\":0,\"max\":0,\
+            "{\"lingering\":4,\"spooling\":5,\"parked\":3,\"returning\":1,\"peak\":9,\"capacity\":20,\"handed_over\":15,\"closed\":2,\"reset\":0,\"idle\":0,\"max\":0,\
              \"limit\":0,\"evicted\":1,\"stopped\":0,\"stalled\":0,\"broken\":0,\"returned\":0,\"cut_short\":1,\"rejected\":0,\"protocol_errors\":0,\
              \"refused\":3,\"killed\":0,\"abandoned\":0,\"senders\":2,\"bytes_discarded\":77,\"spooled\":0,\"spool_bytes\":6,\"uptime\":60"
         );

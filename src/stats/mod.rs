@@ -102,6 +102,8 @@ pub struct Moment<'a> {
     pub ends: &'a Ends,
     /// Connections that linger.
     pub lingering: usize,
+    /// Connections that there may be at once.
+    pub capacity: usize,
     /// Connections whose response is still to be written, and how many bytes of them are.
     pub spooling: (usize, u64),
     /// Connections that are parked, and how many of them wait for a worker.
@@ -131,6 +133,7 @@ impl Moment<'_> {
             parked,
             returning,
             peak,
+            self.capacity as u64,
             lingering + spooling + parked + ended.iter().sum::<u64>(),
             closed,
             reset,
@@ -186,7 +189,7 @@ const fn figure(key: &'static str, sample: &'static str, help: &'static str) -> 
 
 /// Every figure; those with the same metric stand together. Their names follow
 /// <https://prometheus.io/docs/practices/naming/>: the unit comes last, and behind it `_total` if it is a counter.
-const FIGURES: [Figure; 27] = [
+const FIGURES: [Figure; 28] = [
     figure(
         "lingering",
         "connections{state=\"lingering\"}",
@@ -196,6 +199,7 @@ const FIGURES: [Figure; 27] = [
     figure("parked", "connections{state=\"parked\"}", ""),
     figure("returning", "connections{state=\"returning\"}", ""),
     figure("peak", "connections_peak", "Most connections that there were at once."),
+    figure("capacity", "connections_limit", "Most connections that there may be at once."),
     figure("handed_over", "handed_over_total", "Connections taken over."),
     figure("closed", "ended_total{reason=\"closed\"}", "Connections that ended, by the reason."),
     figure("reset", "ended_total{reason=\"reset\"}", ""),
@@ -328,12 +332,14 @@ impl fmt::Display for Snapshot {
 
 #[cfg(test)]
 mod tests {
+    use super::forms::Format;
     use super::*;
 
     pub(super) fn moment(ends: &Ends) -> Moment<'_> {
         Moment {
             ends,
             lingering: 4,
+            capacity: 20,
             spooling: (5, 6),
             parked: (3, 1),
             senders: 2,
@@ -416,6 +422,48 @@ mod tests {
         );
         let gauge = (told + "minute.lingering 3\n").parse();
         assert_eq!(gauge, Ok(snapshot), "it is no counter");
+    }
+
+    /// Whatever is told: it is refused in words, or means the same when it is told again, and can be shown.
+    #[test]
+    fn any_sequence_of_words_is_read_or_refused() {
+        const WORDS: [&str; 22] = [
+            "closed",
+            "peak",
+            "minute.",
+            "millis",
+            "linger.",
+            "spool.",
+            "written",
+            "stalled",
+            "uptime",
+            ".",
+            "=",
+            " ",
+            " ",
+            " ",
+            "\n",
+            "\n",
+            "\n",
+            "more",
+            "25",
+            "0",
+            "18446744073709551615",
+            "7",
+        ];
+        support::fuzz::any(20_000, |random| {
+            let words = random.usize(..40);
+            let text: String = (0..words).map(|_| *random.choice(&WORDS).unwrap_or(&"")).collect();
+            match text.parse::<Snapshot>() {
+                Err(why) => assert!(!why.chars().any(char::is_control), "{why:?}"),
+                Ok(snapshot) => {
+                    assert_eq!(snapshot.told().parse(), Ok(snapshot), "{text:?}");
+                    for format in [Format::Text, Format::Json, Format::Prometheus] {
+                        assert!(snapshot.render(format).ends_with('\n'), "{text:?}");
+                    }
+                }
+            }
+        });
     }
 
     #[test]

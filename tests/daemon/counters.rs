@@ -15,12 +15,13 @@ use support::daemon::{Counters, Daemon, Ended, Site, run};
 use support::{is_root, tcp};
 
 /// The documented names, in the documented order.
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 28] = [
     "lingering",
     "spooling",
     "parked",
     "returning",
     "peak",
+    "capacity",
     "handed_over",
     "closed",
     "reset",
@@ -66,7 +67,7 @@ fn text_is_a_line_a_counter_that_begins_with_its_name_and_its_number() {
         let expected = match name {
             "lingering" | "closed" => 1,
             "handed_over" => 2,
-            "peak" | "senders" | "uptime" => continue, // it depends
+            "peak" | "capacity" | "senders" | "uptime" => continue, // it depends
             _ => 0,
         };
         assert_eq!(number.collect::<Vec<_>>(), [Ok(expected)], "{name}: {answer}");
@@ -303,5 +304,17 @@ fn who_asks_at_the_second_socket_and_does_not_read_the_answer_does_no_harm() {
     };
     let _unread: Vec<_> = (0..20).map(|_| ask()).collect();
     assert!(ask_at_second(&daemon, b'p').starts_with("# HELP"));
+    daemon.finish("");
+}
+
+#[test]
+fn how_many_there_may_be_is_what_n_says_or_the_limit_leaves() {
+    let daemon = Daemon::start(&["-n", "7"]);
+    assert_eq!(daemon.counters()["capacity"], 7);
+    daemon.finish("");
+    let daemon = Site::new().start_limited(200, &[]);
+    let capacity = daemon.counters()["capacity"];
+    assert!(capacity < 200);
+    daemon.wait_for_log(&format!("up to {capacity} connections linger at once"));
     daemon.finish("");
 }

@@ -141,3 +141,14 @@ fn each_counter_is_in_the_manual_in_the_order_in_which_it_is_printed() {
     let documented: Vec<_> = items.into_iter().filter(|word| !["Cm", ","].contains(word)).collect();
     assert_eq!(documented, printed);
 }
+
+#[test]
+fn each_metric_of_prometheus_is_in_the_manual_in_the_order_in_which_it_is_printed() {
+    let daemon = Daemon::start(&[]);
+    let metrics = daemon.site.ask("prometheus").stdout;
+    let named = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let manual = Manual::read("lingerd.8");
+    let items = manual.items("MONITORING");
+    let documented = items.iter().map(|item| item[0]).filter(|word| word.starts_with("lingerd_"));
+    assert!(documented.eq(named), "{metrics}");
+}

@@ -7,11 +7,21 @@
 use crate::rules::event::Reason;
 use crate::rules::time::Span;
 use std::fmt::Write;
-use std::time::Duration;
 
 /// Up to how long what is counted together took, in milliseconds. What took longer than the last comes last.
 const BOUNDS: [u64; 14] =
     [25, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000, 1_800_000];
+
+/// The same in 1/64 s: as many as are no longer.
+const TICKS: [u64; BOUNDS.len()] = {
+    let mut ticks = BOUNDS;
+    let mut n = 0;
+    while n < ticks.len() {
+        ticks[n] = ticks[n] * 64 / 1_000;
+        n += 1;
+    }
+    ticks
+};
 
 /// How many took how long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,10 +32,12 @@ pub struct Times {
 }
 
 impl Times {
+    #[inline]
     fn count(&mut self, time: Span) {
-        let millis = Duration::from(time).as_millis() as u64; // of two years at most
-        self.counts[BOUNDS.partition_point(|&bound| bound < millis)] += 1;
-        self.sum = self.sum.saturating_add(time.ticks().into());
+        let ticks = u64::from(time.ticks());
+        // Most are short.
+        self.counts[TICKS.iter().position(|&bound| ticks <= bound).unwrap_or(TICKS.len())] += 1;
+        self.sum = self.sum.saturating_add(ticks);
     }
 
     /// How many there were.
@@ -130,6 +142,7 @@ pub struct AllTimes([Times; ENDS.len()]);
 
 impl AllTimes {
     /// Counts what took so long, and ended so.
+    #[inline]
     pub fn count(&mut self, what: Timed, reason: Option<Reason>, time: Span) {
         if let Some(n) = ENDS.iter().position(|end| *end == (what, reason)) {
             self.0[n].count(time);
@@ -158,6 +171,7 @@ impl AllTimes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn times(millis: &[u64]) -> Times {
         let mut times = Times::default();

@@ -3,10 +3,11 @@
 //! A stock Apache and one with lingerd, side by side: `make bench`, and in short `make demo`.
 //!
 //! Both are prefork with 10 workers, KeepAlive Off, and a page of 20 kB made by mod_php; they run
-//! on this machine, as do their clients. What is printed was measured in this run.
+//! on this machine, as do their clients. What is printed was measured in this run. The demo shows the three things that
+//! workers wait for, and draws them.
 
 use comparisons::weigh::{cpu, group_cpu, status};
-use comparisons::{load, milliseconds, print_table, progress, row, spread};
+use comparisons::{load, milliseconds, picture, print_table, progress, row, spread};
 use lingerd_platform::process;
 use std::process::ExitCode;
 use std::thread;
@@ -17,6 +18,7 @@ use support::{built, tcp};
 
 const WORKERS: usize = 10;
 const PAGE: &[u8] = b"<?php echo str_repeat('x', 20000);";
+const LARGE_PAGE: &[u8] = b"<?php echo str_repeat('x', 300000);";
 
 /// What lingerd's command line has by default; the tests' daemon has others.
 const TIME_OUTS: [&str; 6] = ["-t", "5", "-T", "300", "-D", "300"];
@@ -28,8 +30,44 @@ const HOLD_MS: usize = 1000;
 /// The most connections that one lingerd is given.
 const MANY: usize = 10_000;
 
-/// Seconds of each half of the demo.
-const DEMO_SECONDS: usize = 10;
+/// What the workers wait for in the demo.
+struct Wait {
+    name: &'static str,
+    /// What the clients do.
+    clients: &'static str,
+    /// ablinger's options, and the page.
+    options: &'static [&'static str],
+    page: &'static str,
+    /// Whether connections are kept alive.
+    is_kept: bool,
+}
+
+const WAITS: [Wait; 3] = [
+    Wait {
+        name: "lingering close",
+        clients: "1000 clients that hold their socket for 1 s after the response",
+        options: &["-c", "1000", "-l", "1000", "-t", "6"],
+        page: "page.php",
+        is_kept: false,
+    },
+    Wait {
+        name: "slow readers",
+        clients: "200 clients that read 50 kB/s of a page of 300 kB",
+        options: &["-c", "200", "-l", "0", "-B", "50000", "-t", "12"],
+        page: "large.php",
+        is_kept: false,
+    },
+    Wait {
+        name: "keep-alive",
+        clients: "1000 clients that ask once a second on a connection that is kept",
+        options: &["-c", "1000", "-l", "0", "-k", "1000", "-p", "1000", "-t", "6"],
+        page: "page.php",
+        is_kept: true,
+    },
+];
+
+/// Where the demo's picture goes, in the project.
+const PICTURE: &str = "target/demo.svg";
 
 const WHAT_IT_NEEDS: &str = "it takes Apache 2.4 with apxs and mod_php; on Debian:
     apt-get install apache2-bin apache2-dev libapache2-mod-php";
@@ -50,7 +88,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     load::watch_signals();
-    let rig = match Rig::start() {
+    let rig = match Rig::start(arguments.is_empty()) {
         Ok(rig) => rig,
         Err(missing) => {
             eprintln!("{missing}: {WHAT_IT_NEEDS}");
@@ -76,18 +114,34 @@ struct Rig {
 }
 
 impl Rig {
-    /// Starts them; the error says what is missing.
-    fn start() -> Result<Rig, String> {
+    /// Starts them, with a second port where connections are kept unless there is to be `one_port`, as it costs the first;
+    /// the error says what is missing.
+    fn start(one_port: bool) -> Result<Rig, String> {
         progress("starting Apache twice, and lingerd");
-        let setup = Setup::new(Mpm::Prefork).workers(WORKERS).php();
-        let stock = setup.try_start()?;
+        let setup = || {
+            let setup = Setup::new(Mpm::Prefork).workers(WORKERS).php();
+            if one_port { setup } else { setup.with_other("KeepAlive On") }
+        };
+        let stock = setup().try_start()?;
         let lingerd = Daemon::start(&[&["-m", "0666"][..], &TIME_OUTS].concat());
-        let with_lingerd = setup.lingerd(&lingerd.site.socket()).try_start()?;
+        let parks = if one_port { setup() } else { setup().with_other("LingerdPark On") };
+        let with_lingerd = parks.lingerd(&lingerd.site.socket()).try_start()?;
         for apache in [&stock, &with_lingerd] {
             apache.publish("page.php", PAGE);
+            apache.publish("large.php", LARGE_PAGE);
             settle(apache);
         }
         Ok(Rig { stock, with_lingerd, lingerd })
+    }
+
+    /// Has the clients of a wait come to each.
+    fn wait(&self, wait: &Wait) -> [Run; 2] {
+        [(&self.stock, None), (&self.with_lingerd, Some(&self.lingerd))].map(|(apache, lingerd)| {
+            let address = if wait.is_kept { apache.other } else { apache.address };
+            let run = Run::of(apache, lingerd, &format!("http://{address}/{}", wait.page), wait.options);
+            settle(apache);
+            run
+        })
     }
 
     /// Runs ablinger against the stock Apache.
@@ -139,10 +193,15 @@ impl Run {
         hold_ms: usize,
         seconds: usize,
     ) -> Run {
+        let [clients, hold_ms, seconds] = [clients, hold_ms, seconds].map(|number| number.to_string());
+        let options = ["-c", &clients, "-l", &hold_ms, "-t", &seconds];
+        Run::of(apache, lingerd, &format!("http://{}/page.php", apache.address), &options)
+    }
+
+    fn of(apache: &Apache, lingerd: Option<&Daemon>, url: &str, options: &[&str]) -> Run {
         let cpu = || Some(group_cpu(apache.pid())? + lingerd.map_or(Some(0.0), |daemon| cpu(daemon.pid))?);
         let before = cpu();
-        let [clients, hold_ms, seconds] = [clients, hold_ms, seconds].map(|number| number.to_string());
-        let json = ablinger(apache, &["-c", &clients, "-l", &hold_ms, "-t", &seconds]);
+        let json = load::ablinger(url, options);
         let after = cpu();
         let (number, count) = (|key| load::number(&json, key), |key| load::count(&json, key));
         Run {
@@ -202,17 +261,41 @@ fn print_holders(stock: &Run, lingerd: &Run) {
 }
 
 fn demo(rig: &Rig) {
-    progress(&format!("{HOLDERS} clients against the stock Apache, {DEMO_SECONDS} s"));
-    let stock = rig.stock(HOLDERS, HOLD_MS, DEMO_SECONDS);
-    progress(&format!("the same with lingerd, {DEMO_SECONDS} s"));
-    let lingerd = rig.with_lingerd(HOLDERS, HOLD_MS, DEMO_SECONDS);
-    print_holders(&stock, &lingerd);
+    let mut bars = Vec::new();
+    let mut rows = vec![row(["", "", "responses/s", "median", "reset or cut short", "failed"])];
+    for wait in &WAITS {
+        progress(&format!("{}: {}, {} s each", wait.name, wait.clients, wait.options.last().unwrap_or(&"")));
+        let runs = rig.wait(wait);
+        for (n, run) in runs.iter().enumerate() {
+            rows.push([
+                if n == 0 { wait.name.to_owned() } else { String::new() },
+                ["stock Apache", "with lingerd"][n].to_owned(),
+                format!("{:.1}", run.rate),
+                run.median(),
+                run.broken.to_string(),
+                run.failed.to_string(),
+            ]);
+        }
+        bars.push((wait, runs.map(|run| run.rate)));
+    }
+    println!("\nApache prefork with {WORKERS} workers, mod_php:\n");
+    print_table(&rows);
+    println!();
+    for (wait, [stock, lingerd]) in &bars {
+        println!("{:15}  {}: {:.0} times as many", wait.name, wait.clients, lingerd / stock);
+    }
     println!(
-        "\nWith lingerd the same {WORKERS} workers served {:.0} times as many requests ({} more each second), \
-         because none of them waits for a client that has had its response.",
-        lingerd.rate / stock.rate,
-        (lingerd.rate - stock.rate).round(),
+        "\nNo worker waits for a client to which it has nothing to say: it hands the connection over to lingerd, \
+         and is free."
     );
+    let bars: Vec<_> = bars.iter().map(|(wait, rates)| (wait.name, *rates)).collect();
+    match picture::bars("responses a second of ten workers", ["stock Apache", "with lingerd"], &bars)
+        .and_then(|svg| {
+            std::fs::write(built::project().join(PICTURE), svg).map_err(|error| error.to_string())
+        }) {
+        Ok(()) => println!("{PICTURE} is a picture of it."),
+        Err(error) => eprintln!("{PICTURE}: {error}"),
+    }
 }
 
 fn bench(rig: &Rig) {

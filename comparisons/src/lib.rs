@@ -12,6 +12,7 @@ pub mod haproxy;
 pub mod heads;
 pub mod load;
 pub mod nginx;
+pub mod picture;
 pub mod server;
 pub mod set_up;
 pub mod torture;

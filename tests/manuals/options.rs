@@ -125,7 +125,8 @@ fn what_the_module_logs_is_in_its_manual() {
     let of_the_start =
         |item: &&String| item.starts_with("\"LingerdSocket: ") || item.starts_with("\"LingerdSpoolMax: ");
     let of_the_start = items.iter().filter(of_the_start).count();
-    let logged = ["ap_log_error(", "ap_log_cerror(", "ap_log_rerror("].map(|call| source.matches(call).count());
+    let logged =
+        ["ap_log_error(", "ap_log_cerror(", "ap_log_rerror("].map(|call| source.matches(call).count());
     assert_eq!(items.len() - of_the_start, logged.iter().sum::<usize>());
 }
 

@@ -53,7 +53,7 @@ const WAITS: [Wait; 3] = [
     Wait {
         name: "slow readers",
         clients: "200 clients that read 50 kB/s of a page of 300 kB",
-        options: &["-c", "200", "-l", "0", "-B", "50000", "-t", "12"],
+        options: &["-c", "200", "-l", "0", "-B", "50000", "-t", "13"],
         page: "large.php",
         is_kept: false,
     },

@@ -174,8 +174,9 @@ class _Link:
                 state.drop(sock, error)
         return False
 
-    def go_ahead(self, seconds: float) -> bool:
-        """Whether lingerd takes a response now, or within so many seconds."""
+    def go_ahead(self, seconds: float, room: Optional[socket.socket]) -> bool:
+        """Whether lingerd takes a response now, or within so many seconds, and before
+        there is room to write to that socket."""
         until = time.monotonic() + seconds
         state = self.state()
         while True:
@@ -183,16 +184,22 @@ class _Link:
                 sock = self.open(state)
                 if sock is not None and self._go_ahead(state, sock):
                     return True
+                sock = state.sock
             left = until - time.monotonic()
-            if left <= 0 or sock is None or state.sock is not sock:
+            if left <= 0 or (sock is None and room is None):
                 return False
             # Without the lock: if another thread drops the link meanwhile, this
             # looks in vain.
+            waiting = select.poll()
             try:
-                waiting = select.poll()
-                waiting.register(sock, select.POLLIN)
-                waiting.poll(left * 1000)
+                if sock is not None:
+                    waiting.register(sock, select.POLLIN)
+                if room is not None:
+                    waiting.register(room, select.POLLOUT)
+                ready = waiting.poll(left * 1000)
             except (OSError, ValueError):
+                return False
+            if not ready or (room is not None and room.fileno() in dict(ready)):
                 return False
 
     def _go_ahead(self, state: _State, sock: socket.socket) -> bool:
@@ -289,11 +296,15 @@ class Sender:
         instead(sock)
         return False
 
-    def may_spool(self, wait: float = 0) -> bool:
+    def may_spool(self, wait: float = 0, room: Optional[socket.socket] = None) -> bool:
         """Whether lingerd takes a response now, with spool(); or within so many
         seconds. A moment is well spent: one that was just given a response, or has
-        just been connected to, says so in a moment."""
-        return self._second.go_ahead(wait)
+        just been connected to, says so in a moment.
+
+        With room, the socket of a client, it does not wait longer than until that can
+        be written to; and as long as that if lingerd is not there.
+        """
+        return self._second.go_ahead(wait, room)
 
     def spool(self, sock: socket.socket, parts: Sequence[Part], patience: float = 300) -> bool:
         """Hand over a connection on which 1 to 4 parts of files are still to be
@@ -320,7 +331,7 @@ class Sender:
             flags |= part.ours << n
             descriptors.append(part.file if isinstance(part.file, int) else part.file.fileno())
         head = _SPOOL.pack(b"S", len(parts), flags, milliseconds, *numbers)
-        if not self._second.go_ahead(0):
+        if not self._second.go_ahead(0, None):
             return False
         # Whoever closes it last resets it from here on, if lingerd is killed before
         # it has read this: the client might take for the end what is none.

@@ -4,7 +4,8 @@
     gunicorn -k lingerd.gunicorn.SyncWorker app:app
     gunicorn -k lingerd.gunicorn.ThreadWorker --threads 8 app:app
 
-They are gunicorn's own, sync and gthread, in all but how a connection ends.
+They are gunicorn's own, sync and gthread, in all but how a connection ends; and the
+first hands over, too, what its client is slow to read of a response.
 The environment variable LINGERD_SOCKET says where lingerd listens if it is not
 at /var/run/lingerd/lingerd.sock; gunicorn sets it with -e, or with raw_env in
 its configuration.
@@ -16,11 +17,12 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from gunicorn import util
 from gunicorn.workers import gthread, sync
 
+from ._response import Connection
 from ._sender import SOCKET, Sender
 
 __all__ = ["SyncWorker", "ThreadWorker"]
@@ -37,11 +39,12 @@ class _Lingering:
     """
 
     log: Any
+    sender: Optional[Sender] = None
 
     def init_process(self) -> None:
         path = os.environ.get("LINGERD_SOCKET") or SOCKET
         try:
-            sender = Sender(path)
+            self.sender = sender = Sender(path)
         except ValueError as error:
             self.log.error("lingerd: %s: workers linger themselves", error)
         else:
@@ -72,7 +75,27 @@ class _Closing:
 
 
 class SyncWorker(_Lingering, sync.SyncWorker):  # type: ignore[misc]
-    """gunicorn's sync worker, which is free when its response is written."""
+    """gunicorn's sync worker, which is free when its response is made."""
+
+    wsgi: Any
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        application = self.wsgi
+
+        def told(environ: Any, start_response: Any) -> Any:
+            """Has the connection know the response that is written to it."""
+            connection = environ.get("gunicorn.socket")
+            if isinstance(connection, Connection):
+                connection.response = getattr(start_response, "__self__", None)
+            return application(environ, start_response)
+
+        self.wsgi = told
+
+    def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
+        if self.sender is not None and not self.cfg.is_ssl and client.family != socket.AF_UNIX:
+            client = Connection(client, self.sender)
+        super().handle(listener, client, addr)
 
 
 class ThreadWorker(_Lingering, gthread.ThreadWorker):  # type: ignore[misc]

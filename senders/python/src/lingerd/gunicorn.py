@@ -93,9 +93,14 @@ class SyncWorker(_Lingering, sync.SyncWorker):  # type: ignore[misc]
         self.wsgi = told
 
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
-        if self.sender is not None and not self.cfg.is_ssl and client.family != socket.AF_UNIX:
-            client = Connection(client, self.sender)
-        super().handle(listener, client, addr)
+        if self.sender is None or self.cfg.is_ssl or client.family == socket.AF_UNIX:
+            super().handle(listener, client, addr)
+            return
+        connection = Connection(client, self.sender)
+        try:
+            super().handle(listener, connection, addr)
+        finally:
+            connection.response = None  # which has the connection
 
 
 class ThreadWorker(_Lingering, gthread.ThreadWorker):  # type: ignore[misc]

@@ -304,7 +304,7 @@ fn workers_are_replaced_at_sighup_and_nobody_notices() {
         let held = server.page();
         let before = [server.worker(), server.worker(), server.worker()];
         under_load(server.address, |wait_for_more| {
-            for _ in 0..3 {
+            for _ in 0..2 {
                 wait_for_more(20);
                 server.signal(libc::SIGHUP);
             }

@@ -117,6 +117,8 @@ pub struct Control<W: World> {
     clients: [Option<Client<W::Link>>; PLACES],
     /// Their numbers come after those of the clients.
     told: [Option<Told<W::Link>>; 2 * TOLD],
+    /// How many of these are there, which is asked for with each connection.
+    telling: usize,
     /// How many have come in so far.
     came: u64,
     guard: Guard,
@@ -128,7 +130,7 @@ impl<W: World> Control<W> {
         let own = Allowed::by_mode(process::effective_uid(), 0, 0o600);
         let guard = Guard::new(own, "use the control socket: root and the daemon's user may");
         let door = Watched::new(door, Source::Control);
-        Control { door, clients: Default::default(), told: Default::default(), came: 0, guard }
+        Control { door, clients: Default::default(), told: Default::default(), telling: 0, came: 0, guard }
     }
 
     /// Has who comes reported (again).
@@ -220,7 +222,7 @@ impl<W: World> Control<W> {
 
     /// How many of them are only told something.
     pub fn told(&self) -> usize {
-        self.told.iter().flatten().count()
+        self.telling
     }
 
     /// Whether nobody has.
@@ -259,8 +261,9 @@ impl<W: World> Control<W> {
         let client = (PLACES + place) as u8; // less than 256
         let link = Watched::for_room(link, Source::Client(client));
         let told = Told { link, rest: text.into_bytes(), number: self.came };
-        if let Some(before) = self.told[place].replace(told) {
-            drop(before.link.into_inner(backend));
+        match self.told[place].replace(told) {
+            Some(before) => drop(before.link.into_inner(backend)),
+            None => self.telling += 1,
         }
         client
     }
@@ -293,6 +296,7 @@ impl<W: World> Control<W> {
         }
         let place = usize::from(client) - PLACES; // it is one of those
         if let Some(told) = self.told[place].take() {
+            self.telling -= 1;
             told.link.into_inner(backend).finish(); // one that was to take over may have a copy
         }
         Ok(())

@@ -198,6 +198,23 @@ mod tests {
     }
 
     #[test]
+    fn each_end_is_counted_as_what_it_is_and_what_is_no_end_not_at_all() {
+        let mut all = 0;
+        for what in Timed::ALL {
+            for reason in Reason::ALL.map(Some).into_iter().chain([None]) {
+                let mut times = AllTimes::default();
+                times.count(what, reason, Span::from_secs(1));
+                let counted: Vec<_> = times.iter().filter(|(_, _, times)| times.number() > 0).collect();
+                let is_one = ENDS.contains(&(what, reason));
+                assert_eq!(counted.len(), usize::from(is_one), "{what:?} {reason:?}");
+                assert!(counted.iter().all(|(is, end, _)| (*is, *end) == (what, name(reason))));
+                all += counted.len();
+            }
+        }
+        assert_eq!(all, ENDS.len());
+    }
+
+    #[test]
     fn what_is_told_is_read_back() {
         let mut all = AllTimes::default();
         all.count(Timed::Linger, Some(Reason::Closed), Span::from_secs(1));

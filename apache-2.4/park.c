@@ -1042,6 +1042,22 @@ static apr_interval_time_t park_head_time(const conn_rec *c, apr_size_t bytes,
     return all - (gone > 0 ? gone : 0);
 }
 
+/** Whether the client says nothing more, behind what there is to be read.
+ *  Where the system does not tell it is waited for all the same. */
+static int park_has_ended(int sock)
+{
+#ifdef POLLRDHUP
+    struct pollfd client;
+
+    client.fd = sock;
+    client.events = POLLRDHUP;
+    return poll(&client, 1, 0) > 0;
+#else
+    (void)sock;
+    return 0;
+#endif
+}
+
 /**
  * Whether all of a head is there; or nothing that could be waited for, as it is
  * more than can be seen, not HTTP of our time, or the end.
@@ -1077,7 +1093,7 @@ static int park_is_whole(int sock, apr_size_t *bytes)
             return 1;
         }
     }
-    return 0;
+    return park_has_ended(sock);
 }
 
 /** Whether a head that is looked at without being read comes in as a whole. */

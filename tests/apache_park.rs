@@ -6,6 +6,7 @@
 //! Where a test has a single worker, that one was free each time that two clients were served in turn.
 
 use lingerd_platform::process;
+use lingerd_platform::tcp::TELLS_ENDED;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
@@ -363,6 +364,34 @@ fn half_a_head_right_behind_a_response_keeps_no_worker() {
     for (n, client) in slow.iter_mut().enumerate() {
         client.write_all(b"alhost\r\n\r\n").unwrap();
         assert_eq!(read_one(client).1, format!("{n} ").repeat(100).into_bytes());
+    }
+}
+
+#[test]
+fn who_ends_his_side_in_the_midst_of_a_head_is_answered_at_once() {
+    if !TELLS_ENDED {
+        return skip("this system does not tell of an end before all is read");
+    }
+    let lingerd = lingerd();
+    let setup = setup(&lingerd.site.socket()).modules(&["reqtimeout"]);
+    let setup = setup.with("AcceptFilter http none\nLingerdHead On\nRequestReadTimeout header=600");
+    let Some(apache) = setup.start() else { return };
+    publish(&apache);
+    // Before a worker has seen it, or while lingerd has it; as a first request, and as a second one.
+    for (is_second, is_parked) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut client = http::connect(apache.address);
+        if is_second {
+            assert_eq!(ask(&mut client, "/small").1, "hello\n");
+        }
+        client.write_all(b"GET /small HTTP/1.1\r\nHost: localhost\r\n").unwrap();
+        if is_parked {
+            lingerd.wait_for("parked=1 returning=0");
+        }
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut response = String::new();
+        client.read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 400 "), "{is_second} {is_parked}: {response}");
+        lingerd.wait_for("parked=0");
     }
 }
 

@@ -80,6 +80,10 @@ pub trait Tcp: Descriptor + Sized {
     /// 2525 section 2.17.
     fn has_unread(&self) -> bool;
 
+    /// Whether the peer sends nothing more, be there still something to read: its side is closed, or the connection gone.
+    /// Where the system does not tell, see [`TELLS_ENDED`], it never is.
+    fn has_ended(&self) -> bool;
+
     /// Empties the socket's error queue. A sender that wrote with MSG_ZEROCOPY or asked for time
     /// stamps leaves notices there, and for as long as one is there the socket counts as ready,
     /// recv(2) on MSG_ERRQUEUE.
@@ -172,6 +176,10 @@ impl Tcp for TcpStream {
         let asked =
             crate::check(unsafe { libc::ioctl(self.as_raw_fd(), libc::FIONREAD as _, &raw mut bytes) });
         asked.is_ok() && bytes > 0
+    }
+
+    fn has_ended(&self) -> bool {
+        has_ended(self)
     }
 
     /// There is no error queue beside the stream on systems other than Linux.
@@ -296,6 +304,24 @@ fn drain_errors(socket: &TcpStream) {
         };
         if got == -1 {
             return;
+        }
+    }
+}
+
+/// Whether the system tells of the end of a stream before all was read, see [`Tcp::has_ended`].
+pub const TELLS_ENDED: bool =
+    cfg!(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "illumos"));
+
+cfg_if::cfg_if! {
+    if #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "illumos"))] {
+        fn has_ended(socket: &TcpStream) -> bool {
+            let mut asked = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+            // SAFETY: poll(2) reads and writes the one structure that it is given, and does not wait.
+            unsafe { libc::poll(&raw mut asked, 1, 0) > 0 }
+        }
+    } else {
+        const fn has_ended(_: &TcpStream) -> bool {
+            false
         }
     }
 }

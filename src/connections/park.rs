@@ -827,7 +827,8 @@ fn seen<S: Tcp>(socket: &S, waits_for: For, head: &mut [u8]) -> Result<Seen, ()>
     let most = if waits_for == For::Byte { 1 } else { head.len() };
     Ok(match socket.peek(&mut head[..most]) {
         Ok(0) => Ok(Event::End),
-        Ok(bytes) if bytes == most || is_whole_head(&head[..bytes]) => Ok(Event::Whole),
+        // Behind the end of its stream nothing is to be waited for.
+        Ok(bytes) if bytes == most || is_whole_head(&head[..bytes]) || socket.has_ended() => Ok(Event::Whole),
         Ok(_) => Ok(Event::Some),
         Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(Event::Nothing),
         Err(e) if e.kind() == ErrorKind::OutOfMemory => Err(NoMemory),

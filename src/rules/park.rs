@@ -40,7 +40,8 @@ pub enum Event {
     Readable,
     /// A deadline is due, says the table.
     Due,
-    /// So many bytes are there to be read, with a whole head among them, or as many as are looked at.
+    /// So many bytes are there to be read, with a whole head among them, or as many as are looked at, or all that there
+    /// will be.
     Whole,
     /// Some bytes are there.
     Some,

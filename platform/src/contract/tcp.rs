@@ -5,7 +5,7 @@
 use super::{Content, Peer, Piece, Received, Socket, Stage, Stranger, Waits};
 use crate::backend::{Backend, Interest, Token};
 use crate::content::Content as _;
-use crate::tcp::{DISCARD_BYTES, Tcp};
+use crate::tcp::{DISCARD_BYTES, TELLS_ENDED, Tcp};
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ macro_rules! tcp_tests {
             discards_until_the_end
             a_discard_takes_no_more_than_its_bytes
             what_is_looked_at_is_still_there
+            the_end_can_be_told_before_all_is_read
             who_looks_sees_the_end_and_what_is_gone
             what_came_before_a_reset_can_be_told_from_the_reset
             a_reset_socket_differs_from_one_never_connected
@@ -151,6 +152,20 @@ pub fn who_looks_sees_the_end_and_what_is_gone<S: Stage>(stage: &mut S) {
     assert_eq!(socket.peek(&mut [0; 8]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     let stranger = self::socket::<S>(stage.stranger(Stranger::Unconnected));
     assert_eq!(stranger.peek(&mut [0; 8]).unwrap_err().kind(), ErrorKind::NotConnected);
+}
+
+pub fn the_end_can_be_told_before_all_is_read<S: Stage>(stage: &mut S) {
+    let (mut peer, socket) = connected(stage);
+    assert!(!socket.has_ended());
+    peer.say(b"GET / HT");
+    readable(stage, &socket);
+    assert!(!socket.has_ended());
+    peer.half_close();
+    let (mut backend, mut none) = (stage.backend(), Vec::new());
+    while TELLS_ENDED && !socket.has_ended() {
+        backend.wait(&mut none, Some(Duration::from_millis(1))).unwrap();
+    }
+    assert_eq!(socket.peek(&mut [0; 100]).unwrap(), 8, "it is still there");
 }
 
 pub fn a_discard_takes_no_more_than_its_bytes<S: Stage>(stage: &mut S) {

@@ -50,6 +50,7 @@ pub enum Call {
     Answer,
     IsAcknowledged,
     HasUnread,
+    HasEnded,
     DrainErrors,
     Peer,
     /// A close, [`Tcp::close`](crate::tcp::Tcp::close) or a drop.

@@ -184,6 +184,18 @@ impl Tcp for Socket {
         has
     }
 
+    fn has_ended(&self) -> bool {
+        let (mut state, kind) = self.enter(Call::HasEnded);
+        let has = match kind {
+            Kind::Tcp(connection) => {
+                state.connections.get(connection).is_none_or(super::tcp::Connection::has_ended)
+            }
+            _ => false,
+        };
+        self.note(&mut state, Call::HasEnded, has);
+        has
+    }
+
     fn drain_errors(&self) {
         let (mut state, kind) = self.enter(Call::DrainErrors);
         self.note(&mut state, Call::DrainErrors, 0);

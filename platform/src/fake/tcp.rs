@@ -196,6 +196,11 @@ impl Connection {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
+    /// Whether the client sends nothing more.
+    pub fn has_ended(&self) -> bool {
+        self.gone || self.to_server.fin_delivered
+    }
+
     /// What the server's next write takes of `piece`, at most `most`.
     pub fn write(&mut self, piece: &Piece, most: u64) -> io::Result<usize> {
         if self.gone {

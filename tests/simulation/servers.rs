@@ -48,9 +48,14 @@ pub struct Parked {
 }
 
 impl Parked {
-    /// Since when what is waited for has been there, if it is.
+    /// Since when what is waited for has been there, if it is; or, of a head, the end behind a part of it.
     pub fn ready(&self) -> Option<Duration> {
-        let spoke = if self.is_new { self.talk.whole.get() } else { self.client.facts().heard };
+        let facts = self.client.facts();
+        let spoke = match self.talk.whole.get() {
+            _ if !self.is_new => facts.heard,
+            None => facts.heard.and(facts.client_ended.or(facts.client_gone)),
+            whole => whole,
+        };
         spoke.filter(|_| self.client.unheard() > 0)
     }
 

@@ -40,7 +40,9 @@ fuzz_target!(|input: (u8, bool, &[u8])| {
                 assert!(speech == Speech::Spool && descriptors.len() == 1);
             }
             Message::Ask(_) => {
-                assert!(b"tjp".contains(&byte) && speech == Speech::Spool && descriptors.is_empty() && !truncated);
+                assert!(
+                    b"tjp".contains(&byte) && speech == Speech::Spool && descriptors.is_empty() && !truncated
+                );
             }
             Message::Malformed(why) => assert!(!linger && !why.is_empty()),
             Message::End => panic!("a byte is no end"),

@@ -22,7 +22,8 @@ fuzz_target!(|text: &str| {
     let newer = format!("{shown}from_the_future 1\n");
     assert_eq!(newer.parse(), Ok(snapshot), "a newer daemon's");
     // What has grown of late, and how long what took, is not asked for by name.
-    let figures = || shown.lines().filter(|line| !line.split(' ').next().is_some_and(|key| key.contains('.')));
+    let figures =
+        || shown.lines().filter(|line| !line.split(' ').next().is_some_and(|key| key.contains('.')));
     for line in figures() {
         let (key, value) = line.split_once(' ').expect("a key and a number");
         assert_eq!(snapshot.get(key), value.parse().ok());

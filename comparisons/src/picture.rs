@@ -22,7 +22,8 @@ const COLOURS: [RGBColor; 2] = [RGBColor(213, 94, 0), RGBColor(0, 114, 178)];
 pub fn bars(title: &str, of: [&str; 2], all: &[(&str, [f64; 2])]) -> Result<String, String> {
     let mut text = String::new();
     draw(&mut text, title, of, all).map_err(|error| format!("the picture could not be drawn: {error}"))?;
-    Ok(text)
+    // As README shows it, it is a file of the project.
+    Ok(format!("<!-- SPDX-License-Identifier: BSD-3-Clause -->\n{text}"))
 }
 
 fn draw(

@@ -328,8 +328,9 @@ fn the_master_that_takes_over_at_sigusr2_hands_over_too() {
         let old = server.worker();
         server.signal(libc::SIGUSR2);
         wait_until("both serve", || server.worker() != old);
-        // The old one waits for its workers, and these for nobody: the client is lingerd's.
-        server.signal(libc::SIGQUIT);
+        // The old one waits for its workers, and these for nobody: the client is lingerd's. SIGQUIT would cut off whom they serve
+        // just then.
+        server.signal(libc::SIGTERM);
         wait_until("only the new one serves", || (0..10).all(|_| server.worker() != old));
         let handed_over = lingerd.counters()["handed_over"];
         let after = server.page();

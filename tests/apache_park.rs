@@ -314,12 +314,17 @@ fn who_ends_his_side_after_a_request_has_the_response() {
 
 // ---- Heads ------------------------------------------------------------------------------------------
 
+/// One that has lingerd wait for heads longer than any test lasts, and whose connections are there before they say anything.
+fn patient_with_heads(socket: &Path) -> Setup {
+    setup(socket)
+        .modules(&["reqtimeout"])
+        .with("AcceptFilter http none\nLingerdHead On\nRequestReadTimeout header=600")
+}
+
 #[test]
 fn slow_heads_keep_no_worker() {
     let lingerd = lingerd();
-    let setup = setup(&lingerd.site.socket()).php().modules(&["reqtimeout"]);
-    let setup = setup.with("AcceptFilter http none\nLingerdHead On\nRequestReadTimeout header=600");
-    let Some(apache) = setup.start() else { return };
+    let Some(apache) = patient_with_heads(&lingerd.site.socket()).php().start() else { return };
     publish(&apache);
     let mut slow = clients(apache.address);
     for client in &mut slow {
@@ -349,9 +354,7 @@ fn slow_heads_keep_no_worker() {
 #[test]
 fn half_a_head_right_behind_a_response_keeps_no_worker() {
     let lingerd = lingerd();
-    let setup = setup(&lingerd.site.socket()).php().modules(&["reqtimeout"]);
-    let setup = setup.with("AcceptFilter http none\nLingerdHead On\nRequestReadTimeout header=600");
-    let Some(apache) = setup.start() else { return };
+    let Some(apache) = patient_with_heads(&lingerd.site.socket()).php().start() else { return };
     publish(&apache);
     let mut slow = clients(apache.address);
     for (n, client) in slow.iter_mut().enumerate() {
@@ -373,9 +376,7 @@ fn who_ends_his_side_in_the_midst_of_a_head_is_answered_at_once() {
         return skip("this system does not tell of an end before all is read");
     }
     let lingerd = lingerd();
-    let setup = setup(&lingerd.site.socket()).modules(&["reqtimeout"]);
-    let setup = setup.with("AcceptFilter http none\nLingerdHead On\nRequestReadTimeout header=600");
-    let Some(apache) = setup.start() else { return };
+    let Some(apache) = patient_with_heads(&lingerd.site.socket()).start() else { return };
     publish(&apache);
     // Before a worker has seen it, or while lingerd has it; as a first request, and as a second one.
     for (is_second, is_parked) in [(false, false), (false, true), (true, false), (true, true)] {

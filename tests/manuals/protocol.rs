@@ -13,8 +13,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
+use support::built::python;
 use support::daemon::{Daemon, Site, run};
-use support::{PATIENCE, compile, libraries, skip, tcp, wait_until};
+use support::{PATIENCE, compile, libraries, tcp, wait_until};
 
 /// More messages than are on their way on one link, on any system.
 const MORE_THAN_A_LINK_HOLDS: usize = 300;
@@ -101,17 +102,6 @@ fn behaves(site: &Arc<Site>, command: &mut Command) {
     });
     drop((held, last));
     daemon.wait_for("lingering=0 senders=1 rejected=0 protocol_errors=0");
-}
-
-/// A Python that has socket.send_fds.
-fn python() -> Option<String> {
-    let python = std::env::var("PYTHON").unwrap_or("python3".to_owned());
-    let check = "import sys; sys.exit(sys.version_info < (3, 9))";
-    if !Command::new(&python).args(["-c", check]).status().is_ok_and(|status| status.success()) {
-        skip(&format!("there is no {python} of 3.9 or newer"));
-        return None;
-    }
-    Some(python)
 }
 
 #[test]

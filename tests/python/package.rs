@@ -7,19 +7,9 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
+use support::built::python;
 use support::daemon::{Daemon, Site, run};
 use support::{built, http, skip, tcp, wait_until};
-
-/// A Python that the package is for.
-fn python() -> Option<String> {
-    let python = std::env::var("PYTHON").unwrap_or("python3".to_owned());
-    let check = "import sys; sys.exit(sys.version_info < (3, 9))";
-    if !Command::new(&python).args(["-c", check]).status().is_ok_and(|status| status.success()) {
-        skip(&format!("there is no {python} of 3.9 or newer"));
-        return None;
-    }
-    Some(python)
-}
 
 #[test]
 fn its_own_tests_pass() {

@@ -76,3 +76,14 @@ fn profile() -> PathBuf {
     let path = env::current_exe().expect("the path of this program");
     path.ancestors().nth(2).expect("this program is below target").to_owned()
 }
+
+/// A Python that has socket.send_fds; or says what is missing.
+pub fn python() -> Option<String> {
+    let python = std::env::var("PYTHON").unwrap_or("python3".to_owned());
+    let check = "import sys; sys.exit(sys.version_info < (3, 9))";
+    if !Command::new(&python).args(["-c", check]).status().is_ok_and(|status| status.success()) {
+        skip(&format!("there is no {python} of 3.9 or newer"));
+        return None;
+    }
+    Some(python)
+}

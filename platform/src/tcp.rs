@@ -95,6 +95,9 @@ pub trait Tcp: Descriptor + Sized {
     /// `NotConnected` when there is nobody: not yet, or no longer.
     fn peer(&self) -> io::Result<SocketAddr>;
 
+    /// Who is at the other end or was, as long as the connection was one at all, if the system can still tell: Linux can.
+    fn past_peer(&self) -> Option<SocketAddr>;
+
     /// Closes, and neither waits nor aborts, whatever SO_LINGER the socket came with: socket(7) lets
     /// close(2) wait for l_linger seconds, and zero seconds would reset the connection. (To drop it
     /// instead leaves that option as it is, for a socket that is somebody else's after all.)
@@ -192,6 +195,13 @@ impl Tcp for TcpStream {
         self.peer_addr()
     }
 
+    fn past_peer(&self) -> Option<SocketAddr> {
+        let peer = self.peer().ok();
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let peer = peer.or_else(|| past_peer(self));
+        peer
+    }
+
     /// A system that refuses the option (macOS, once both sides have ended) has nothing to wait for.
     fn close(self) {
         let _ = socket2::SockRef::from(&self).set_linger(None::<Duration>);
@@ -286,6 +296,28 @@ fn discard_once(socket: &TcpStream) -> isize {
             libc::MSG_DONTWAIT,
         )
     }
+}
+
+/// getpeername(2) says ENOTCONN once both sides have ended or one has reset; SO_PEERNAME has what it would have said. The
+/// kernel wants room for just that, and refuses more.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn past_peer(socket: &TcpStream) -> Option<SocketAddr> {
+    use std::net::{Ipv6Addr, SocketAddrV4, SocketAddrV6};
+    let (fd, level, name) = (socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERNAME);
+    Some(match socket.local_addr().ok()? {
+        SocketAddr::V4(_) => {
+            // SAFETY: of a socket of this family the option is a sockaddr_in, ip(7), of which any bytes are one.
+            let peer: libc::sockaddr_in = unsafe { socket_option(fd, level, name) }.ok()?;
+            let address = u32::from_be(peer.sin_addr.s_addr).into();
+            SocketAddrV4::new(address, u16::from_be(peer.sin_port)).into()
+        }
+        SocketAddr::V6(_) => {
+            // SAFETY: of a socket of this family the option is a sockaddr_in6, ipv6(7), of which any bytes are one.
+            let peer: libc::sockaddr_in6 = unsafe { socket_option(fd, level, name) }.ok()?;
+            let address = Ipv6Addr::from(peer.sin6_addr.s6_addr);
+            SocketAddrV6::new(address, u16::from_be(peer.sin6_port), 0, peer.sin6_scope_id).into()
+        }
+    })
 }
 
 /// How many messages of an error queue one [`Tcp::drain_errors`] takes.

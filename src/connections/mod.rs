@@ -322,9 +322,9 @@ impl<W: World> Connections<W> {
     }
 }
 
-/// Who is at the other end, if that is to be logged and can be told.
+/// Who is at the other end, or was, if that is to be logged and can be told.
 fn name<S: Tcp>(socket: &S) -> Option<SocketAddr> {
-    if log::log_enabled!(log::Level::Debug) { socket.peer().ok() } else { None }
+    if log::log_enabled!(log::Level::Debug) { socket.past_peer() } else { None }
 }
 
 #[cfg(test)]

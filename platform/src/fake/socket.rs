@@ -220,6 +220,11 @@ impl Tcp for Socket {
         address
     }
 
+    /// As where the system cannot tell.
+    fn past_peer(&self) -> Option<SocketAddr> {
+        self.peer().ok()
+    }
+
     fn let_go(self) {
         let (mut state, kind) = self.enter(Call::LetGo);
         match kind {

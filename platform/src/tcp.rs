@@ -100,6 +100,9 @@ pub trait Tcp: Descriptor + Sized {
     /// instead leaves that option as it is, for a socket that is somebody else's after all.)
     fn close(self);
 
+    /// As something to close: what options it has it keeps.
+    fn into_received(self) -> Self::Received;
+
     /// Closes and does not wait; but resets it where it came with SO_LINGER and no time: whoever sent it so wants
     /// that of everybody who does not know better.
     fn let_go(self);
@@ -195,6 +198,10 @@ impl Tcp for TcpStream {
     /// A system that refuses the option (macOS, once both sides have ended) has nothing to wait for.
     fn close(self) {
         let _ = socket2::SockRef::from(&self).set_linger(None::<Duration>);
+    }
+
+    fn into_received(self) -> OwnedFd {
+        self.into()
     }
 
     fn let_go(self) {

@@ -30,6 +30,7 @@ use crate::stats::{Ends, Snapshot};
 use lingerd_platform::backend::Backend;
 use lingerd_platform::closing::SlowClose;
 use lingerd_platform::content::Content;
+use lingerd_platform::fdpass::{Link, Received};
 use lingerd_platform::tcp::Tcp;
 use lingerd_platform::world::World;
 use log::debug;
@@ -183,6 +184,20 @@ impl<W: World> Connections<W> {
         }
     }
 
+    /// Closes a link that is of no use any more. What is still queued in it closes with it, which may take long: at the
+    /// end of what was sent, behind which nothing comes, there is nothing.
+    pub fn close_link(&mut self, link: W::Link) {
+        let mut descriptors = Vec::new();
+        let mut has_ended = || matches!(link.receive(&mut descriptors), Ok(Received::End));
+        // Most have hung up.
+        let is_empty = has_ended() || link.silence() && has_ended();
+        descriptors.into_iter().for_each(|other| self.close_slowly(other));
+        if !is_empty {
+            link.finish(); // whoever is there is hung up on now
+            self.slow_close.close(link.into_received());
+        }
+    }
+
     /// Looks at a connection that the backend reported. Nothing happens if it has gone meanwhile. Returns how much
     /// was done.
     pub fn ready(&mut self, entry: Entry, backend: &mut W::Backend, now: Time) -> usize {
@@ -315,7 +330,11 @@ impl<W: World> Connections<W> {
             socket.reset_at_close(true);
             drop(socket);
         } else if reason == Reason::Returned {
-            drop(socket); // as a worker has it, and its options with it
+            // A worker has it, and its options with it; or has had it, and ours is the last close.
+            match socket.linger_time() {
+                None => drop(socket),
+                Some(_) => self.slow_close.close(socket.into_received()),
+            }
         } else {
             socket.close();
         }

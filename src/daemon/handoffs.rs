@@ -13,7 +13,7 @@ use crate::senders::protocol::{self, Message, Spool};
 use crate::source::{Sender, Source, Speech};
 use crate::stats::forms::Format;
 use crate::ticket::Ticket;
-use lingerd_platform::fdpass;
+use lingerd_platform::fdpass::{self, Link};
 use lingerd_platform::world::World;
 use std::io::{self, ErrorKind};
 
@@ -178,10 +178,10 @@ impl<W: World> Daemon<W> {
     }
 
     /// Lets go of a sender, and refuses what came with half a message.
-    pub(super) fn dismiss(&mut self, sender: Sender) -> Option<W::Received> {
+    pub(super) fn dismiss(&mut self, sender: Sender) -> Option<W::Link> {
         self.senders.take_begun(sender, &mut self.received);
         self.refuse_received();
-        self.senders.dismiss(sender, &mut self.backend)
+        self.senders.take(sender, &mut self.backend)
     }
 
     /// Takes over what came with a message, and tells whether nothing of it may take long to close.
@@ -256,7 +256,7 @@ impl<W: World> Daemon<W> {
         }
         self.refuse_received(); // what may have come with the end
         if let Some(link) = self.dismiss(sender) {
-            self.connections.close_slowly(link);
+            self.connections.close_slowly(link.into_received());
         }
     }
 
@@ -268,7 +268,10 @@ impl<W: World> Daemon<W> {
             self.not_now(sender);
             return false;
         }
-        drop(self.dismiss(sender)); // it was read to its end
+        // It was read to its end, unless it could not be silenced.
+        if let Some(link) = self.dismiss(sender) {
+            self.connections.close_link(link);
+        }
         true
     }
 }

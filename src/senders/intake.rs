@@ -482,19 +482,14 @@ impl<W: World> Senders<W> {
     }
 
     /// Lets `sender` say nothing more, and tells whether that is certain. What it has said can still
-    /// be read, and must be before [`dismiss`](Self::dismiss): the sender has closed its copies, and
+    /// be read, and must be before [`take`](Self::take): the sender has closed its copies, and
     /// nobody else would linger.
     pub fn silence(&self, sender: Sender) -> bool {
         self.senders.get(sender).is_none_or(|peer| peer.link.get().silence())
     }
 
-    /// Parts with `sender`. What is returned ends the connection when it is closed, which closes
-    /// whatever is still queued in it.
-    pub fn dismiss(&mut self, sender: Sender, backend: &mut W::Backend) -> Option<W::Received> {
-        self.take(sender, backend).map(Link::into_received)
-    }
-
-    /// Takes the connection of `sender` out, of whom there is no half message.
+    /// Parts with `sender`, of whom there is no half message. What is returned ends the connection when it is closed, which
+    /// closes whatever is still queued in it.
     pub fn take(&mut self, sender: Sender, backend: &mut W::Backend) -> Option<W::Link> {
         self.set_credit(sender, Credit::None);
         let peer = self.senders.remove(sender)?;

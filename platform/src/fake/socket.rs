@@ -220,6 +220,10 @@ impl Tcp for Socket {
         address
     }
 
+    fn into_received(self) -> Received {
+        Received(self.0)
+    }
+
     fn let_go(self) {
         let (mut state, kind) = self.enter(Call::LetGo);
         match kind {

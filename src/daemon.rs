@@ -130,6 +130,8 @@ pub struct Daemon<W: World> {
     summary_at: Option<Time>,
     /// What was done since it was looked whether anybody asks or says stop.
     work: usize,
+    /// The number of this turn.
+    turns: u64,
     /// What came with a message, on its way to the table; and what is ready in this turn. Kept for
     /// their memory.
     received: Vec<W::Received>,
@@ -177,6 +179,7 @@ impl<W: World> Daemon<W> {
             end_at: None,
             summary_at: None,
             work: 0,
+            turns: 0,
             received: Vec::with_capacity(fdpass::MAX_DESCRIPTORS),
             ready: Vec::new(),
         })
@@ -273,6 +276,7 @@ impl<W: World> Daemon<W> {
             self.clock.pause();
         }
         self.clock.turn();
+        self.turns += 1;
         let now = self.clock.now();
         if self.last_minute.wants_look(now) {
             self.last_minute.look(now, &self.figures());
@@ -365,7 +369,10 @@ impl<W: World> Daemon<W> {
             // It was to be parted with, and could not be read.
             Source::Sender(sender) if self.is_stopping() => drop(self.part_with(sender)),
             Source::Sender(sender) => {
-                if self.receive(sender, SOCKET_BUDGET) == Said::NotNow {
+                // Only who is reported is reported again.
+                let says_more = !is_reported || self.senders.says_more(sender, self.turns);
+                let budget = if says_more { SOCKET_BUDGET } else { 1 };
+                if self.receive(sender, budget) == Said::NotNow {
                     self.not_now(sender);
                 }
             }

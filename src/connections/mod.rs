@@ -244,13 +244,29 @@ impl<W: World> Connections<W> {
         self.spooling() + promised < most.div_ceil(2).max(1)
     }
 
-    /// Evicts connections until so many `more` have room, while there are so many `senders`.
-    pub fn make_room(&mut self, more: usize, senders: usize, backend: &mut W::Backend, now: Time) {
+    /// Evicts connections until so many `more` have room, while there are so many `senders`. Returns for how many there is.
+    pub fn make_room(&mut self, more: usize, senders: usize, backend: &mut W::Backend, now: Time) -> usize {
         let most = self.room.connections(senders + self.descriptors());
         while self.table.len() + more > most {
-            let Some(entry) = self.table.evictable(most.div_ceil(SHARE), now) else { return };
+            let Some(entry) = self.table.evictable(most.div_ceil(SHARE), now) else { break };
             self.close(entry, Reason::Evicted, backend, now);
         }
+        most
+    }
+
+    /// From where one comes, where there is room for so many. It is asked who is at the other end when the table is half as
+    /// full as one address may make it, and then of those that are in it, too, some at a time: they all are known before
+    /// any can have more than its share, unless the room gets less meanwhile. Most tables are never as full.
+    fn origin(&mut self, socket: &W::Socket, peer: Option<SocketAddr>, most: usize) -> Origin {
+        if self.table.len() < most / (2 * SHARE) {
+            return Origin::UNKNOWN;
+        }
+        for entry in self.table.of_unknown_origin() {
+            let Some((socket, _)) = self.table.get(entry) else { continue };
+            let origin = self.table.census().origin(socket.peer().ok());
+            self.table.note_origin(entry, origin);
+        }
+        self.table.census().origin(peer.or_else(|| socket.peer().ok()))
     }
 
     /// Evicts the one that loses least by it, for its descriptor. Returns whether there was one.

@@ -69,7 +69,7 @@ impl<W: World> Daemon<W> {
     /// sockets, and a message counts as one at least. Returns what there was last.
     pub(super) fn receive(&mut self, sender: Sender, budget: usize) -> Said {
         let now = self.clock.now();
-        let mut left = budget;
+        let (mut left, mut messages) = (budget, 0);
         loop {
             let said = self.senders.receive(sender, &mut self.received, now);
             let many = self.received.len().max(1);
@@ -80,6 +80,7 @@ impl<W: World> Daemon<W> {
                     return Said::Gone;
                 }
                 Said::Nothing | Said::NotNow => {
+                    self.senders.was_read(sender, self.turns, false, messages);
                     self.acknowledge(sender, now);
                     return said;
                 }
@@ -109,8 +110,10 @@ impl<W: World> Daemon<W> {
                 return Said::Gone;
             }
             self.work += many;
+            messages += 1;
             left = left.saturating_sub(many);
             if left == 0 {
+                self.senders.was_read(sender, self.turns, true, messages);
                 self.acknowledge(sender, now);
                 return said;
             }

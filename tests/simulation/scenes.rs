@@ -1666,7 +1666,8 @@ fn a_worker_that_has_the_end_wait_for_its_client_keeps_nobody_waiting() {
         let way = scene.kernel.way_back("apache", 511);
         let sender = scene.spooler();
         // Who does not read what was written to it.
-        let (client, held) = scene.kernel.connection(&Setup { response: 1 << 30, ..Setup::default() });
+        let (client, held) =
+            scene.kernel.connection(&Setup { response: 1 << 20, reads: false, ..Setup::default() });
         sender.send(&ticket(b'K', "apache", HOUR), &[&held]).expect("room in the queue");
         drop(held);
         scene.until("it is parked", |scene| scene.figure("parked") == 1);

@@ -5,11 +5,14 @@
 //! CPU time a linger, of clients that have gone when they are handed over and of clients that close a moment later,
 //! by how many senders there are and how many sockets come in a message. The two take turns, round by round, and
 //! a round's ratio is of two measurements that follow each other, so that whatever else the machine does falls on
-//! both. Each is stopped while a batch is handed over, or while the clients of one close, and so finds all of it at once:
-//! the client of this measurement takes none of its time, and how often it is woken up is not a matter of luck. Senders
-//! half-close, as the protocol asks of them. It runs on Linux only, whose scheduler tells the time to the nanosecond.
+//! both. Senders half-close, as the protocol asks of them.
 //!
-//!     cargo bench -p comparisons --bench receiver                 all of it, in about two minutes
+//! "At once": it is stopped while a batch is handed over, or while the clients of one close, and so finds all of it in one
+//! turn: how often it is woken up is not a matter of luck. "In turn": connections come one after the other, as fast as
+//! they can be made, by each sender in its turn, and a client closes when 64 others have come, as is the way of a server
+//! that is busy. It runs on Linux only, whose scheduler tells the time to the nanosecond.
+//!
+//!     cargo bench -p comparisons --bench receiver                 all of it, in about three minutes
 //!     cargo bench -p comparisons --bench receiver -- 64x1 1x253   of so many senders, so many in a message
 //!     LINGERD=/usr/local/sbin/lingerd cargo bench -p comparisons --bench receiver
 //!     cargo bench -p comparisons --bench receiver -- calls        system calls a linger (strace), no times
@@ -19,7 +22,7 @@
 use comparisons::{print_table, progress, row, spread};
 use lingerd_platform::{fdpass, process};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -69,6 +72,25 @@ impl Clients {
         }
     }
 }
+
+/// How connections come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    AtOnce,
+    InTurn,
+}
+
+impl Pace {
+    const fn name(self) -> &'static str {
+        match self {
+            Pace::AtOnce => "at once",
+            Pace::InTurn => "in turn",
+        }
+    }
+}
+
+/// How many clients have not closed when connections come in turn.
+const OPEN: usize = 64;
 
 /// Either of the two.
 struct Receiver {
@@ -241,6 +263,28 @@ impl Rig {
         Receiver::start(command.arg(&socket), &socket, senders)
     }
 
+    /// Plays so many lingers, one after the other.
+    fn play_in_turn(&mut self, receiver: &Receiver, clients: Clients, number: usize) -> usize {
+        let (before, mut open) = (receiver.descriptors(), VecDeque::new());
+        for sender in receiver.senders.iter().cycle().take(number) {
+            let (client, server) = connections(&self.listener, 1, &mut self.round).remove(0);
+            server.shutdown(Shutdown::Write).expect("it is connected");
+            if clients == Clients::Linger {
+                open.push_back(client);
+            } else {
+                drop(client);
+            }
+            fdpass::send(sender, b"L", &[server.as_fd()]).expect("room for one message");
+            if open.len() > OPEN {
+                open.pop_front();
+            }
+        }
+        drop(open);
+        wait_until("it is done", || receiver.descriptors() == before);
+        receiver.settle();
+        number
+    }
+
     /// Plays so many lingers, or some more.
     fn play(&mut self, receiver: &Receiver, sockets: usize, clients: Clients, least: usize) -> usize {
         let batch = receiver.senders.len() * sockets;
@@ -254,24 +298,32 @@ impl Rig {
     }
 
     /// Nanoseconds of CPU a linger.
-    fn measure(&mut self, receiver: &Receiver, sockets: usize, clients: Clients) -> f64 {
+    fn measure(&mut self, receiver: &Receiver, sockets: usize, clients: Clients, pace: Pace) -> f64 {
         // Alone in a batch costs so much more that fewer do.
         let least = if receiver.senders.len() * sockets == 1 { LINGERS / 8 } else { LINGERS };
         let before = receiver.cpu();
-        let lingers = self.play(receiver, sockets, clients, least);
+        let lingers = match pace {
+            Pace::AtOnce => self.play(receiver, sockets, clients, least),
+            Pace::InTurn => self.play_in_turn(receiver, clients, 2 * LINGERS),
+        };
         (receiver.cpu() - before) as f64 / lingers as f64
     }
 
-    fn compare(&mut self, (senders, sockets): (usize, usize), clients: Clients) -> Compared {
-        progress(&format!("{senders} senders, {sockets} in a message, clients {}", clients.name()));
+    fn compare(&mut self, (senders, sockets): (usize, usize), clients: Clients, pace: Pace) -> Compared {
+        progress(&format!(
+            "{senders} senders, {sockets} in a message, {}, clients {}",
+            pace.name(),
+            clients.name()
+        ));
         let [bare, lingerd] = [BARE, LINGERD].map(|kind| self.start(kind, senders, &[]));
-        let mut compared = Compared { senders, sockets, clients, bare: Vec::new(), lingerd: Vec::new() };
+        let mut compared =
+            Compared { senders, sockets, clients, pace, bare: Vec::new(), lingerd: Vec::new() };
         for receiver in [&bare, &lingerd] {
-            self.measure(receiver, sockets, clients); // what is allocated once is allocated
+            self.measure(receiver, sockets, clients, pace); // what is allocated once is allocated
         }
         for _ in 0..ROUNDS {
-            compared.bare.push(self.measure(&bare, sockets, clients));
-            compared.lingerd.push(self.measure(&lingerd, sockets, clients));
+            compared.bare.push(self.measure(&bare, sockets, clients, pace));
+            compared.lingerd.push(self.measure(&lingerd, sockets, clients, pace));
         }
         compared
     }
@@ -325,6 +377,7 @@ struct Compared {
     senders: usize,
     sockets: usize,
     clients: Clients,
+    pace: Pace,
     bare: Vec<f64>,
     lingerd: Vec<f64>,
 }
@@ -338,7 +391,7 @@ impl Compared {
         let micros = |values: &[f64]| spread(values.iter().map(|ns| ns / 1e3).collect(), 2);
         [
             format!("clients {}, {} senders x {}", self.clients.name(), self.senders, self.sockets),
-            (self.senders * self.sockets).to_string(),
+            self.pace.name().to_owned(),
             micros(&self.bare),
             micros(&self.lingerd),
             spread(self.ratios(), 3),
@@ -348,6 +401,7 @@ impl Compared {
     fn json(&self) -> Value {
         json!({
             "clients": self.clients.name(), "senders": self.senders, "sockets": self.sockets,
+            "pace": self.pace.name(),
             "bare_ns": self.bare, "lingerd_ns": self.lingerd, "ratios": self.ratios(),
         })
     }
@@ -408,13 +462,18 @@ fn main() -> ExitCode {
 fn times(rig: &mut Rig, crowds: &[(usize, usize)]) {
     let mut all = Vec::new();
     for clients in Clients::ALL {
-        all.extend(crowds.iter().map(|&crowd| rig.compare(crowd, clients)));
+        for &crowd in crowds {
+            all.push(rig.compare(crowd, clients, Pace::AtOnce));
+            if crowd.1 == 1 {
+                all.push(rig.compare(crowd, clients, Pace::InTurn));
+            }
+        }
     }
     let machine = machine(&rig.lingerd);
     println!(
         "\nCPU a linger in microseconds, {ROUNDS} rounds: the median, and from the least to the most. {machine}\n"
     );
-    let head = row(["", "in a batch", "bare receiver", "lingerd", "ratio"]);
+    let head = row(["", "they come", "bare receiver", "lingerd", "ratio"]);
     print_table(&[vec![head], all.iter().map(Compared::row).collect()].concat());
     let report = json!({ "machine": machine, "rows": all.iter().map(Compared::json).collect::<Vec<_>>() });
     let path = built::project().join(REPORT);

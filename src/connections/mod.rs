@@ -303,7 +303,8 @@ impl<W: World> Connections<W> {
                 // Fails only for the one that is not waited for.
                 let _ = backend.remove(&socket);
             }
-            let name = self.names.remove(&entry);
+            // An empty one would hash it all the same.
+            let name = if self.names.is_empty() { None } else { self.names.remove(&entry) };
             self.end(socket, name, linger, reason, now);
         }
     }

@@ -15,16 +15,24 @@ use support::{PATIENCE, compile, http, libraries, tcp};
 /// What does not fit into the buffers of a connection with a small window.
 const MUCH: usize = 8_000_000;
 
+/// The server, built with these options of the compiler, too.
+fn build(name: &str, options: &[&str]) -> Option<PathBuf> {
+    let sources = ["tests/library/server.c", "senders/c/lingerd.c", "apache-1.3/ap_lingerd.c"];
+    compile(name, &[options, &sources, &["-D_FILE_OFFSET_BITS=64", "-pthread"], libraries()].concat())
+}
+
 /// The server, built once.
 fn program() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let build = || {
-        let mut arguments = vec!["tests/library/server.c", "senders/c/lingerd.c", "apache-1.3/ap_lingerd.c"];
-        arguments.extend(["-D_FILE_OFFSET_BITS=64", "-pthread"]);
-        arguments.extend(libraries());
-        compile("library-server", &arguments)
-    };
-    PROGRAM.get_or_init(build).as_deref()
+    PROGRAM.get_or_init(|| build("library-server", &[])).as_deref()
+}
+
+/// Whether the compiler can make a program that ends where two threads use the same memory at once.
+fn sees_races() -> bool {
+    let probe =
+        "echo 'int main(void) { return 0; }' | ${CC:-cc} -fsanitize=thread -x c -o \"$0\" - && exec \"$0\"";
+    let site = Site::new();
+    support::daemon::run(Command::new("sh").args(["-c", probe]).arg(site.path("probe"))).code == Some(0)
 }
 
 /// A server, told to hand over to the daemon of a site.
@@ -37,15 +45,17 @@ struct Server {
 impl Server {
     /// Starts it; `None` when the test is to be skipped.
     fn start(site: &Site) -> Option<Self> {
-        let mut command = Command::new(program()?);
-        let mut process =
-            command.arg(site.socket()).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        Some(Self::run(Command::new(program()?).arg(site.socket())))
+    }
+
+    fn run(command: &mut Command) -> Self {
+        let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(process.stdout.take().unwrap());
         // Read in a thread, so that a server that hangs fails the test and does not hang it.
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || stdout.lines().try_for_each(|line| sender.send(line.unwrap())));
         let port = lines.recv_timeout(PATIENCE).unwrap().parse().unwrap();
-        Some(Server { process, port, lines })
+        Server { process, port, lines }
     }
 
     /// A client that reads slowly and has sent its request.
@@ -181,6 +191,20 @@ fn all_threads_hand_over_on_one_link() {
     daemon.wait_for("lingering=200 senders=1");
     drop(clients);
     daemon.wait_for("lingering=0 rejected=0 protocol_errors=0");
+}
+
+#[test]
+fn no_two_threads_use_a_link_at_once() {
+    if !sees_races() {
+        return support::not_run("the compiler has no -fsanitize=thread that works here");
+    }
+    let daemon = Daemon::start(&[]);
+    let Some(program) = build("library-races", &["-fsanitize=thread", "-g"]) else { return };
+    let mut command = Command::new(program);
+    let server = Server::run(command.arg(daemon.site.socket()).env("TSAN_OPTIONS", "halt_on_error=1"));
+    for _ in 0..3 {
+        assert_eq!(server.exchange("threads 16").1, "given error 0");
+    }
 }
 
 #[test]

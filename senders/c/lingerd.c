@@ -322,6 +322,7 @@ static int gather(lingerd_part *parts, const lingerd_piece *pieces, int count,
 /* Whether there can be such pieces here: else errno says why not. */
 static int are_sound(const lingerd_piece *pieces, int count)
 {
+    int64_t all = 0;
     int n;
 
     if (count < 1 || count > LINGERD_PIECES) {
@@ -329,17 +330,20 @@ static int are_sound(const lingerd_piece *pieces, int count)
         return 0;
     }
     for (n = 0; n < count; n++) {
-        if (pieces[n].length < 0
-            || (pieces[n].data == NULL && pieces[n].offset < 0)) {
+        int64_t offset = pieces[n].data == NULL ? pieces[n].offset : 0;
+        int64_t length = pieces[n].length;
+
+        if (offset < 0 || length < 0) {
             errno = EINVAL;
             return 0;
         }
-        /* Where the compiler was not told to make files large. */
-        if ((off_t)pieces[n].offset != pieces[n].offset
-            || (off_t)pieces[n].length != pieces[n].length) {
+        /* Also where the compiler was not told to make files large. */
+        if (length > INT64_MAX - all || offset > INT64_MAX - length
+            || (off_t)(offset + length) != offset + length) {
             errno = EOVERFLOW;
             return 0;
         }
+        all += length;
     }
     return 1;
 }

@@ -262,6 +262,10 @@ static void refuse(int sock)
     piece.offset = -1;
     check(lingerd_write_rest(way, sock, &piece, 1, 1) != 0 && errno == EINVAL,
           "a negative offset");
+    piece.length = 1;
+    piece.offset = INT64_MAX;
+    check(lingerd_write_rest(way, sock, &piece, 1, 1) != 0 && errno == EOVERFLOW,
+          "more than a file can have");
     check(lingerd_new("") == NULL && errno == EINVAL, "no path");
     (void)close(ends[0]);
     (void)close(ends[1]);

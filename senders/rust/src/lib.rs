@@ -30,10 +30,7 @@
 //! fn serve(sender: &Sender, mut conn: TcpStream) -> io::Result<()> {
 //!     let _request = conn.read(&mut [0; 4096])?;
 //!     conn.write_all(b"hello\n")?;
-//!     match sender.finish(conn) {
-//!         Ok(()) => Ok(()),
-//!         Err(refused) => linger(refused.socket),
-//!     }
+//!     sender.finish(conn).or_else(|refused| linger(refused.socket)) // in the place of drop(conn)
 //! }
 //!
 //! # fn main() -> io::Result<()> {
@@ -63,6 +60,11 @@
 //! [lingerd]: https://www.rfc-editor.org/rfc/rfc9112#section-9.6
 
 #![forbid(unsafe_code)]
+
+/// What the README says is compiled, too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod connection;
 mod link;

@@ -30,6 +30,9 @@
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
 
+/* INT64_MAX, which may be of a type that C89 has not. */
+#define MOST ((int64_t)((uint64_t)-1 / 2))
+
 /* A link, and whose it is. */
 typedef struct way {
     pthread_mutex_t lock;
@@ -338,7 +341,7 @@ static int are_sound(const lingerd_piece *pieces, int count)
             return 0;
         }
         /* Also where the compiler was not told to make files large. */
-        if (length > INT64_MAX - all || offset > INT64_MAX - length
+        if (length > MOST - all || offset > MOST - length
             || (off_t)(offset + length) != offset + length) {
             errno = EOVERFLOW;
             return 0;

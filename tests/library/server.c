@@ -169,7 +169,7 @@ static int in_threads(int sock, int number)
 static int in_child(int sock, int as_daemon)
 {
     pid_t pid = fork();
-    int status;
+    int status = 0;
 
     if (pid == 0) {
         int others[64], n;
@@ -263,7 +263,7 @@ static void refuse(int sock)
     check(lingerd_write_rest(way, sock, &piece, 1, 1) != 0 && errno == EINVAL,
           "a negative offset");
     piece.length = 1;
-    piece.offset = INT64_MAX;
+    piece.offset = (int64_t)((uint64_t)-1 / 2);
     check(lingerd_write_rest(way, sock, &piece, 1, 1) != 0 && errno == EOVERFLOW,
           "more than a file can have");
     check(lingerd_new("") == NULL && errno == EINVAL, "no path");

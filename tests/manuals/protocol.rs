@@ -137,19 +137,19 @@ fn the_sender_in_c_does_what_the_manual_says() {
 }
 
 /// The server in lingerd(3), with the library of this checkout; `None` when the test is to be skipped.
-fn server_with_the_library(site: &Site) -> Option<Command> {
+fn server_with_the_library(site: &Site, name: &str) -> Option<Command> {
     let source = site.path("library.c");
     fs::write(&source, Manual::read("lingerd.3").display("EXAMPLES")).unwrap();
     let mut arguments = vec![source.to_str().unwrap(), "senders/c/lingerd.c", "apache-1.3/ap_lingerd.c"];
     arguments.extend(["-Isenders/c", "-D_FILE_OFFSET_BITS=64", "-pthread"]);
     arguments.extend(libraries());
-    compile("library", &arguments).map(Command::new)
+    compile(name, &arguments).map(Command::new)
 }
 
 #[test]
 fn the_server_with_the_library_does_what_its_manual_says() {
     let site = Site::new();
-    let Some(mut server) = server_with_the_library(&site) else { return };
+    let Some(mut server) = server_with_the_library(&site, "library-lingers") else { return };
     let server = Server::start(server.arg(site.socket()));
     let leaving = || server.exchange().shutdown(Shutdown::Write).unwrap();
     // It does not hand over one that has left already, so that only who stays shows that it has found the daemon;
@@ -182,7 +182,7 @@ fn the_server_with_the_library_does_what_its_manual_says() {
 #[test]
 fn the_server_with_the_library_is_free_whoever_reads() {
     let site = Site::new();
-    let Some(mut server) = server_with_the_library(&site) else { return };
+    let Some(mut server) = server_with_the_library(&site, "library-writes") else { return };
     let server = Server::start(server.arg(site.socket()).arg("1000000"));
     let expected = "hello\n".repeat(1_000_000).into_bytes();
     let client = || {

@@ -11,6 +11,7 @@ ZSHDIR = $(PREFIX)/share/zsh/site-functions
 FISHDIR = $(PREFIX)/share/fish/vendor_completions.d
 RUNDIR = /var/run/lingerd
 BUILT = target/release
+CFLAGS = -O2
 CARGO = cargo
 APXS = apxs
 
@@ -23,6 +24,10 @@ all:
 	@if command -v $(APXS) >/dev/null; then cd apache-2.4 && \
 	  $(APXS) -c -I../apache-1.3 mod_lingerd.c ../apache-1.3/ap_lingerd.c; \
 	else echo "no $(APXS): mod_lingerd is left out (Debian has it in apache2-dev)"; fi
+
+# liblingerd, for servers in C: lingerd(3).
+library:
+	@cd senders/c && $(MAKE) CC="$(CC)" CFLAGS="$(CFLAGS)" LDFLAGS="$(LDFLAGS)" PREFIX="$(PREFIX)"
 
 # Stock Apache against Apache with lingerd, on this machine, in under a minute.
 demo:
@@ -116,7 +121,7 @@ install:
 	if test -f $$module; then modules=`$(APXS) -q LIBEXECDIR`; fi; \
 	put 755 $(BUILT)/lingerd $(DESTDIR)$(SBINDIR)/lingerd; \
 	put 755 $(BUILT)/ablinger $(DESTDIR)$(BINDIR)/ablinger; \
-	for page in man/*.[1-8]; do \
+	for page in man/*.[178]; do \
 	  put 644 $$page $(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}; \
 	done; \
 	for program in lingerd ablinger; do \
@@ -128,6 +133,10 @@ install:
 	  mkdir -p "$(DESTDIR)$$modules"; \
 	  put 644 $$module "$(DESTDIR)$$modules/mod_lingerd.so"; \
 	else echo "mod_lingerd was not built and is not installed"; fi
+
+# What 'make library' has built, for who compiles servers.
+install-library:
+	@cd senders/c && $(MAKE) install DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" MANDIR="$(MANDIR)"
 
 # The SMF service of illumos and Solaris; 'svcadm restart manifest-import' imports it.
 install-smf:
@@ -143,7 +152,8 @@ ips:
 
 uninstall:
 	rm -f $(DESTDIR)$(SBINDIR)/lingerd $(DESTDIR)$(BINDIR)/ablinger
-	for page in man/*.[1-8]; do rm -f $(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}; done
+	@cd senders/c && $(MAKE) uninstall DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" MANDIR="$(MANDIR)"
+	for page in man/*.[178]; do rm -f $(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}; done
 	for program in lingerd ablinger; do \
 	  rm -f $(DESTDIR)$(BASHDIR)/$$program $(DESTDIR)$(ZSHDIR)/_$$program $(DESTDIR)$(FISHDIR)/$$program.fish; \
 	done
@@ -156,5 +166,5 @@ clean:
 	cd apache-2.4 && rm -rf .libs mod_lingerd.o mod_lingerd.lo mod_lingerd.slo mod_lingerd.la
 	cd apache-1.3 && rm -rf .libs ap_lingerd.o ap_lingerd.lo ap_lingerd.slo
 
-.PHONY: all demo check check-arch check-systemd fuzz miri bench torture soak html dist check-dist deny deb install \
-  install-smf ips uninstall clean
+.PHONY: all library demo check check-arch check-systemd fuzz miri bench torture soak html dist check-dist deny deb \
+  install install-library install-smf ips uninstall clean

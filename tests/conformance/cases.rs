@@ -12,6 +12,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::panic::{self, AssertUnwindSafe};
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -222,6 +223,9 @@ impl Case {
 /// More messages than are on their way on one link, on any system.
 const MORE_THAN_A_LINK_HOLDS: usize = 300;
 
+/// How often to look whether something has happened.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// Enough for two workers to have shared them out.
 const ROUNDS: usize = 10;
 
@@ -327,13 +331,17 @@ fn copy(program: &Program) -> Result<(), Stop> {
     let link = fake.wait_for(program)?;
     let mut client = running.exchange(20_000, Until::Whole)?;
     let handed_over = link.wait_for(client.local_addr().unwrap(), program)?;
+    client.write_all(b"l").map_err(|e| format!("who holds its socket cannot send: {e}"))?;
     running.leave(1)?; // whoever serves one after the other has done with the first
     handed_over.set_nonblocking(true).unwrap();
-    match (&handed_over).read(&mut [0]) {
-        Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-        Ok(0) => return Err("the connection was shut down for reading".to_owned().into()),
-        other => return Err(format!("what it was handed over is at its end: {other:?}").into()),
-    }
+    let read = |what: &str| match (&handed_over).read(&mut [0]) {
+        Ok(1) if what == "a byte" => Ok(()),
+        Err(e) if what == "nothing" && e.kind() == ErrorKind::WouldBlock => Ok(()),
+        Ok(0) => Err("the connection was shut down for reading".to_owned()),
+        other => Err(format!("{other:?}, where the client has sent {what}: the sender still reads it")),
+    };
+    read("a byte")?;
+    read("nothing")?;
     drop(handed_over);
     program.eventually("the connection is closed by all who had it", || match client.write(b"l") {
         Ok(_) => Err("somebody still has it".to_owned()),
@@ -411,6 +419,7 @@ fn many(program: &Program) -> Result<(), Stop> {
 fn away(program: &Program) -> Result<(), Stop> {
     let running = program.start(&[])?;
     serves_by_itself(&running, Until::End)?;
+    half_closes(&running)?;
     let daemon = lingerd(program);
     found(program, &running, &daemon)?;
     let held = running.exchange(20_000, Until::End)?;
@@ -418,6 +427,18 @@ fn away(program: &Program) -> Result<(), Stop> {
     drop(held);
     only_what_belongs(program, &daemon)?;
     running.still_runs()
+}
+
+/// That the end of a response is a half-close: after a close what the client sends is answered with a reset. Whoever
+/// gives up on a client that is silent may do so if this one is slow, but not each time.
+fn half_closes(running: &Running) -> Result<(), String> {
+    let goes_on = |mut client: TcpStream| (0..5).all(|_| client.write_all(b"l").is_ok());
+    for _ in 0..5 {
+        if goes_on(running.exchange(20_000, Until::End)?) {
+            return Ok(());
+        }
+    }
+    Err("the end that a client sees is a close(2), and no half-close".to_owned())
 }
 
 fn door(program: &Program) -> Result<(), Stop> {
@@ -433,27 +454,36 @@ fn door(program: &Program) -> Result<(), Stop> {
 fn hung(program: &Program) -> Result<(), Stop> {
     let fake = Fake::at_first(&program.site);
     let running = program.start(&[])?;
+    keeps_a_full_link(program, &running, &fake, MORE_THAN_A_LINK_HOLDS)?;
+    running.still_runs()
+}
+
+/// That it serves while nobody reads its link, on which there is no room for so many, and uses it when there is. Returns
+/// how many there were.
+fn keeps_a_full_link(
+    program: &Program,
+    running: &Running,
+    fake: &Fake,
+    too_many: usize,
+) -> Result<usize, Stop> {
     let link = fake.wait_for(program)?;
-    (0..MORE_THAN_A_LINK_HOLDS).try_for_each(|_| running.leave(1))?;
-    serves_by_itself(&running, Until::Whole)?;
+    (0..too_many).try_for_each(|_| running.leave(1))?;
+    serves_by_itself(running, Until::Whole)?;
     // Who thinks that the link is of no use has connected anew by then.
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(1_500) {
         running.leave(1)?;
     }
     let queued = link.read_all()?;
-    if queued < MORE_THAN_A_LINK_HOLDS / 10 {
-        return Err(format!(
-            "{queued} were handed over of {MORE_THAN_A_LINK_HOLDS} for which there was room"
-        )
-        .into());
+    if queued < too_many / 10 {
+        return Err(format!("{queued} were handed over before there was no room").into());
     }
     let client = running.exchange(1, Until::Whole)?;
     link.wait_for(client.local_addr().unwrap(), program)?;
     if fake.next().is_some() {
         return Err("it has connected anew, although its link was only full".to_owned().into());
     }
-    running.still_runs()
+    Ok(queued)
 }
 
 fn frozen(program: &Program) -> Result<(), Stop> {
@@ -507,8 +537,9 @@ fn hangs_up(program: &Program) -> Result<(), Stop> {
 fn reconnects(program: &Program) -> Result<(), Stop> {
     let fake = Fake::at_first(&program.site);
     fake.hanging_up(|links| {
-        let start = Instant::now();
         let running = program.start(&[])?;
+        links.store(0, Ordering::Relaxed);
+        let start = Instant::now();
         while start.elapsed() < Duration::from_millis(2_500) {
             running.leave(1)?;
         }
@@ -532,8 +563,8 @@ fn killed(program: &Program) -> Result<(), Stop> {
     let done = AtomicBool::new(false);
     let client = || {
         while !done.load(Ordering::Relaxed) {
+            // Who reads slowly and sends late is cut off by a lingerd that is killed, whatever the sender is.
             running.leave(20_000)?;
-            running.read_slowly(20_000, Until::End)?;
         }
         Ok::<_, String>(())
     };
@@ -592,33 +623,23 @@ fn descriptors(program: &Program) -> Result<(), Stop> {
         return Err(Stop::NotHere("the system has no such limit".to_owned()));
     }
     let limit = format!("ulimit -n {FEW_DESCRIPTORS}; exec \"$0\" \"$@\"");
-    // What lets root have as many as it likes.
-    let setpriv = ["setpriv", "--bounding-set=-sys_resource,-sys_admin", "--inh-caps=-all"];
+    // Root may have as many as it likes, and what others have on their way counts, too: as a user whom nobody else is,
+    // and to whom all files are open as they are to root.
+    let user = format!("--reuid={}", fastrand::u32(61_000..65_000));
+    let setpriv = ["setpriv", &user, "--inh-caps=-all,+dac_override", "--ambient-caps=+dac_override"];
     let privileged = process::effective_uid() == 0;
-    if privileged
-        && !Command::new(setpriv[0]).args(&setpriv[1..]).arg("true").status().is_ok_and(|it| it.success())
-    {
-        return Err(Stop::NotHere("there is no setpriv(1) that can take a privilege from root".to_owned()));
+    let works = |command: &[&str]| {
+        Command::new(command[0]).args(&command[1..]).arg("true").status().is_ok_and(|it| it.success())
+    };
+    if privileged && !works(&setpriv) {
+        return Err(Stop::NotHere("there is no setpriv(1) that can take privileges from root".to_owned()));
     }
     let without: &[&str] = if privileged { &setpriv } else { &[] };
     let wrapper = [&["sh", "-c", &limit], without].concat();
-    let daemon = lingerd(program);
+    let fake = Fake::at_first(&program.site);
     let running = program.start_by(&wrapper, &[], |running| running.leave(1))?;
-    found(program, &running, &daemon)?;
-    let before = daemon.counters();
-    daemon.freeze();
-    let served = (0..2 * FEW_DESCRIPTORS).try_for_each(|_| running.leave(1));
-    let served = served.map_err(Stop::from).and_then(|()| serves_by_itself(&running, Until::Whole));
-    daemon.thaw();
-    served?;
-    found(program, &running, &daemon)?;
-    only_what_belongs(program, &daemon)?;
-    let after = daemon.counters();
-    if after["handed_over"] - before["handed_over"] >= 2 * FEW_DESCRIPTORS as u64 {
+    if keeps_a_full_link(program, &running, &fake, 2 * FEW_DESCRIPTORS)? >= 2 * FEW_DESCRIPTORS {
         return Err(Stop::NotHere("the system lets more descriptors be on their way".to_owned()));
-    }
-    if after["senders"] != before["senders"] {
-        return Err(format!("there are {} links, and were {}", after["senders"], before["senders"]).into());
     }
     running.still_runs()
 }
@@ -781,30 +802,22 @@ fn spool_silent(program: &Program) -> Result<(), Stop> {
     serves_by_itself(&running, Until::End)
 }
 
+/// That a client which has not read yet sees a reset, and no end.
+fn is_cut_off(mut client: TcpStream) -> Result<(), String> {
+    let mut all = Vec::new();
+    match client.read_to_end(&mut all) {
+        Err(e) if e.kind() == ErrorKind::ConnectionReset => Ok(()),
+        other => Err(format!("after {} bytes: {other:?}, and no reset", all.len())),
+    }
+}
+
 fn spool_killed(program: &Program) -> Result<(), Stop> {
     let daemon = lingerd(program);
     let running = program.start(&[("SPOOL", "1")])?;
-    let mut client = does_not_read(&running)?;
+    let client = does_not_read(&running)?;
     wait_for(program, &daemon, "spooling=1")?;
-    // What is in its queue then is cut off as what it has begun to write is.
-    daemon.freeze();
-    let mut queued = does_not_read(&running)?;
-    program.eventually("another one is queued, or written", || match queued.peek(&mut [0]) {
-        Ok(1) => Ok(()),
-        other => Err(format!("{other:?}")),
-    })?;
     daemon.kill();
-    let mut all = Vec::new();
-    match client.read_to_end(&mut all) {
-        Err(e) if e.kind() == ErrorKind::ConnectionReset => {}
-        other => return Err(format!("after {} bytes: {other:?}, and no reset", all.len()).into()),
-    }
-    let mut all = Vec::new();
-    match queued.read_to_end(&mut all) {
-        Err(e) if e.kind() == ErrorKind::ConnectionReset => {}
-        Ok(_) => check_response(&all, BIG)?, // the sender wrote it
-        Err(e) => return Err(format!("after {} bytes: {e}", all.len()).into()),
-    }
+    is_cut_off(client)?;
     running.leave(20_000)?;
     let daemon = lingerd(program);
     program.eventually("lingerd is found", || {
@@ -813,29 +826,104 @@ fn spool_killed(program: &Program) -> Result<(), Stop> {
         if daemon.counters()["spooled"] > 0 { Ok(()) } else { Err("nothing is spooled".to_owned()) }
     })?;
     only_what_belongs(program, &daemon)?;
+    running.still_runs()?;
+    drop(running);
+    daemon.kill();
+    what_was_queued_is_cut_off(program)
+}
+
+/// That so is what was in the queue of a lingerd that is killed, which it has not seen.
+fn what_was_queued_is_cut_off(program: &Program) -> Result<(), Stop> {
+    let (_first, second) = (Fake::at_first(&program.site), Fake::at_second(&program.site));
+    let running = program.start(&[("SPOOL", "1")])?;
+    let mut links = Vec::new();
+    program.eventually("what is left is handed over", || {
+        let client = does_not_read(&running)?;
+        thread::scope(|scope| {
+            let read = scope.spawn(|| is_cut_off(client));
+            while !read.is_finished() {
+                if let Some(link) = second.next() {
+                    link.allow();
+                    links.push(link);
+                }
+                if links.iter().any(|link| link.has_something(LOOK_AGAIN)) {
+                    links.clear(); // and with it the message
+                    return Ok(read.join().unwrap());
+                }
+                thread::sleep(LOOK_AGAIN);
+            }
+            Err("the sender writes it itself".to_owned())
+        })
+    })??;
     running.still_runs()
 }
 
 fn spool_fork(program: &Program) -> Result<(), Stop> {
+    nobody_uses_a_g_twice(program)?;
     let daemon = lingerd(program);
-    // What the parent answers is spooled, too.
     let read_big = |running: &Running| read_response(&does_not_read(running)?, BIG, Until::End, || ());
     let running = program.start_by(&[], &[("SPOOL", "1"), ("PROCESSES", "2")], read_big)?;
     for _ in 0..ROUNDS {
-        let mut first = running.connect_slow()?;
-        let second = does_not_read(&running)?;
-        second.peek(&mut [0]).map_err(|e| format!("nobody serves it: {e}"))?;
-        ask(&mut first, BIG)?;
-        thread::scope(|scope| {
-            let first = scope.spawn(|| read_response(&first, BIG, Until::End, || ()));
-            read_response(&second, BIG, Until::End, || ())?;
-            first.join().unwrap()
-        })?;
+        both_read_big(&running)?.into_iter().collect::<Result<(), _>>()?;
     }
     program.eventually("most of it was lingerd's to write", || match daemon.counters()["spooled"] {
         spooled if spooled > ROUNDS as u64 => Ok(()),
         spooled => Err(format!("{spooled} of {} were", 2 * ROUNDS)),
     })?;
     only_what_belongs(program, &daemon)?;
+    running.still_runs()
+}
+
+/// What two clients of two workers have of the largest response.
+fn both_read_big(running: &Running) -> Result<[Result<(), String>; 2], String> {
+    let mut first = running.connect_slow()?;
+    let second = does_not_read(running)?;
+    second.peek(&mut [0]).map_err(|e| format!("nobody serves it: {e}"))?;
+    ask(&mut first, BIG)?;
+    Ok(thread::scope(|scope| {
+        let first = scope.spawn(|| read_response(&first, BIG, Until::Whole, || ()));
+        let second = read_response(&second, BIG, Until::Whole, || ());
+        [first.join().unwrap(), second]
+    }))
+}
+
+/// That of two processes with a parent which has handed over a response, and may hand over another one, not both do.
+fn nobody_uses_a_g_twice(program: &Program) -> Result<(), Stop> {
+    let _first = Fake::at_first(&program.site);
+    let fake = Fake::at_second(&program.site);
+    let links = Mutex::new(Vec::new());
+    let hand_over = |running: &Running| {
+        let _client = does_not_read(running)?;
+        let link = fake.wait_for(program)?;
+        link.allow();
+        let taken = program.eventually("a response is handed over", || link.take_spooled());
+        link.allow();
+        links.lock().unwrap().push(link);
+        taken
+    };
+    let running = program.start_by(&[], &[("SPOOL", "1"), ("PROCESSES", "2")], hand_over)?;
+    let links = links.into_inner().unwrap();
+    let done = AtomicBool::new(false);
+    let mut taken = 0;
+    let both = thread::scope(|scope| {
+        let clients = scope.spawn(|| {
+            let both = both_read_big(&running);
+            done.store(true, Ordering::Relaxed);
+            both
+        });
+        while !done.load(Ordering::Relaxed) {
+            // Whose response is taken is let go, which resets it.
+            taken += links.iter().filter(|link| link.take_spooled().is_ok()).count();
+            thread::sleep(Duration::from_millis(5));
+        }
+        clients.join().unwrap()
+    })?;
+    let cut_off = both.iter().filter(|it| it.is_err()).count();
+    if cut_off > taken {
+        return Err(format!("{cut_off} responses were cut off, and {taken} were handed over").into());
+    }
+    if taken > links.len() {
+        return Err(format!("{taken} responses were handed over on {} G", links.len()).into());
+    }
     running.still_runs()
 }

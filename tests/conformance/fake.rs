@@ -3,10 +3,11 @@
 //! Who listens at the hand-off socket and is no lingerd: it never reads, hangs up, or looks closely at what comes.
 
 use crate::program::Program;
+use lingerd_platform::backend::Interest;
 use lingerd_platform::fdpass::Link;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs::{self, Permissions};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 use support::daemon::Site;
+use support::tcp;
 
 /// One that lets senders in when it is asked to.
 pub struct Fake {
@@ -97,6 +99,25 @@ impl Let {
             Ok(_) => Ok(descriptors.pop().map(TcpStream::from)),
             Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(None),
             Err(e) => Err(format!("the link: {e}")),
+        }
+    }
+
+    /// Says that one response may be handed over.
+    pub fn allow(&self) {
+        let _ = (&self.link).write_all(b"G"); // the sender may have gone
+    }
+
+    /// Whether something is there, or comes.
+    pub fn has_something(&self, patience: Duration) -> bool {
+        tcp::is_ready(&self.link, Interest::Read, patience)
+    }
+
+    /// Takes a response that is still to be written, and lets it go.
+    pub fn take_spooled(&self) -> Result<(), String> {
+        let (mut head, mut descriptors) = ([0; 72], Vec::<OwnedFd>::new());
+        match self.link.hear(&mut head, &mut descriptors) {
+            Ok(72) if head[0] == b'S' && descriptors.len() == usize::from(head[1]) + 1 => Ok(()),
+            other => Err(format!("{other:?}, with {} descriptors", descriptors.len())),
         }
     }
 

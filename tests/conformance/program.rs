@@ -23,6 +23,8 @@ pub enum Stop {
     Lacks(String),
     /// It cannot be tried here, and why.
     NotHere(String),
+    /// The program does not serve as the suite asks, so that it cannot be said how it is as a sender.
+    Unfit(String),
     /// The program does something else than a sender does.
     Failed(String),
 }
@@ -132,7 +134,7 @@ impl Running {
             let Err(why) = ready(&self) else { return Ok(self) };
             self.has_not_ended()?;
             if start.elapsed() > self.program.patience {
-                return Err(format!("it does not serve: {why}\n{}", self.said("stderr")).into());
+                return Err(Stop::Unfit(format!("{why}\n{}", self.said("stderr"))));
             }
             thread::sleep(LOOK_AGAIN);
         }

@@ -2,7 +2,7 @@
 
 //! The table: a row a case, a column a sender, and below it in words what is not "yes".
 
-use crate::cases::CASES;
+use crate::cases::{CASES, Case};
 use crate::program::Stop;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -18,12 +18,13 @@ pub fn table(columns: &[(String, Column)]) -> String {
         write!(text, "  {name}").unwrap();
     }
     text += "\n";
-    for case in &CASES {
+    let was_run = |case: &&Case| columns.iter().any(|(_, column)| column.contains_key(case.name));
+    for case in CASES.iter().filter(was_run) {
         let mut line = format!("{:first$}", case.name);
         for (name, column) in columns {
             let said = match column.get(case.name) {
                 Some(Ok(())) => "yes",
-                Some(Err(Stop::Failed(_))) => "NO",
+                Some(Err(Stop::Failed(_) | Stop::Unfit(_))) => "NO",
                 Some(Err(_)) => "-",
                 None => "",
             };
@@ -54,6 +55,11 @@ fn notes(columns: &[(String, Column)]) -> String {
             writeln!(text, "-   {name}, {}: {why}", cases.join(", ")).unwrap();
         }
         for case in &CASES {
+            if let Some(Err(Stop::Unfit(what))) = column.get(case.name) {
+                let indented = what.trim_end().replace('\n', "\n      ");
+                writeln!(text, "NO  {name}, {}: it does not serve as the suite asks: {indented}", case.name)
+                    .unwrap();
+            }
             if let Some(Err(Stop::Failed(what))) = column.get(case.name) {
                 let indented = what.trim_end().replace('\n', "\n        ");
                 writeln!(text, "NO  {name}, {}: {}", case.name, case.what).unwrap();

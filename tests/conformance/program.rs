@@ -132,7 +132,10 @@ impl Running {
         let start = Instant::now();
         loop {
             let Err(why) = ready(&self) else { return Ok(self) };
-            self.has_not_ended()?;
+            self.has_not_ended().map_err(|stop| match stop {
+                Stop::Failed(why) => Stop::Unfit(why),
+                other => other,
+            })?;
             if start.elapsed() > self.program.patience {
                 return Err(Stop::Unfit(format!("{why}\n{}", self.said("stderr"))));
             }
@@ -207,11 +210,11 @@ impl Running {
         read_response(&client, size, until, || drop((&client).write(b"l")))
     }
 
-    /// A client with little room that sends much more than its request at once.
-    pub fn read_unread(&self, size: usize, until: Until) -> Result<(), String> {
+    /// A client with little room that sends much more than its request at once, so many bytes in all.
+    pub fn read_unread(&self, size: usize, sent: usize, until: Until) -> Result<(), String> {
         let client = self.connect_slow()?;
         let mut all = request(size).into_bytes();
-        all.resize(300_000, b'u');
+        all.resize(sent, b'u');
         thread::scope(|scope| {
             let _writer = scope.spawn(|| drop((&client).write_all(&all)));
             let read = read_response(&client, size, until, || ());
@@ -235,8 +238,11 @@ impl Running {
     /// Of Unix sockets that its processes have: the inode, and whether a program that is executed loses it.
     pub fn unix_sockets(&self) -> BTreeSet<(u64, bool)> {
         let known = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-        let known: BTreeSet<u64> =
-            known.lines().filter_map(|line| line.split_whitespace().nth(6)?.parse().ok()).collect();
+        let known: BTreeSet<u64> = known
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(6)?.parse().ok())
+            .filter(|&inode| inode != 0)
+            .collect();
         let all = self.processes().into_iter().flat_map(|it| it.descriptors());
         all.filter(|(inode, _)| known.contains(inode)).collect()
     }

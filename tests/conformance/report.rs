@@ -36,34 +36,31 @@ pub fn table(columns: &[(String, Column)]) -> String {
     text + "\n" + &notes(columns)
 }
 
-/// Why there is a "-" or a "NO": each reason once.
+/// Why there is a "-" or a "NO": what is so in several cases once.
 fn notes(columns: &[(String, Column)]) -> String {
     let mut text = String::new();
     for (name, column) in columns {
-        let mut without: Vec<(&str, Vec<&str>)> = Vec::new();
+        let mut without: Vec<(String, Vec<&str>)> = Vec::new();
         for case in &CASES {
             let why = match column.get(case.name) {
-                Some(Err(Stop::Lacks(why) | Stop::NotHere(why))) => why,
+                Some(Err(Stop::Lacks(why) | Stop::NotHere(why))) => format!("-   {name}, CASES: {why}"),
+                Some(Err(Stop::Unfit(why))) => {
+                    format!("NO  {name}, CASES: it does not serve as the suite asks: {}", indented(why))
+                }
                 _ => continue,
             };
-            match without.iter_mut().find(|(known, _)| known == why) {
+            match without.iter_mut().find(|(known, _)| *known == why) {
                 Some((_, cases)) => cases.push(case.name),
                 None => without.push((why, vec![case.name])),
             }
         }
         for (why, cases) in without {
-            writeln!(text, "-   {name}, {}: {why}", cases.join(", ")).unwrap();
+            writeln!(text, "{}", why.replacen("CASES", &cases.join(", "), 1)).unwrap();
         }
         for case in &CASES {
-            if let Some(Err(Stop::Unfit(what))) = column.get(case.name) {
-                let indented = what.trim_end().replace('\n', "\n      ");
-                writeln!(text, "NO  {name}, {}: it does not serve as the suite asks: {indented}", case.name)
-                    .unwrap();
-            }
             if let Some(Err(Stop::Failed(what))) = column.get(case.name) {
-                let indented = what.trim_end().replace('\n', "\n        ");
                 writeln!(text, "NO  {name}, {}: {}", case.name, case.what).unwrap();
-                writeln!(text, "      Seen: {indented}").unwrap();
+                writeln!(text, "      Seen: {}", indented(what)).unwrap();
                 writeln!(
                     text,
                     "      So most likely {} (lingerd-protocol(7), {}).",
@@ -74,4 +71,8 @@ fn notes(columns: &[(String, Column)]) -> String {
         }
     }
     text
+}
+
+fn indented(text: &str) -> String {
+    text.trim_end().replace('\n', "\n        ")
 }

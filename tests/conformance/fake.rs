@@ -8,7 +8,7 @@ use lingerd_platform::fdpass::Link;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -60,7 +60,8 @@ impl Fake {
         program.eventually("it connects to lingerd", || self.next().ok_or_else(|| "nobody does".to_owned()))
     }
 
-    /// Hangs up on each sender at once while `meanwhile` runs, which is told how many it were.
+    /// Hangs up on each sender at once while `meanwhile` runs, which is told how many it were. What a sender was quicker to
+    /// say is not lost.
     pub fn hanging_up<T>(&self, meanwhile: impl FnOnce(&AtomicUsize) -> T) -> T {
         /// Ends it, also when `meanwhile` panics.
         struct Done<'a>(&'a AtomicBool);
@@ -72,9 +73,15 @@ impl Fake {
         let (done, links) = (AtomicBool::new(false), AtomicUsize::new(0));
         thread::scope(|scope| {
             scope.spawn(|| {
+                let mut kept = Vec::new();
                 while !done.load(Ordering::Relaxed) {
-                    if self.next().is_some() {
+                    if let Some(link) = self.next() {
                         links.fetch_add(1, Ordering::Relaxed);
+                        link.link.silence();
+                        while let Ok(Some(socket)) = link.next() {
+                            let _ = socket.shutdown(Shutdown::Write); // the client may have gone
+                            kept.push(socket);
+                        }
                     } else {
                         thread::sleep(Duration::from_micros(200));
                     }

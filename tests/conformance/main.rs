@@ -9,6 +9,7 @@
 mod cases;
 mod fake;
 mod faults;
+mod manual;
 mod program;
 mod report;
 

@@ -30,14 +30,28 @@ pub struct Server {
     pub reloads: bool,
 }
 
-pub const SERVERS: [Server; 1] = [Server {
-    name: "Unicorn",
-    missing: || without("unicorn", &["--version"]),
-    command: unicorn,
-    spools: true,
-    fifteen_requests: None,
-    reloads: true,
-}];
+pub const SERVERS: [Server; 2] = [
+    Server {
+        name: "Unicorn",
+        missing: || without("unicorn", &["--version"]),
+        command: unicorn,
+        spools: true,
+        fifteen_requests: None,
+        reloads: true,
+    },
+    Server {
+        name: "Starman",
+        missing: || {
+            without("starman", &["-v"]).or_else(|| {
+                without("perl", &["-MSocket::MsgHdr", "-e1"]).map(|_| "Socket::MsgHdr".to_owned())
+            })
+        },
+        command: starman,
+        spools: true,
+        fifteen_requests: Some(&["--max-requests", "15"]),
+        reloads: true,
+    },
+];
 
 /// The program, unless it can be run.
 fn without(program: &str, arguments: &[&str]) -> Option<String> {
@@ -61,6 +75,13 @@ fn unicorn(site: &Site, bind: &str) -> Command {
     let mut command = Command::new("unicorn");
     command.env("RUBYLIB", sender("ruby/lib")).env("RUBYOPT", "-W:no-deprecated");
     command.arg("-c").arg(conf).args(["-E", "deployment", "-l", bind]).arg(here("app.ru"));
+    command
+}
+
+fn starman(_: &Site, bind: &str) -> Command {
+    let mut command = Command::new("starman");
+    command.env("PERL5LIB", sender("perl/lib"));
+    command.args(["-s", "Starman::Lingerd", "--workers", "1", "--listen", bind]).arg(here("app.psgi"));
     command
 }
 

@@ -50,6 +50,7 @@ fn a_connection_that_the_application_has_taken_it_closes_itself() {
     let Some((lingerd, server)) = start() else { return };
     assert!(get(server.address, "/hijacked").body == tcp::response(20_000));
     let held = server.page();
-    lingerd.wait_for("handed_over=1");
+    lingerd.wait_for("lingering=1");
     drop(held);
+    lingerd.finish("handed_over=1 closed=1");
 }

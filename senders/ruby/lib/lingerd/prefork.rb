@@ -19,22 +19,32 @@ module Lingerd
     # How much of a file is read for the socket at once, in bytes.
     PIECE = 65_536
 
-    # A client that is being served. From when that is over, as the application has it (rack.hijack), it is as any
-    # other socket.
+    # A client that is being served. One that the application has taken (rack.hijack) is as any other socket.
     module Connection
-      attr_accessor :lingerd
+      def served_by(server, sender)
+        @server = server
+        @lingerd = sender
+      end
+
+      def served
+        @lingerd = nil
+      end
+
+      def lingerd
+        @lingerd unless @lingerd.nil? || @server.taken?
+      end
 
       # Says the end to the client, and leaves it to close to end receiving, too: that would have the kernel reset
       # the connection at what the client still sends.
       def shutdown(how = Socket::SHUT_RDWR)
-        super(@lingerd && how == Socket::SHUT_RDWR ? Socket::SHUT_WR : how)
+        super(lingerd && how == Socket::SHUT_RDWR ? Socket::SHUT_WR : how)
       end
 
       def close
-        sender = @lingerd
+        sender = lingerd
+        served
         return super unless sender
 
-        @lingerd = nil
         sender.finish(self) { super() }
         nil
       end
@@ -67,7 +77,7 @@ module Lingerd
             at += written
           elsif @lingerd.may_spool?(WAIT, self) && yield(at)
             # Lingerd has it: what is left here is a copy.
-            @lingerd = nil
+            served
             close
             return
           end
@@ -103,11 +113,11 @@ module Lingerd
     def process_client(client, *)
       if (sender = Prefork.sender(logger)) && Lingerd.tcp?(client)
         client.extend(Connection)
-        client.lingerd = sender
+        client.served_by(self, sender)
       end
       super
     ensure
-      client.lingerd = nil if client.is_a?(Connection)
+      client.served if client.is_a?(Connection)
       Prefork.tell(logger) if sender
     end
 
@@ -124,6 +134,11 @@ module Lingerd
       ensure
         file.close
       end
+    end
+
+    # Whether the application has taken the connection that is being served.
+    def taken?
+      @request&.hijacked?
     end
 
     class << self

@@ -9,8 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use support::daemon::{Daemon, Site};
+use std::sync::{Arc, OnceLock};
+use support::daemon::{Daemon, Site, run};
 use support::http::{Held, get};
 use support::{built, eventually, tcp, wait_until};
 
@@ -30,7 +30,7 @@ pub struct Server {
     pub reloads: bool,
 }
 
-pub const SERVERS: [Server; 2] = [
+pub const SERVERS: [Server; 3] = [
     Server {
         name: "Unicorn",
         missing: || without("unicorn", &["--version"]),
@@ -49,6 +49,14 @@ pub const SERVERS: [Server; 2] = [
         command: starman,
         spools: true,
         fifteen_requests: Some(&["--max-requests", "15"]),
+        reloads: true,
+    },
+    Server {
+        name: "uWSGI",
+        missing: || uwsgi_plugin().is_none().then(|| "uwsgi-core, or no gcc".to_owned()),
+        command: uwsgi,
+        spools: false,
+        fifteen_requests: Some(&["--max-requests", "15", "--min-worker-lifetime", "0"]),
         reloads: true,
     },
 ];
@@ -85,6 +93,36 @@ fn starman(_: &Site, bind: &str) -> Command {
     command
 }
 
+/// The plugin, built as whoever has uWSGI builds it; `None` where that is not.
+fn uwsgi_plugin() -> Option<&'static Path> {
+    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let build = || {
+        if without("uwsgi-core", &["--version"]).or_else(|| without("gcc", &["--version"])).is_some() {
+            return None;
+        }
+        let directory = built::scratch().join(format!("uwsgi-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let said = run(Command::new("uwsgi-core")
+            .current_dir(&directory)
+            .env("PYTHON", "python3")
+            .arg("--build-plugin")
+            .arg(sender("uwsgi")));
+        let plugin = directory.join("lingerd_plugin.so");
+        assert!(plugin.exists(), "{said:?}");
+        assert!(!said.stderr.contains("warning"), "{said:?}");
+        Some(plugin)
+    };
+    BUILT.get_or_init(build).as_deref()
+}
+
+fn uwsgi(_: &Site, bind: &str) -> Command {
+    let mut command = Command::new("uwsgi-core");
+    command.args(["--plugin", "python3", "--plugin"]).arg(uwsgi_plugin().unwrap());
+    command.args(["--master", "--lazy-apps", "--processes", "1", "--http-socket", bind]);
+    command.arg("--pythonpath").arg(built::project().join("tests/python")).args(["--module", "app:app"]);
+    command
+}
+
 impl Server {
     /// Starts it, and waits until it listens.
     pub fn start(&'static self, site: &Arc<Site>, options: &[&str]) -> Running {
@@ -111,6 +149,7 @@ impl Server {
                 .current_dir(site.path(""))
                 .env("LINGERD_SOCKET", lingerd)
                 .env("HOME", site.path(""))
+                .env("PYTHONDONTWRITEBYTECODE", "1")
                 .args(options)
                 // In a group of its own, with its workers and whoever takes over from it.
                 .process_group(0)

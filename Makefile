@@ -35,6 +35,13 @@ check:
 	@sh ci/packages check
 	@sh ci/test
 
+# Whether a program does what lingerd-protocol(7) has a sender do: make check-sender CMD='python3 my_sender.py'
+# What it has to do for that, and what CASES there are (all unless named), is in CONTRIBUTING.md.
+check-sender:
+	@test -n "$$CMD" || { echo "make check-sender CMD='...'" >&2; exit 2; }
+	@LINGERD_CHECK_SENDER="cd '$$PWD'; $$CMD" LINGERD_CHECK_CASES="$$CASES" $(CARGO) test --quiet --locked \
+	  --test conformance -- --exact the_sender_that_is_named_does_what_the_manual_says --nocapture
+
 # The tests with musl, and on processors of 32 bits and big-endian, in an emulator.
 check-arch:
 	@sh ci/packages arch
@@ -156,5 +163,5 @@ clean:
 	cd apache-2.4 && rm -rf .libs mod_lingerd.o mod_lingerd.lo mod_lingerd.slo mod_lingerd.la
 	cd apache-1.3 && rm -rf .libs ap_lingerd.o ap_lingerd.lo ap_lingerd.slo
 
-.PHONY: all demo check check-arch check-systemd fuzz miri bench torture soak html dist check-dist deny deb install \
+.PHONY: all demo check check-sender check-arch check-systemd fuzz miri bench torture soak html dist check-dist deny deb install \
   install-smf ips uninstall clean

@@ -33,6 +33,7 @@ sub {
             $writer->close;
         };
     }
-    my $body = $path eq '/big' ? $big : $path eq '/pid' ? $$ : $page;
+    # A number is how many bytes tests/conformance wants.
+    my $body = $path eq '/big' ? $big : $path eq '/pid' ? $$ : $path =~ m{^/(\d+)$} ? 'x' x $1 : $page;
     return [200, ['Content-Length' => length $body], [$body]];
 };

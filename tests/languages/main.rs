@@ -5,6 +5,7 @@
 //! Whoever holds a connection here holds it until the test lets go, so that a worker which lingered itself
 //! would serve nobody else, or would have given up and be seen to by what lingerd counts.
 
+mod packages;
 mod server;
 mod unicorn;
 

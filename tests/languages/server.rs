@@ -62,7 +62,7 @@ pub const SERVERS: [Server; 3] = [
 ];
 
 /// The program, unless it can be run.
-fn without(program: &str, arguments: &[&str]) -> Option<String> {
+pub fn without(program: &str, arguments: &[&str]) -> Option<String> {
     let said = Command::new(program).args(arguments).stdin(Stdio::null()).output();
     (!said.is_ok_and(|said| said.status.success())).then(|| program.to_owned())
 }
@@ -72,7 +72,7 @@ fn here(name: &str) -> PathBuf {
 }
 
 /// What is in a folder of senders/.
-fn sender(path: &str) -> PathBuf {
+pub fn sender(path: &str) -> PathBuf {
     built::project().join("senders").join(path)
 }
 

@@ -34,10 +34,10 @@ module Lingerd
         @lingerd unless @lingerd.nil? || @server.taken?
       end
 
-      # Says the end to the client, and leaves it to close to end receiving, too: that would have the kernel reset
+      # The server calls it just before close, which sees to it: to end receiving, too, would have the kernel reset
       # the connection at what the client still sends.
       def shutdown(how = Socket::SHUT_RDWR)
-        super(lingerd && how == Socket::SHUT_RDWR ? Socket::SHUT_WR : how)
+        super unless lingerd && how == Socket::SHUT_RDWR
       end
 
       def close

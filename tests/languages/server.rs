@@ -27,17 +27,28 @@ pub struct Server {
     /// With these a worker ends after fifteen requests.
     pub fifteen_requests: Option<&'static [&'static str]>,
     /// Whether it has new workers at SIGHUP.
-    pub reloads: bool,
+    pub reloads: Reloads,
 }
 
-pub const SERVERS: [Server; 3] = [
+/// What becomes of clients at SIGHUP.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Reloads {
+    /// Nobody notices.
+    Well,
+    /// A worker of Net::Server ends also in the moment in which accept(2) has returned, and resets that client.
+    WhenIdle,
+    /// It has other ways.
+    Never,
+}
+
+pub const SERVERS: [Server; 4] = [
     Server {
         name: "Unicorn",
         missing: || without("unicorn", &["--version"]),
         command: unicorn,
         spools: true,
         fifteen_requests: None,
-        reloads: true,
+        reloads: Reloads::Well,
     },
     Server {
         name: "Starman",
@@ -49,7 +60,7 @@ pub const SERVERS: [Server; 3] = [
         command: starman,
         spools: true,
         fifteen_requests: Some(&["--max-requests", "15"]),
-        reloads: true,
+        reloads: Reloads::WhenIdle,
     },
     Server {
         name: "uWSGI",
@@ -57,7 +68,15 @@ pub const SERVERS: [Server; 3] = [
         command: uwsgi,
         spools: false,
         fifteen_requests: Some(&["--max-requests", "15", "--min-worker-lifetime", "0"]),
-        reloads: true,
+        reloads: Reloads::Well,
+    },
+    Server {
+        name: "Pitchfork",
+        missing: || without("pitchfork", &["--version"]),
+        command: pitchfork,
+        spools: true,
+        fifteen_requests: None,
+        reloads: Reloads::Never,
     },
 ];
 
@@ -83,6 +102,15 @@ fn unicorn(site: &Site, bind: &str) -> Command {
     let mut command = Command::new("unicorn");
     command.env("RUBYLIB", sender("ruby/lib")).env("RUBYOPT", "-W:no-deprecated");
     command.arg("-c").arg(conf).args(["-E", "deployment", "-l", bind]).arg(here("app.ru"));
+    command
+}
+
+fn pitchfork(site: &Site, bind: &str) -> Command {
+    let conf = site.path("pitchfork.rb");
+    fs::write(&conf, "require 'lingerd/pitchfork'\nworker_processes 1\ntimeout 600\n").unwrap();
+    let mut command = Command::new("pitchfork");
+    command.env("RUBYLIB", sender("ruby/lib"));
+    command.args(["-E", "deployment"]).arg("-c").arg(conf).args(["-l", bind]).arg(here("app.ru"));
     command
 }
 

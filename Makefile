@@ -30,6 +30,12 @@ demo:
 	@$(BUILD) --quiet
 	@$(CARGO) bench --quiet --locked -p comparisons --bench apache -- demo
 
+# The same with gunicorn, for which no Apache is needed, in under a minute and a half.
+demo-gunicorn:
+	@sh ci/packages gunicorn
+	@$(BUILD) --quiet
+	@$(CARGO) bench --quiet --locked -p comparisons --bench gunicorn -- demo
+
 # Every test, those with a real Apache too.
 check:
 	@sh ci/packages check
@@ -59,6 +65,8 @@ bench:
 	@$(CARGO) bench --quiet --locked -p comparisons --bench slow -- $(PAGES)
 	@$(CARGO) bench --quiet --locked -p comparisons --bench keep
 	@$(CARGO) bench --quiet --locked -p comparisons --bench heads
+	@sh ci/packages gunicorn
+	@$(CARGO) bench --quiet --locked -p comparisons --bench gunicorn
 
 # Whose responses survive cruel clients, and balancers that keep connections: Apache's, nginx's, and Apache's with
 # lingerd. Six minutes.
@@ -68,6 +76,8 @@ torture:
 	@sh ci/packages torture
 	@$(BUILD) --quiet
 	@$(CARGO) bench --quiet --locked -p comparisons --bench torture -- tls=$(TLS)
+	@sh ci/packages gunicorn
+	@$(CARGO) bench --quiet --locked -p comparisons --bench gunicorn -- torture
 
 # Whether each of two million lingers, or of as many as N says, is accounted for, whatever befalls lingerd
 # and its senders meanwhile: make soak N=20000000. Five minutes a million, or less.
@@ -156,5 +166,5 @@ clean:
 	cd apache-2.4 && rm -rf .libs mod_lingerd.o mod_lingerd.lo mod_lingerd.slo mod_lingerd.la
 	cd apache-1.3 && rm -rf .libs ap_lingerd.o ap_lingerd.lo ap_lingerd.slo
 
-.PHONY: all demo check check-arch check-systemd fuzz miri bench torture soak html dist check-dist deny deb install \
+.PHONY: all demo demo-gunicorn check check-arch check-systemd fuzz miri bench torture soak html dist check-dist deny deb install \
   install-smf ips uninstall clean

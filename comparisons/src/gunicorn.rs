@@ -15,6 +15,7 @@ use std::path::Path;
 use support::apache::make_certificate;
 use support::built::project;
 use support::daemon::{Daemon, Site};
+use support::tcp;
 
 /// What it serves.
 const APPLICATION: &str = include_str!("gunicorn.py");
@@ -85,6 +86,8 @@ impl Gunicorn {
             fs::write(site.path("application.py"), APPLICATION).unwrap();
             fs::create_dir(site.path("pages")).unwrap();
             for (name, content) in pages::pages() {
+                // Nobody looks for directives in it.
+                let content = if name == "page.shtml" { tcp::response(pages::PAGE) } else { content };
                 fs::write(site.path("pages").join(name), content).unwrap();
             }
             Ok(vec!["-c".to_owned(), site.path("gunicorn.conf.py").display().to_string()])

@@ -5,8 +5,12 @@
 //! Whoever holds a connection here holds it until the test lets go, so that a worker which lingered itself
 //! would serve nobody else, or would have given up and be seen to by what lingerd counts.
 
+use comparisons::gunicorn::Worker;
 use comparisons::torture::answer::{Answer, Expected};
+use comparisons::torture::client::Outcome;
+use comparisons::torture::{cases, run_all, with_addresses};
 use lingerd_platform::process;
+use lingerd_platform::tcp::TELLS_ACKNOWLEDGED;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -15,6 +19,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 use support::apache::make_certificate;
 use support::daemon::{Daemon, Site};
 use support::http::{self, Held, exchange, exchange_tls, get, record, request, under_load, upload};
@@ -460,6 +465,38 @@ fn the_master_that_takes_over_at_sigusr2_hands_over_too() {
         drop((held, after));
         lingerd.wait_for("lingering=0 rejected=0 protocol_errors=0");
     });
+}
+
+/// Clients of each case.
+const CRUEL: usize = 2;
+
+/// What their times are multiplied by.
+const SCALE: f64 = 0.2;
+
+#[test]
+fn every_cruel_client_gets_its_whole_response() {
+    if !built::project().join("target/gunicorn/bin/gunicorn").exists() {
+        return skip("there is no target/gunicorn ('sh ci/packages check' gets it)");
+    }
+    // As tests/torture.rs has it.
+    let idle: &[&str] = if TELLS_ACKNOWLEDGED { &["-t", "3"] } else { &[] };
+    let lingerd = Daemon::start(idle);
+    let socket = lingerd.site.socket();
+    // A thread for each that is sent something over TLS.
+    let start = |tls| comparisons::gunicorn::Gunicorn::try_start(Worker::Threads(50), 2, Some(&socket), tls);
+    let (plain, tls) = (start(false).unwrap(), start(true).unwrap());
+    let cases = cases::all();
+    let each = cases.iter().flat_map(|case| std::iter::repeat_n(case, CRUEL));
+    let clients = with_addresses(each, |_| plain.server(&tls));
+    let seen = run_all(&clients, SCALE, Duration::ZERO);
+    let lost: Vec<_> = clients
+        .iter()
+        .zip(seen)
+        .filter(|(_, seen)| !matches!(seen.outcome, Outcome::Whole | Outcome::Left))
+        .map(|((case, _), seen)| format!("{}: {:?}", case.title, seen.outcome))
+        .collect();
+    assert!(lost.is_empty(), "{lost:#?}\n{:?}", lingerd.counters());
+    assert_eq!(lingerd.counters()["cut_short"], 0);
 }
 
 #[test]

@@ -28,7 +28,9 @@ fn main() -> ExitCode {
     // Cargo adds --bench.
     let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => comparisons::run(bench, WHAT_IT_NEEDS),
+        [] => comparisons::run(|| bench(&MANY), WHAT_IT_NEEDS),
+        ["hold"] => comparisons::run(|| bench(&MANY[..1]), WHAT_IT_NEEDS),
+        ["slow"] => comparisons::run(|| bench(&MANY[1..]), WHAT_IT_NEEDS),
         ["demo"] => comparisons::run(demo, "it takes what 'sh ci/packages gunicorn' gets"),
         ["torture"] => {
             let mut lost = 0;
@@ -36,7 +38,7 @@ fn main() -> ExitCode {
             if lost == 0 { done } else { ExitCode::FAILURE }
         }
         _ => {
-            eprintln!("usage: cargo bench -p comparisons --bench gunicorn [-- demo | torture]");
+            eprintln!("usage: cargo bench -p comparisons --bench gunicorn [-- demo | hold | slow | torture]");
             ExitCode::from(2)
         }
     }
@@ -71,12 +73,12 @@ const SHOWN: [Wait; 2] = [
 const MANY: [Wait; 2] = [
     Wait {
         clients: "2000 clients that hold their socket for 1 s after 20 kB",
-        options: &["-c", "2000", "-l", "1000", "-t", "10"],
+        options: &["-c", "2000", "-l", "1000", "-t", "6"],
         page: 20_000,
     },
     Wait {
         clients: "4000 clients that read 50 kB/s of 300 kB",
-        options: &["-c", "4000", "-l", "0", "-B", "50000", "-t", "18"],
+        options: &["-c", "4000", "-l", "0", "-B", "50000", "-t", "12"],
         page: 300_000,
     },
 ];
@@ -154,10 +156,10 @@ fn demo() -> Result<(), String> {
     Ok(())
 }
 
-fn bench() -> Result<(), String> {
+fn bench(waits: &[Wait]) -> Result<(), String> {
     /// Of those that are compared with each other; stock is far behind, and runs once.
-    const ROUNDS: usize = 3;
-    for wait in &MANY {
+    const ROUNDS: usize = 5;
+    for wait in waits {
         let mut rows =
             vec![row(["", "", "responses/s", "median", "CPU s/1000", "reset or cut short", "failed"])];
         let mut words = Vec::new();

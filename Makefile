@@ -35,6 +35,12 @@ demo:
 	@$(BUILD) --quiet
 	@$(CARGO) bench --quiet --locked -p comparisons --bench apache -- demo
 
+# The same with gunicorn, for which no Apache is needed, in under a minute and a half.
+demo-gunicorn:
+	@sh ci/packages gunicorn
+	@$(BUILD) --quiet
+	@$(CARGO) bench --quiet --locked -p comparisons --bench gunicorn -- demo
+
 # Every test, those with a real Apache too.
 check:
 	@sh ci/packages check
@@ -71,6 +77,8 @@ bench:
 	@$(CARGO) bench --quiet --locked -p comparisons --bench slow -- $(PAGES)
 	@$(CARGO) bench --quiet --locked -p comparisons --bench keep
 	@$(CARGO) bench --quiet --locked -p comparisons --bench heads
+	@sh ci/packages gunicorn
+	@$(CARGO) bench --quiet --locked -p comparisons --bench gunicorn
 
 # Whose responses survive cruel clients, and balancers that keep connections: Apache's, nginx's, and Apache's with
 # lingerd. Six minutes.
@@ -80,6 +88,8 @@ torture:
 	@sh ci/packages torture
 	@$(BUILD) --quiet
 	@$(CARGO) bench --quiet --locked -p comparisons --bench torture -- tls=$(TLS)
+	@sh ci/packages gunicorn
+	@$(CARGO) bench --quiet --locked -p comparisons --bench gunicorn -- torture
 
 # Whether each of two million lingers, or of as many as N says, is accounted for, whatever befalls lingerd
 # and its senders meanwhile: make soak N=20000000. Five minutes a million, or less.
@@ -173,5 +183,5 @@ clean:
 	cd apache-2.4 && rm -rf .libs mod_lingerd.o mod_lingerd.lo mod_lingerd.slo mod_lingerd.la
 	cd apache-1.3 && rm -rf .libs ap_lingerd.o ap_lingerd.lo ap_lingerd.slo
 
-.PHONY: all library demo check check-sender check-arch check-systemd fuzz miri bench torture soak html dist check-dist deny deb \
-  install install-library install-smf ips uninstall clean
+.PHONY: all library demo demo-gunicorn check check-sender check-arch check-systemd fuzz miri bench torture soak html dist \
+  check-dist deny deb install install-library install-smf ips uninstall clean

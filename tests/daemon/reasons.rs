@@ -215,11 +215,11 @@ fn each_that_ends_is_logged_with_its_client_however_it_ends() {
 fn each_that_is_over_when_it_comes_is_logged_with_its_client() {
     let daemon = Daemon::start(&["-d"]);
     let sender = daemon.sender();
-    let ways: [fn() -> Option<(TcpStream, TcpStream)>; 2] = [|| Some(tcp::connection()), tcp::connection_v6];
     let mut handed_over = 0;
-    for connection in ways {
+    for is_v6 in [false, true] {
         for how in ["closed", "reset"] {
-            let Some((client, server)) = connection() else { continue }; // no IPv6 here
+            let connection = if is_v6 { tcp::connection_v6() } else { Some(tcp::connection()) };
+            let Some((client, server)) = connection else { continue }; // no IPv6 here
             let address = client.local_addr().unwrap();
             match how {
                 "closed" => drop(client),

@@ -7,7 +7,7 @@ use crate::mdoc::Manual;
 use lingerd_platform::process;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use support::built::python;
 use support::daemon::{Daemon, Site, run};
-use support::{PATIENCE, tcp, wait_until};
+use support::{PATIENCE, compile, libraries, tcp, wait_until};
 
 /// A running one.
 struct Server {
@@ -32,6 +32,17 @@ impl Server {
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let port = line.trim().parse().unwrap_or_else(|_| panic!("no port: '{line}'"));
         Server { process, port }
+    }
+
+    /// A client that has had its response, to the end, and does not close.
+    fn exchange(&self) -> TcpStream {
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.write_all(b"hello?\n").unwrap();
+        let mut response = Vec::new();
+        client.read_to_end(&mut response).unwrap();
+        assert_eq!(response, b"hello\n");
+        client
     }
 }
 

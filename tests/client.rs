@@ -27,7 +27,8 @@ fn sender(site: &Site) -> Sender {
 
 /// Why it was refused, by its number.
 fn errno<S>(result: Result<(), Refused<S>>) -> Option<i32> {
-    result.err().expect("it was taken").error.raw_os_error()
+    let Err(refused) = result else { panic!("it was taken") };
+    refused.error.raw_os_error()
 }
 
 /// Ends connections until one is taken, and returns its client.

@@ -35,10 +35,23 @@ demo:
 	@$(BUILD) --quiet
 	@$(CARGO) bench --quiet --locked -p comparisons --bench apache -- demo
 
+# The same with gunicorn, for which no Apache is needed, in under a minute and a half.
+demo-gunicorn:
+	@sh ci/packages gunicorn
+	@$(BUILD) --quiet
+	@$(CARGO) bench --quiet --locked -p comparisons --bench gunicorn -- demo
+
 # Every test, those with a real Apache too.
 check:
 	@sh ci/packages check
 	@sh ci/test
+
+# Whether a program does what lingerd-protocol(7) has a sender do: make check-sender CMD='python3 my_sender.py'
+# What it has to do for that, and what CASES there are (all unless named), is in CONTRIBUTING.md.
+check-sender:
+	@test -n "$$CMD" || { echo "make check-sender CMD='...'" >&2; exit 2; }
+	@LINGERD_CHECK_SENDER="cd '$$PWD'; $$CMD" LINGERD_CHECK_CASES="$$CASES" $(CARGO) test --quiet --locked \
+	  --test conformance -- --exact the_sender_that_is_named_does_what_the_manual_says --nocapture
 
 # The tests with musl, and on processors of 32 bits and big-endian, in an emulator.
 check-arch:
@@ -64,6 +77,8 @@ bench:
 	@$(CARGO) bench --quiet --locked -p comparisons --bench slow -- $(PAGES)
 	@$(CARGO) bench --quiet --locked -p comparisons --bench keep
 	@$(CARGO) bench --quiet --locked -p comparisons --bench heads
+	@sh ci/packages gunicorn
+	@$(CARGO) bench --quiet --locked -p comparisons --bench gunicorn
 
 # Whose responses survive cruel clients, and balancers that keep connections: Apache's, nginx's, and Apache's with
 # lingerd. Six minutes.
@@ -73,6 +88,8 @@ torture:
 	@sh ci/packages torture
 	@$(BUILD) --quiet
 	@$(CARGO) bench --quiet --locked -p comparisons --bench torture -- tls=$(TLS)
+	@sh ci/packages gunicorn
+	@$(CARGO) bench --quiet --locked -p comparisons --bench gunicorn -- torture
 
 # Whether each of two million lingers, or of as many as N says, is accounted for, whatever befalls lingerd
 # and its senders meanwhile: make soak N=20000000. Five minutes a million, or less.
@@ -166,5 +183,5 @@ clean:
 	cd apache-2.4 && rm -rf .libs mod_lingerd.o mod_lingerd.lo mod_lingerd.slo mod_lingerd.la
 	cd apache-1.3 && rm -rf .libs ap_lingerd.o ap_lingerd.lo ap_lingerd.slo
 
-.PHONY: all library demo check check-arch check-systemd fuzz miri bench torture soak html dist check-dist deny deb \
-  install install-library install-smf ips uninstall clean
+.PHONY: all library demo demo-gunicorn check check-sender check-arch check-systemd fuzz miri bench torture soak html dist \
+  check-dist deny deb install install-library install-smf ips uninstall clean

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# The sender before a listener that reads what lingerd would, and a clock that stands still until a test moves it.
+#
+# tests/languages has it in Starman, and tests/conformance in a server of its own, before the real lingerd.
+use strict;
+use warnings;
+
+use Test::More;
+
+use File::Temp          ();
+use IO::Socket::INET    ();
+use IO::Socket::UNIX    ();
+use Socket              qw(SCM_RIGHTS SOL_SOCKET SO_LINGER);
+use Socket::MsgHdr      'recvmsg';
+use Lingerd::Closing    ();
+use Lingerd::Sender     ();
+
+my $now = 1000;
+{
+    no warnings 'redefine';
+    *Lingerd::Sender::Link::now = sub { return $now };
+}
+
+# What a test has: a directory, and a sender for a path in it.
+sub place {
+    my $directory = File::Temp->newdir;
+    my $path      = "$directory/lingerd.sock";
+    return ($directory, $path, Lingerd::Sender->new($path));
+}
+
+sub listener {
+    my ($path) = @_;
+    return IO::Socket::UNIX->new(Local => $path, Listen => 128) || die "cannot listen: $!";
+}
+
+# The client's end and the server's of a TCP connection.
+sub connection {
+    my $listener = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1) || die "cannot listen: $@";
+    my $client = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $listener->sockport) || die "no way: $@";
+    return ($client, $listener->accept);
+}
+
+# A message, and the sockets and files that came with it.
+sub received {
+    my ($link, $size) = @_;
+    my $header = Socket::MsgHdr->new(buflen => $size || 1, controllen => 256);
+    defined recvmsg($link, $header, 0) or die "nothing came: $!";
+    my ($level, $type, $numbers) = $header->cmsghdr;
+    my @handles = map { open my $handle, '+<&=', $_ or die "no descriptor $_: $!"; $handle } unpack 'i*', $numbers || '';
+    return ($header->buf, @handles);
+}
+
+sub same {
+    my ($one, $other) = @_;
+    return (stat $one)[1] == (stat $other)[1];
+}
+
+sub linger {
+    my ($sock) = @_;
+    return [unpack 'ii', getsockopt $sock, SOL_SOCKET, SO_LINGER];
+}
+
+subtest 'a socket goes with an L, and one link serves all' => sub {
+    my ($directory, $path, $sender) = place();
+    my $listener = listener($path);
+    my @servers  = map { (connection())[1] } 1, 2;
+    ok $sender->give($_), 'given' for @servers;
+    my $link = $listener->accept;
+    for my $server (@servers) {
+        my ($message, @handles) = received($link);
+        is $message, 'L', 'the message';
+        ok @handles == 1 && same($handles[0], $server), 'the socket';
+    }
+    is $sender->error, undef, 'no error';
+};
+
+subtest 'without lingerd one link is tried for in a second' => sub {
+    my ($directory, $path, $sender) = place();
+    my (undef, $server) = connection();
+    ok !$sender->give($server), 'not given';
+    like $sender->error, qr/No such file/, 'why';
+    my $listener = listener($path);
+    $now += 0.9;
+    ok !$sender->give($server), 'too early';
+    $now += 0.1;
+    ok $sender->give($server), 'given';
+    is((received(scalar $listener->accept))[0], 'L', 'the message');
+};
+
+subtest 'what goes down with a link goes by the next one' => sub {
+    my ($directory, $path, $sender) = place();
+    my $listener = listener($path);
+    my (undef, $server) = connection();
+    ok $sender->give($server), 'given';
+    close $listener->accept;
+    $now += 1;
+    ok $sender->give($server), 'given once more';
+    my $link = $listener->accept;
+    ok same((received($link))[1], $server), 'the socket';
+    close $link;
+    ok !$sender->give($server), 'but not twice in one second';
+};
+
+subtest 'one who does not read holds nobody up, and the link is kept' => sub {
+    my ($directory, $path, $sender) = place();
+    my $listener = listener($path);
+    my (undef, $server) = connection();
+    my $given = 0;
+    $given++ while $sender->give($server);
+    my $link = $listener->accept;
+    is join('', map { (received($link))[0] } 1 .. $given), 'L' x $given, "$given messages";
+    ok $sender->give($server), 'there is room again';
+    is((received($link))[0], 'L', 'on the same link');
+};
+
+subtest 'a child has a link of its own, and leaves its parent\'s alone' => sub {
+    my ($directory, $path, $sender) = place();
+    my $listener = listener($path);
+    my (undef, $server) = connection();
+    ok $sender->give($server), 'given by the parent';
+    my $first = $listener->accept;
+    my $child = fork;
+    if (!$child) {
+        require POSIX;
+        POSIX::_exit($sender->give($server) ? 0 : 1);
+    }
+    waitpid $child, 0;
+    is $?, 0, 'given by the child';
+    is((received(scalar $listener->accept))[0], 'L', 'on another link');
+    received($first);
+    ok $sender->give($server), 'given by the parent';
+    is((received($first))[0], 'L', 'on its link');
+};
+
+subtest 'what lingerd does not take is not sent' => sub {
+    my ($directory, $path, $sender) = place();
+    my $listener = listener($path);
+    my ($unix) = IO::Socket::UNIX->socketpair(Socket::AF_UNIX(), Socket::SOCK_STREAM(), 0);
+    my (undef, $closed) = connection();
+    close $closed;
+    ok !$sender->give($_), 'not given' for $unix, $closed, \*STDERR;
+    is $sender->error, undef, 'that is no error';
+};
+
+subtest 'one that is not worth more time says so' => sub {
+    my ($directory, $path, $sender) = place();
+    my (undef, $server) = connection();
+    ok !$sender->give($server, 2), 'not given';
+    is linger($server)->[0], 0, 'as if nothing was';
+    my $listener = listener($path);
+    $now += 1;
+    ok $sender->give($server, 2), 'given';
+    is_deeply linger((received(scalar $listener->accept))[1]), [1, 2], 'with its seconds';
+    ok !eval { $sender->give($server, 0); 1 }, 'none is too few';
+};
+
+subtest 'a path that cannot be is said at once' => sub {
+    ok !eval { Lingerd::Sender->new($_); 1 }, "'$_'" for '', '/' . 'x' x 200, "/a\0b";
+};
+
+subtest 'it half-closes, and lets go' => sub {
+    my ($directory, $path, $sender) = place();
+    my $listener = listener($path);
+    my ($client, $server) = connection();
+    ok $sender->finish($server), 'given';
+    my (undef, $handle) = received(scalar $listener->accept);
+    ok !defined fileno $server, 'closed';
+    is sysread($client, my $nothing, 1), 0, 'the client has the end';
+    syswrite $client, 'late';
+    is sysread($handle, my $late, 10), 4, 'which can still be heard';
+};
+
+subtest 'nobody lingers on a client that is done' => sub {
+    my ($directory, $path, $sender) = place();
+    my $listener = listener($path);
+    my ($client, $server) = connection();
+    close $client;
+    Lingerd::Closing::wait_for(60, [$server], []);
+    ok $sender->finish($server), 'finished';
+    $listener->blocking(0);
+    ok !$listener->accept, 'nobody has come';
+};
+
+subtest 'what lingerd does not take is closed as the caller says, or lingered on' => sub {
+    my ($directory, $path, $sender) = place();
+    my ($client, $server) = connection();
+    my $closed;
+    ok !$sender->finish($server, sub { $closed = shift }), 'not given';
+    is $closed, $server, 'left to the caller';
+    ($client, my $other) = connection();
+    syswrite $client, 'late';
+    shutdown $client, 1;
+    ok !$sender->finish($other), 'not given';
+    ok !defined fileno $other, 'closed';
+    is sysread($client, my $nothing, 1), 0, 'the client has an end, and no reset';
+};
+
+subtest 'a response goes when lingerd has said so' => sub {
+    my ($directory, $path, $sender) = place();
+    my $listener = listener("$path.2");
+    my (undef, $server) = connection();
+    open my $file, '+>', undef or die "no file: $!";
+    my $parts = [[$file, 2, 3, 1], [$file, 0, 8]];
+    ok !$sender->spool($server, $parts), 'not yet';
+    my $link = $listener->accept;
+    syswrite $link, 'G';
+    ok $sender->may_spool(60), 'now';
+    ok $sender->spool($server, $parts, 7), 'spooled';
+    my ($head, @handles) = received($link, 72);
+    is_deeply [unpack 'a C S> L> (Q>)8', $head], ['S', 2, 1, 7000, 2, 3, 0, 8, 0, 0, 0, 0], 'the head';
+    ok same($handles[0], $server) && same($handles[1], $file) && same($handles[2], $file), 'the descriptors';
+    is_deeply linger($handles[0]), [1, 0], 'who is killed resets it';
+    ok !$sender->may_spool, 'one G is for one response';
+    ok !eval { $sender->spool($server, $_); 1 }, 'what cannot be' for [], [($parts->[0]) x 5], [[$file, -1, 8]];
+};
+
+done_testing;

@@ -8,11 +8,11 @@ use lingerd_platform::fdpass::Link;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -22,6 +22,15 @@ use support::tcp;
 /// One that lets senders in when it is asked to.
 pub struct Fake {
     listener: UnixListener,
+    path: PathBuf,
+}
+
+/// A program that another test starts in that moment may have the listener for an instant, and whoever comes next is not
+/// to find it.
+impl Drop for Fake {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 /// A link that it has let in.
@@ -45,7 +54,7 @@ impl Fake {
         let listener = UnixListener::bind(path).unwrap();
         listener.set_nonblocking(true).unwrap();
         fs::set_permissions(path, Permissions::from_mode(0o666)).unwrap();
-        Fake { listener }
+        Fake { listener, path: path.to_owned() }
     }
 
     /// The next sender, if there is one.
@@ -60,7 +69,8 @@ impl Fake {
         program.eventually("it connects to lingerd", || self.next().ok_or_else(|| "nobody does".to_owned()))
     }
 
-    /// Hangs up on each sender at once while `meanwhile` runs, which is told how many it were.
+    /// Hangs up on each sender at once while `meanwhile` runs, which is told how many it were. What a sender was quicker to
+    /// say is not lost.
     pub fn hanging_up<T>(&self, meanwhile: impl FnOnce(&AtomicUsize) -> T) -> T {
         /// Ends it, also when `meanwhile` panics.
         struct Done<'a>(&'a AtomicBool);
@@ -72,9 +82,15 @@ impl Fake {
         let (done, links) = (AtomicBool::new(false), AtomicUsize::new(0));
         thread::scope(|scope| {
             scope.spawn(|| {
+                let mut kept = Vec::new();
                 while !done.load(Ordering::Relaxed) {
-                    if self.next().is_some() {
+                    if let Some(link) = self.next() {
                         links.fetch_add(1, Ordering::Relaxed);
+                        link.link.silence();
+                        while let Ok(Some(socket)) = link.next() {
+                            let _ = socket.shutdown(Shutdown::Write); // the client may have gone
+                            kept.push(socket);
+                        }
                     } else {
                         thread::sleep(Duration::from_micros(200));
                     }
@@ -148,9 +164,20 @@ impl Let {
     }
 }
 
-/// A socket at which somebody listens who lets nobody in, and whose queue is full. It ends when what is returned is
-/// dropped.
-pub fn full_door(site: &Site) -> Vec<Socket> {
+/// A socket at which somebody listens who lets nobody in, and whose queue is full.
+pub struct FullDoor {
+    path: PathBuf,
+    _all: Vec<Socket>,
+}
+
+impl Drop for FullDoor {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Makes one of the hand-off socket.
+pub fn full_door(site: &Site) -> FullDoor {
     let path = site.socket();
     make_directory_of(&path);
     let address = SockAddr::unix(&path).unwrap();
@@ -163,7 +190,7 @@ pub fn full_door(site: &Site) -> Vec<Socket> {
         let waiting = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
         waiting.set_nonblocking(true).unwrap();
         if waiting.connect(&address).is_err() {
-            return all;
+            return FullDoor { path, _all: all };
         }
         all.push(waiting);
     }

@@ -9,6 +9,7 @@
 mod cases;
 mod fake;
 mod faults;
+mod manual;
 mod program;
 mod report;
 
@@ -39,7 +40,9 @@ fn senders() -> Vec<Sender> {
             let fields: Vec<_> = line.splitn(3, '|').map(str::trim).collect();
             let [name, needs, command] = fields[..] else { panic!("{}: {line}", file.display()) };
             let is_there = |need: &&str| {
-                if need.contains('/') {
+                if let Some(program) = need.strip_prefix("$BUILT/") {
+                    built::scratch().with_file_name(program).exists()
+                } else if need.contains('/') {
                     built::project().join(need).exists()
                 } else {
                     let path = std::env::var_os("PATH").unwrap_or_default();

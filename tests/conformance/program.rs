@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::daemon::Site;
-use support::{built, http, tcp};
+use support::{apache, built, http, tcp};
 
 /// Why a case ends before its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +76,9 @@ impl Program {
             command.env_remove(unset);
         }
         command.env("PROJECT", built::project()).env("BUILT", built::scratch().parent().unwrap());
+        if self.command.contains("$MOD_LINGERD") {
+            command.env("MOD_LINGERD", apache::mod_lingerd().map_err(Stop::NotHere)?);
+        }
         command.env("LINGERD_SOCKET", self.site.socket()).env("PORT", address.port().to_string());
         command.env("CHECK", self.case).envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));

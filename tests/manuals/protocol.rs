@@ -1,24 +1,21 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-//! The senders in lingerd-protocol(7): taken out of the manual and run as whoever copies them would.
+//! The programs in lingerd-protocol(7) that are more, or less, than a sender: taken out of the manual and run as whoever
+//! copies them would. The senders are in tests/conformance.
 
 use crate::mdoc::Manual;
 use lingerd_platform::process;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::thread;
 use support::built::python;
 use support::daemon::{Daemon, Site, run};
-use support::{PATIENCE, compile, libraries, tcp, wait_until};
-
-/// More messages than are on their way on one link, on any system.
-const MORE_THAN_A_LINK_HOLDS: usize = 300;
+use support::{PATIENCE, tcp, wait_until};
 
 /// A running one.
 struct Server {
@@ -36,17 +33,6 @@ impl Server {
         let port = line.trim().parse().unwrap_or_else(|_| panic!("no port: '{line}'"));
         Server { process, port }
     }
-
-    /// A client that has had its response, to the end, and does not close.
-    fn exchange(&self) -> TcpStream {
-        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
-        client.write_all(b"hello?\n").unwrap();
-        let mut response = Vec::new();
-        client.read_to_end(&mut response).unwrap();
-        assert_eq!(response, b"hello\n");
-        client
-    }
 }
 
 impl Drop for Server {
@@ -63,55 +49,6 @@ fn extract(site: &Site, section: &str, name: &str) -> PathBuf {
     path
 }
 
-/// That a server does what the manual says a sender does.
-fn behaves(site: &Arc<Site>, command: &mut Command) {
-    let server = Server::start(command.arg(site.socket()));
-    // Whoever lingers on such a client is done; and the server has done with all that came before it.
-    let leaving = || server.exchange().shutdown(Shutdown::Write).unwrap();
-
-    // Without a daemon it lingers itself.
-    leaving();
-
-    // A daemon that comes is found, within a second; one link serves all.
-    let daemon = site.start(&[]);
-    wait_until("the daemon is found", || {
-        leaving();
-        daemon.counters()["handed_over"] > 0
-    });
-    let held: Vec<_> = (0..10).map(|_| server.exchange()).collect();
-    daemon.wait_for("lingering=10 senders=1");
-
-    // One that stands still has queued what there is room for, and holds nobody up.
-    let before = daemon.counters()["handed_over"];
-    daemon.freeze();
-    (0..MORE_THAN_A_LINK_HOLDS).for_each(|_| leaving());
-    daemon.thaw();
-    wait_until("there is room again", || daemon.counters()["handed_over"] > before);
-    let last = server.exchange();
-    daemon.wait_for("lingering=11 senders=1");
-    let queued = daemon.counters()["handed_over"] - before - 1;
-    assert!((1..MORE_THAN_A_LINK_HOLDS as u64).contains(&queued), "{queued}");
-
-    // One that is killed, and another one in its place.
-    daemon.kill();
-    leaving();
-    let daemon = site.start(&[]);
-    wait_until("the new daemon is found", || {
-        leaving();
-        daemon.counters()["handed_over"] > 0
-    });
-    drop((held, last));
-    daemon.wait_for("lingering=0 senders=1 rejected=0 protocol_errors=0");
-}
-
-#[test]
-fn the_sender_in_python_does_what_the_manual_says() {
-    let Some(python) = python() else { return };
-    let site = Site::new();
-    let program = extract(&site, "Python", "sender.py");
-    behaves(&site, Command::new(python).arg(program));
-}
-
 #[test]
 fn who_asks_in_python_is_told_what_lingerd_prints() {
     let Some(python) = python() else { return };
@@ -125,15 +62,6 @@ fn who_asks_in_python_is_told_what_lingerd_prints() {
     };
     assert_eq!(without_time(&said.stdout), without_time(&daemon.site.ask("prometheus").stdout));
     daemon.finish("");
-}
-
-#[test]
-fn the_sender_in_c_does_what_the_manual_says() {
-    let site = Site::new();
-    let source = extract(&site, "C", "sender.c");
-    let arguments = [&[source.to_str().unwrap()], libraries()].concat();
-    let Some(program) = compile("manual", &arguments) else { return };
-    behaves(&site, &mut Command::new(program));
 }
 
 #[test]

@@ -154,6 +154,14 @@ pub fn program(variable: &str, names: &[&str]) -> Result<PathBuf, String> {
     candidates.find(|file| file.is_file()).ok_or_else(|| format!("there is no {}", names.join(" or ")))
 }
 
+/// mod_lingerd, built for the Apache that is installed.
+///
+/// # Errors
+/// What is missing on this system.
+pub fn mod_lingerd() -> Result<&'static Path, String> {
+    Installation::find().map(Installation::mod_lingerd)
+}
+
 /// Builds a module of one file for the Apache that is installed; `None` when the test is to be skipped.
 pub fn build_module(site: &Site, name: &str, source: &str) -> Option<PathBuf> {
     let installation = Installation::find().map_err(|missing| skip(&missing)).ok()?;

@@ -11,6 +11,7 @@ ZSHDIR = $(PREFIX)/share/zsh/site-functions
 FISHDIR = $(PREFIX)/share/fish/vendor_completions.d
 RUNDIR = /var/run/lingerd
 BUILT = target/release
+CFLAGS = -O2
 CARGO = cargo
 APXS = apxs
 
@@ -24,11 +25,21 @@ all:
 	  $(APXS) -c -I../apache-1.3 mod_lingerd.c ../apache-1.3/ap_lingerd.c; \
 	else echo "no $(APXS): mod_lingerd is left out (Debian has it in apache2-dev)"; fi
 
+# liblingerd, for servers in C: lingerd(3).
+library:
+	@cd senders/c && $(MAKE) CC="$(CC)" CFLAGS="$(CFLAGS)" LDFLAGS="$(LDFLAGS)" PREFIX="$(PREFIX)"
+
 # Stock Apache against Apache with lingerd, on this machine, in under a minute.
 demo:
 	@sh ci/packages
 	@$(BUILD) --quiet
 	@$(CARGO) bench --quiet --locked -p comparisons --bench apache -- demo
+
+# The same with gunicorn, for which no Apache is needed, in under a minute and a half.
+demo-gunicorn:
+	@sh ci/packages gunicorn
+	@$(BUILD) --quiet
+	@$(CARGO) bench --quiet --locked -p comparisons --bench gunicorn -- demo
 
 # Every test, those with a real Apache too.
 check:
@@ -66,6 +77,8 @@ bench:
 	@$(CARGO) bench --quiet --locked -p comparisons --bench slow -- $(PAGES)
 	@$(CARGO) bench --quiet --locked -p comparisons --bench keep
 	@$(CARGO) bench --quiet --locked -p comparisons --bench heads
+	@sh ci/packages gunicorn
+	@$(CARGO) bench --quiet --locked -p comparisons --bench gunicorn
 
 # Whose responses survive cruel clients, and balancers that keep connections: Apache's, nginx's, and Apache's with
 # lingerd. Six minutes.
@@ -75,6 +88,8 @@ torture:
 	@sh ci/packages torture
 	@$(BUILD) --quiet
 	@$(CARGO) bench --quiet --locked -p comparisons --bench torture -- tls=$(TLS)
+	@sh ci/packages gunicorn
+	@$(CARGO) bench --quiet --locked -p comparisons --bench gunicorn -- torture
 
 # Whether each of two million lingers, or of as many as N says, is accounted for, whatever befalls lingerd
 # and its senders meanwhile: make soak N=20000000. Five minutes a million, or less.
@@ -123,7 +138,7 @@ install:
 	if test -f $$module; then modules=`$(APXS) -q LIBEXECDIR`; fi; \
 	put 755 $(BUILT)/lingerd $(DESTDIR)$(SBINDIR)/lingerd; \
 	put 755 $(BUILT)/ablinger $(DESTDIR)$(BINDIR)/ablinger; \
-	for page in man/*.[1-8]; do \
+	for page in man/*.[178]; do \
 	  put 644 $$page $(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}; \
 	done; \
 	for program in lingerd ablinger; do \
@@ -135,6 +150,10 @@ install:
 	  mkdir -p "$(DESTDIR)$$modules"; \
 	  put 644 $$module "$(DESTDIR)$$modules/mod_lingerd.so"; \
 	else echo "mod_lingerd was not built and is not installed"; fi
+
+# What 'make library' has built, for who compiles servers.
+install-library:
+	@cd senders/c && $(MAKE) install DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" MANDIR="$(MANDIR)"
 
 # The SMF service of illumos and Solaris; 'svcadm restart manifest-import' imports it.
 install-smf:
@@ -150,7 +169,8 @@ ips:
 
 uninstall:
 	rm -f $(DESTDIR)$(SBINDIR)/lingerd $(DESTDIR)$(BINDIR)/ablinger
-	for page in man/*.[1-8]; do rm -f $(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}; done
+	@cd senders/c && $(MAKE) uninstall DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" MANDIR="$(MANDIR)"
+	for page in man/*.[178]; do rm -f $(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}; done
 	for program in lingerd ablinger; do \
 	  rm -f $(DESTDIR)$(BASHDIR)/$$program $(DESTDIR)$(ZSHDIR)/_$$program $(DESTDIR)$(FISHDIR)/$$program.fish; \
 	done
@@ -163,5 +183,5 @@ clean:
 	cd apache-2.4 && rm -rf .libs mod_lingerd.o mod_lingerd.lo mod_lingerd.slo mod_lingerd.la
 	cd apache-1.3 && rm -rf .libs ap_lingerd.o ap_lingerd.lo ap_lingerd.slo
 
-.PHONY: all demo check check-sender check-arch check-systemd fuzz miri bench torture soak html dist check-dist deny deb install \
-  install-smf ips uninstall clean
+.PHONY: all library demo demo-gunicorn check check-sender check-arch check-systemd fuzz miri bench torture soak html dist \
+  check-dist deny deb install install-library install-smf ips uninstall clean

@@ -2,7 +2,8 @@
  * SPDX-License-Identifier: BSD-3-Clause
  *
  * ap_lingerd.h: the C sender of lingerd(8), for Apache 1.3 and 2.4 and for any
- * other server in C.  It is C89 and needs nothing but sockets.
+ * other server in C.  It is C89 and needs nothing but sockets.  liblingerd, in
+ * senders/c, is made of it, for servers that would link with a library: lingerd(3).
  *
  * A server that closes a connection on which the client may still send has
  * to half-close it, and to go on reading until the client closes too; else
@@ -134,7 +135,7 @@ extern "C" {
  * How the functions are linked: within the program or the module that
  * ap_lingerd.c is compiled into.  A server loads modules of many origins; one
  * that has the sender too, perhaps of another version, is not to be called by
- * mistake.  Who makes a library of it says -DLINGERD_API=extern.
+ * mistake.
  */
 #ifndef LINGERD_API
 #if defined(__GNUC__) && __GNUC__ >= 4 && (defined(__ELF__) || defined(__APPLE__))

@@ -368,8 +368,9 @@ static int park_make_directory(apr_pool_t *p, const char *path, uid_t uid)
 /**
  * Give the way back to whoever is lingerd, where its directory is root's alone:
  * to the owner of the control socket there; if there is none, as whom lingerd
- * is to run.  Elsewhere nothing is to be done.
- * @return 0, or -1 with errno, ENOENT where neither is known
+ * is to run.  Elsewhere nothing is to be done, nor where neither is known: once
+ * it is, park_monitor() does it.
+ * @return 0, or -1 with errno
  */
 static int park_give_to_lingerd(apr_pool_t *p, const char *back,
                                 const char *path, uid_t uid)
@@ -384,7 +385,7 @@ static int park_give_to_lingerd(apr_pool_t *p, const char *back,
         uid = file.st_uid;
     }
     else if (uid == (uid_t)-1) {
-        return -1;
+        return 0;
     }
     return lstat(back, &file) == 0 && file.st_uid == uid
            ? 0 : lchown(back, uid, (gid_t)-1);
@@ -571,6 +572,21 @@ static apr_status_t park_forget(void *data)
     return APR_SUCCESS;
 }
 
+/** Why LingerdPark has no effect, if it has none that it should have.  Apache
+ *  opens its log after it has looked at its listeners, and may have no other
+ *  place by then. */
+static struct {
+    const char *reason;
+    int level, error;
+} park_complaint;
+
+static void park_complain(int level, int error, const char *reason)
+{
+    park_complaint.reason = reason;
+    park_complaint.level = level;
+    park_complaint.error = error;
+}
+
 /** Once all is read: have a way back, if that is wanted.  The first time that
  *  the configuration is read may be all there is, as with -t. */
 static int park_check_config(apr_pool_t *p, apr_pool_t *plog,
@@ -590,6 +606,7 @@ static int park_check_config(apr_pool_t *p, apr_pool_t *plog,
     if (!kept) {
         kept = ap_retained_data_create(PARK_KEY, sizeof(*kept));
     }
+    park_complaint.reason = NULL;
     if (!park_is_wanted(s) || !ap_listeners) {
         park_give_up(kept);
         return OK;
@@ -597,8 +614,7 @@ static int park_check_config(apr_pool_t *p, apr_pool_t *plog,
     obstacle = park_obstacle(ptemp);
     if (obstacle) {
         park_give_up(kept);
-        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, s,
-                     "LingerdPark has no effect: %s", obstacle);
+        park_complain(APLOG_WARNING, 0, obstacle);
         return OK;
     }
     if (chroot_dir) {
@@ -608,13 +624,16 @@ static int park_check_config(apr_pool_t *p, apr_pool_t *plog,
     error = park_make_way(s->process->pool, ptemp, kept, path,
                           config_of(s)->command);
     if (error) {
-        ap_log_error(APLOG_MARK, APLOG_ERR, error, s,
-                     "LingerdPark has no effect: cannot listen at "
-                     "%s.back.%s, beside lingerd, where connections are to "
-                     "come back%s", path, park.name,
-                     error == EADDRINUSE
-                     ? ".  Another Apache with the same ServerRoot and PidFile"
-                       " does: give one of them another PidFile" : "");
+        path = apr_pstrcat(p, "cannot listen at ", path, ".back.", park.name,
+                           ", beside lingerd, where connections are to come "
+                           "back", error == EADDRINUSE
+                           ? ".  Another Apache with the same ServerRoot and "
+                             "PidFile does: give one of them another PidFile"
+                           : error == ENOENT
+                           ? ".  Start lingerd, which makes that folder, and "
+                             "then Apache"
+                           : "", NULL);
+        park_complain(APLOG_ERR, error, path);
         return OK;
     }
     for (at = &ap_listeners; *at; at = &(*at)->next) {
@@ -1022,6 +1041,10 @@ static void park_post_config(apr_pool_t *p, server_rec *s)
 {
     int reqtimeout = ap_find_linked_module("mod_reqtimeout.c") != NULL;
 
+    if (park_complaint.reason) {
+        ap_log_error(APLOG_MARK, park_complaint.level, park_complaint.error, s,
+                     "LingerdPark has no effect: %s", park_complaint.reason);
+    }
     for (; s; s = s->next) {
         park_set_patience(p, s, reqtimeout);
     }

@@ -130,6 +130,8 @@ pub struct Daemon<W: World> {
     summary_at: Option<Time>,
     /// What was done since it was looked whether anybody asks or says stop.
     work: usize,
+    /// The number of this turn.
+    turns: u64,
     /// What came with a message, on its way to the table; and what is ready in this turn. Kept for
     /// their memory.
     received: Vec<W::Received>,
@@ -177,6 +179,7 @@ impl<W: World> Daemon<W> {
             end_at: None,
             summary_at: None,
             work: 0,
+            turns: 0,
             received: Vec::with_capacity(fdpass::MAX_DESCRIPTORS),
             ready: Vec::new(),
         })
@@ -273,6 +276,7 @@ impl<W: World> Daemon<W> {
             self.clock.pause();
         }
         self.clock.turn();
+        self.turns += 1;
         let now = self.clock.now();
         if self.last_minute.wants_look(now) {
             self.last_minute.look(now, &self.figures());
@@ -365,7 +369,10 @@ impl<W: World> Daemon<W> {
             // It was to be parted with, and could not be read.
             Source::Sender(sender) if self.is_stopping() => drop(self.part_with(sender)),
             Source::Sender(sender) => {
-                if self.receive(sender, SOCKET_BUDGET) == Said::NotNow {
+                // Only who is reported is reported again.
+                let says_more = !is_reported || self.senders.says_more(sender, self.turns);
+                let budget = if says_more { SOCKET_BUDGET } else { 1 };
+                if self.receive(sender, budget) == Said::NotNow {
                     self.not_now(sender);
                 }
             }
@@ -402,6 +409,24 @@ impl<W: World> Daemon<W> {
 
     /// Does what a signal says, or tells who asks.
     fn answer(&mut self, source: Source) {
+        self.hear_what_is_said(source);
+        self.close_leaving();
+    }
+
+    /// Closes the links of those who have gone from the control socket, or were hung up on there.
+    fn close_leaving(&mut self) {
+        self.control.leaving().for_each(|link| self.connections.close_link(link));
+    }
+
+    /// What a client of the control socket wants, if he says so.
+    fn hear_order(&mut self, client: u8) -> Option<Order> {
+        let mut received = Vec::new();
+        let order = self.control.hear(client, &mut received, &mut self.backend);
+        received.into_iter().for_each(|other| self.connections.close_slowly(other));
+        order
+    }
+
+    fn hear_what_is_said(&mut self, source: Source) {
         match source {
             Source::Stop => {
                 for _ in 0..self.signals.stop.take() {
@@ -419,7 +444,7 @@ impl<W: World> Daemon<W> {
             // What else is said waits, for the successor perhaps: of two that come at once the later one takes
             // over from the earlier one.
             Source::Client(_) if self.successor.is_some() => {}
-            Source::Client(client) => match self.control.hear(client, &mut self.backend) {
+            Source::Client(client) => match self.hear_order(client) {
                 Some(Order::Counters) => {
                     if let Some(link) = self.control.take(client, &mut self.backend) {
                         self.tell(link, self.snapshot().told(), false);
@@ -442,6 +467,7 @@ impl<W: World> Daemon<W> {
     fn tell(&mut self, link: W::Link, text: String, is_sender: bool) {
         let client = self.control.tell(link, text, is_sender, &mut self.backend);
         self.tell_on(client);
+        self.close_leaving();
         let source = Source::Client(client);
         if self.retry.waits_for(source) {
             return; // it was left alone

@@ -17,12 +17,15 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 use support::apache::{Apache, Mpm, Setup, user};
-use support::daemon::{Daemon, Site};
+use support::daemon::{Daemon, Site, run};
 use support::http::{self, exchange, read_one};
 use support::{fuzz, is_root, skip, tcp, wait_until};
 
 /// More than there ever are workers here.
 const MANY: usize = 20;
+
+/// A user that nobody is.
+const UID: u32 = 60_902;
 
 /// What is kept alive for as long as any test may take.
 const KEPT: &str = "KeepAlive On\nKeepAliveTimeout 600\nMaxKeepAliveRequests 0\nLingerdPark On\n\
@@ -481,6 +484,26 @@ fn a_connection_with_tls_is_not_parked() {
 }
 
 #[test]
+fn a_lingerd_that_starts_later_parks_too_whoever_it_runs_as() {
+    let user = format!("-u{UID}:{UID}");
+    for options in [&["-m", "0666"][..], &["-m", "0666", &user]] {
+        if !is_root() && options.len() > 2 {
+            continue;
+        }
+        let site = Site::new();
+        fs::create_dir(site.socket().parent().unwrap()).unwrap(); // as a package has it
+        let Some(apache) = setup(&site.socket()).start() else { return };
+        publish(&apache);
+        let mut client = http::connect(apache.address);
+        assert_eq!(ask(&mut client, "/small").1, "hello\n");
+        let lingerd = site.start(options);
+        // Apache looks every ten seconds whose the way back is to be.
+        lingerd.wait_for("parked=1");
+        assert_eq!(ask(&mut client, "/small").1, "hello\n");
+    }
+}
+
+#[test]
 fn what_it_does_not_go_with_is_said_in_words() {
     let lingerd = lingerd();
     let socket = lingerd.site.socket();
@@ -497,6 +520,26 @@ fn what_it_does_not_go_with_is_said_in_words() {
         assert_eq!(way_back(&lingerd.site), None);
     }
     lingerd.wait_for("handed_over=0");
+}
+
+/// Such a one has its listeners before its log.
+#[test]
+#[cfg(target_os = "linux")]
+fn what_it_does_not_go_with_is_said_in_the_log_of_one_in_the_background_too() {
+    let lingerd = lingerd();
+    let setup = Setup::new(Mpm::Worker).lingerd(&lingerd.site.socket()).with(KEPT);
+    let Some(mut apache) = setup.start() else { return };
+    let httpd = fs::read_link(format!("/proc/{}/exe", apache.pid())).unwrap();
+    apache.stop();
+    let tell = |what| {
+        let conf = apache.site.path("httpd.conf");
+        assert_eq!(run(Command::new(&httpd).args(["-k", what, "-f"]).arg(conf)).code, Some(0));
+    };
+    tell("start");
+    wait_until("it serves again", || apache.errors_with("resuming normal operations").len() == 2);
+    tell("stop");
+    wait_until("it has ended", || !apache.site.path("httpd.pid").exists());
+    assert_eq!(apache.errors_with("LingerdPark has no effect: the MPM is worker").len(), 2);
 }
 
 #[test]

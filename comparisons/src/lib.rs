@@ -8,6 +8,7 @@
 //! knows which server ought to win.
 
 pub mod fpm;
+pub mod gunicorn;
 pub mod haproxy;
 pub mod heads;
 pub mod load;

@@ -52,6 +52,11 @@ impl Process {
         self.child.id() as i32
     }
 
+    /// What is in a file of its directory.
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.site.path(name)).expect(name)
+    }
+
     fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }

@@ -69,10 +69,13 @@ pub fn detach() -> io::Result<Report> {
     Ok(Report(child))
 }
 
-/// fork(2); true in the parent.
-fn fork() -> io::Result<bool> {
-    // SAFETY: fork(2): the child of a process with one thread may do what the parent may; detach's
-    // caller answers for the one thread.
+/// fork(2); true in the parent. Must be called while the process has one thread, as [`detach`].
+///
+/// # Errors
+/// What fork(2) says.
+pub fn fork() -> io::Result<bool> {
+    // SAFETY: fork(2): the child of a process with one thread may do what the parent may; the caller
+    // answers for the one thread.
     Ok(check(unsafe { libc::fork() })? != 0)
 }
 

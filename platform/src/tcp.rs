@@ -15,6 +15,19 @@ use std::time::Duration;
 /// The most bytes that one [`Tcp::discard`] takes.
 pub const DISCARD_BYTES: usize = 256 * 1024;
 
+/// How far this end of a connection is closed, see [`Tcp::own_end`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnEnd {
+    /// The system does not say, or it is no connection, or not yet or no longer one.
+    Unknown,
+    /// It is connected, and was not half-closed.
+    Open,
+    /// It was half-closed, and the peer has not acknowledged that, or all that was sent before.
+    Sent,
+    /// The peer has.
+    Acknowledged,
+}
+
 /// The contract between lingerd and a connection that somebody else has opened, and may still have
 /// a copy of. Nothing here waits, except where it says so; dropping closes.
 pub trait Tcp: Descriptor + Sized {
@@ -72,6 +85,11 @@ pub trait Tcp: Descriptor + Sized {
     /// As [`discard`](Self::discard).
     fn peek(&self, buffer: &mut [u8]) -> io::Result<usize>;
 
+    /// How far this end is closed, of a socket on which there is nothing to be read: in one call what else
+    /// [`peer`](Self::peer), [`half_close`](Self::half_close) and [`is_acknowledged`](Self::is_acknowledged) would have
+    /// to find out.
+    fn own_end(&self) -> OwnEnd;
+
     /// Whether the peer has acknowledged all that was sent on a half-closed socket, the FIN too;
     /// `None` where the system cannot tell, see [`TELLS_ACKNOWLEDGED`].
     fn is_acknowledged(&self) -> Option<bool>;
@@ -95,10 +113,16 @@ pub trait Tcp: Descriptor + Sized {
     /// `NotConnected` when there is nobody: not yet, or no longer.
     fn peer(&self) -> io::Result<SocketAddr>;
 
+    /// Who is at the other end or was, as long as the connection was one at all, if the system can still tell: Linux can.
+    fn past_peer(&self) -> Option<SocketAddr>;
+
     /// Closes, and neither waits nor aborts, whatever SO_LINGER the socket came with: socket(7) lets
     /// close(2) wait for l_linger seconds, and zero seconds would reset the connection. (To drop it
     /// instead leaves that option as it is, for a socket that is somebody else's after all.)
     fn close(self);
+
+    /// As something to close: what options it has it keeps.
+    fn into_received(self) -> Self::Received;
 
     /// Closes and does not wait; but resets it where it came with SO_LINGER and no time: whoever sent it so wants
     /// that of everybody who does not know better.
@@ -166,6 +190,10 @@ impl Tcp for TcpStream {
         })
     }
 
+    fn own_end(&self) -> OwnEnd {
+        own_end(self)
+    }
+
     fn is_acknowledged(&self) -> Option<bool> {
         is_acknowledged(self)
     }
@@ -192,9 +220,20 @@ impl Tcp for TcpStream {
         self.peer_addr()
     }
 
+    fn past_peer(&self) -> Option<SocketAddr> {
+        let peer = self.peer().ok();
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let peer = peer.or_else(|| past_peer(self));
+        peer
+    }
+
     /// A system that refuses the option (macOS, once both sides have ended) has nothing to wait for.
     fn close(self) {
         let _ = socket2::SockRef::from(&self).set_linger(None::<Duration>);
+    }
+
+    fn into_received(self) -> OwnedFd {
+        self.into()
     }
 
     fn let_go(self) {
@@ -288,6 +327,28 @@ fn discard_once(socket: &TcpStream) -> isize {
     }
 }
 
+/// getpeername(2) says ENOTCONN once both sides have ended or one has reset; SO_PEERNAME has what it would have said. The
+/// kernel wants room for just that, and refuses more.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn past_peer(socket: &TcpStream) -> Option<SocketAddr> {
+    use std::net::{Ipv6Addr, SocketAddrV4, SocketAddrV6};
+    let (fd, level, name) = (socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERNAME);
+    Some(match socket.local_addr().ok()? {
+        SocketAddr::V4(_) => {
+            // SAFETY: of a socket of this family the option is a sockaddr_in, ip(7), of which any bytes are one.
+            let peer: libc::sockaddr_in = unsafe { socket_option(fd, level, name) }.ok()?;
+            let address = u32::from_be(peer.sin_addr.s_addr).into();
+            SocketAddrV4::new(address, u16::from_be(peer.sin_port)).into()
+        }
+        SocketAddr::V6(_) => {
+            // SAFETY: of a socket of this family the option is a sockaddr_in6, ipv6(7), of which any bytes are one.
+            let peer: libc::sockaddr_in6 = unsafe { socket_option(fd, level, name) }.ok()?;
+            let address = Ipv6Addr::from(peer.sin6_addr.s6_addr);
+            SocketAddrV6::new(address, u16::from_be(peer.sin6_port), 0, peer.sin6_scope_id).into()
+        }
+    })
+}
+
 /// How many messages of an error queue one [`Tcp::drain_errors`] takes.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const ERRORS: usize = 64;
@@ -326,6 +387,11 @@ cfg_if::cfg_if! {
     }
 }
 
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const fn own_end(_: &TcpStream) -> OwnEnd {
+    OwnEnd::Unknown
+}
+
 /// Whether the system tells what the peer has acknowledged, see [`Tcp::is_acknowledged`].
 pub const TELLS_ACKNOWLEDGED: bool = cfg!(any(
     target_os = "linux",
@@ -352,15 +418,38 @@ cfg_if::cfg_if! {
             asked.ok().and_then(|_| bytes.try_into().ok())
         }
 
+        // <netinet/tcp.h>; libc has none.
+        const TCP_ESTABLISHED: u8 = 1;
+        const TCP_SYN_RECV: u8 = 3;
+        const TCP_FIN_WAIT1: u8 = 4;
+        const TCP_FIN_WAIT2: u8 = 5;
+        const TCP_CLOSE_WAIT: u8 = 8;
+        const TCP_LAST_ACK: u8 = 9;
+        const TCP_CLOSING: u8 = 11;
+
         /// Whether the handshake is not over, with TCP Fast Open (RFC 7413): a response can be on its
         /// way then, and SIOCOUTQ says 0.
         fn is_opening(socket: &TcpStream) -> bool {
-            const TCP_SYN_RECV: u8 = 3; // <netinet/tcp.h>; libc has none
+            state(socket) == Some(TCP_SYN_RECV)
+        }
+
+        fn state(socket: &TcpStream) -> Option<u8> {
             // SAFETY: tcp(7): TCP_INFO fills in a tcp_info, plain numbers; an older kernel fills in less.
             let info = unsafe {
                 socket_option::<libc::tcp_info>(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO)
             };
-            info.is_ok_and(|info| info.tcpi_state == TCP_SYN_RECV)
+            info.ok().map(|info| info.tcpi_state)
+        }
+
+        /// By the state, RFC 9293 section 3.3.2: FIN_WAIT_2 is entered by the acknowledgement of our FIN. Of MPTCP it is the
+        /// first subflow's, which may be gone while the connection is there: nothing is said of one that is.
+        fn own_end(socket: &TcpStream) -> OwnEnd {
+            match state(socket) {
+                Some(TCP_ESTABLISHED | TCP_CLOSE_WAIT) => OwnEnd::Open,
+                Some(TCP_FIN_WAIT1 | TCP_CLOSING | TCP_LAST_ACK) => OwnEnd::Sent,
+                Some(TCP_FIN_WAIT2) => OwnEnd::Acknowledged,
+                _ => OwnEnd::Unknown,
+            }
         }
     } else if #[cfg(any(
         target_os = "freebsd",

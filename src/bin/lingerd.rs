@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         Ok(Command::Serve(serve)) => return self::serve(*serve),
         Ok(Command::Stop(which, wait)) => stop(&which, wait),
         Ok(Command::Counters { socket, format, every: None }) => {
-            query(&socket).and_then(|snapshot| match snapshot {
+            query(&socket, 0).and_then(|snapshot| match snapshot {
                 Some(snapshot) => print(&snapshot.render(format)),
                 None => Ok(NOT_RUNNING),
             })
@@ -74,9 +74,16 @@ fn print(text: &str) -> Result<u8> {
     Ok(0)
 }
 
-/// Asks for the counters; complains, and returns `None`, when there is no daemon.
-fn query(socket: &Path) -> Result<Option<Snapshot>> {
-    let snapshot = control::query(socket)?;
+/// Asks for the counters, and again, up to `retries` times, where it is hung up on; complains, and returns
+/// `None`, when there is no daemon.
+fn query(socket: &Path, retries: u32) -> Result<Option<Snapshot>> {
+    let mut retries = 0..retries;
+    let snapshot = loop {
+        match control::query(socket) {
+            Err(control::Error::HungUp(_)) if retries.next().is_some() => thread::sleep(RETRY_AFTER),
+            answered => break answered?,
+        }
+    };
     if snapshot.is_none() {
         complain(&format!("no lingerd is running with the socket {}", socket.display()));
     }
@@ -88,8 +95,10 @@ fn glance(socket: &Path, format: Format, every: Duration) -> Result<u8> {
     let mut glances = Glances::default();
     let mut before = Instant::now();
     let mut next = before;
+    let mut retries = 0;
     loop {
-        let Some(snapshot) = query(socket)? else { return Ok(NOT_RUNNING) };
+        let Some(snapshot) = query(socket, retries)? else { return Ok(NOT_RUNNING) };
+        retries = RETRIES; // who was answered once is hung up on by a daemon that is just ending
         let now = Instant::now();
         let line = match format {
             Format::Text => glances.line(snapshot, (now - before).as_secs_f64()),

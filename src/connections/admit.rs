@@ -12,7 +12,7 @@ use crate::rules::linger::Linger;
 use crate::rules::time::Time;
 use crate::source::Source;
 use lingerd_platform::backend::{Backend, Interest};
-use lingerd_platform::tcp::Tcp;
+use lingerd_platform::tcp::{OwnEnd, Tcp};
 use lingerd_platform::world::World;
 use log::debug;
 use std::io::{self, ErrorKind};
@@ -38,7 +38,7 @@ impl<W: World> Connections<W> {
             }
         };
         let name = name(&socket);
-        let Some((event, discarded, peer)) = first_read(&socket) else {
+        let Some(First { event, discarded, own_end, peer }) = first_read(&socket) else {
             // It has nothing to wait for, and may be in use elsewhere: its options stay.
             self.refused("not connected");
             return true;
@@ -49,8 +49,15 @@ impl<W: World> Connections<W> {
         let verdict = match linger.on(event, now, rules) {
             Action::Close(reason) => Err(reason),
             action => {
-                socket.half_close(); // the sender should have done it
                 linger.given = given(&socket);
+                let action = match own_end {
+                    OwnEnd::Acknowledged => linger.on(Event::Acknowledged(Some(true)), now, rules),
+                    OwnEnd::Sent => linger.on(Event::Acknowledged(Some(false)), now, rules),
+                    OwnEnd::Open | OwnEnd::Unknown => {
+                        socket.half_close(); // the sender should have done it
+                        action
+                    }
+                };
                 let look = look(&socket, &mut linger, action, now, rules);
                 self.ends.discarded(look.discarded);
                 look.verdict
@@ -59,8 +66,8 @@ impl<W: World> Connections<W> {
         match verdict {
             Err(reason) => self.end(socket, name, linger, reason, now),
             Ok(due) => {
-                let origin = self.table.census().origin(peer.or_else(|| socket.peer().ok()));
-                self.make_room(1, senders, backend, now);
+                let most = self.make_room(1, senders, backend, now);
+                let origin = self.origin(&socket, peer, most);
                 self.keep(socket, origin, linger, due, backend, now);
             }
         }
@@ -79,8 +86,8 @@ impl<W: World> Connections<W> {
     ) {
         match W::Socket::of(received) {
             Ok(socket) => {
-                let origin = self.table.census().origin(socket.peer().ok());
-                self.make_room(1, senders, backend, now);
+                let most = self.make_room(1, senders, backend, now);
+                let origin = self.origin(&socket, None, most);
                 let due = linger.due(now, self.table.rules());
                 self.keep(socket, origin, linger, due, backend, now);
             }
@@ -131,22 +138,36 @@ impl<W: World> Connections<W> {
     }
 }
 
-/// Reads for the first time: what that means, how many bytes it was, and whose they were, if that was
-/// asked; `None` for what is not connected.
+/// What the first read of a connection came to.
+pub(super) struct First {
+    /// What it means.
+    pub event: Event,
+    /// How many bytes it was.
+    pub discarded: u64,
+    /// How far this end is closed, if that was asked, as there was nothing to read.
+    pub own_end: OwnEnd,
+    /// Who is at the other end, if that was asked.
+    pub peer: Option<SocketAddr>,
+}
+
+/// Reads for the first time. `None` for what is not connected.
 ///
 /// The client's end of stream is often there already: then nothing else need be done, as close(2)
 /// sends our FIN. A listener, or a socket that was never connected, shows here too, before anything
 /// is done to what its sender may still use.
 #[inline]
-pub(super) fn first_read<S: Tcp>(socket: &S) -> Option<(Event, u64, Option<SocketAddr>)> {
+pub(super) fn first_read<S: Tcp>(socket: &S) -> Option<First> {
     let mut read = socket.discard();
-    let mut peer = None;
+    let (mut own_end, mut peer) = (OwnEnd::Unknown, None);
     if read.as_ref().is_err_and(is_not_connected) {
         return None;
     }
+    if outcome(&read) == Event::Quiet {
+        own_end = socket.own_end();
+    }
     // Quiet, and nobody at the other end: the client has gone this very moment, which the next read
     // says, or it is a connect(2) that is still in progress.
-    if outcome(&read) == Event::Quiet {
+    if outcome(&read) == Event::Quiet && own_end == OwnEnd::Unknown {
         let asked = socket.peer();
         if asked.as_ref().is_err_and(is_not_connected) {
             read = socket.discard();
@@ -156,7 +177,7 @@ pub(super) fn first_read<S: Tcp>(socket: &S) -> Option<(Event, u64, Option<Socke
         }
         peer = asked.ok();
     }
-    Some((outcome(&read), read.map_or(0, |bytes| bytes as u64), peer))
+    Some(First { event: outcome(&read), discarded: read.map_or(0, |bytes| bytes as u64), own_end, peer })
 }
 
 /// How many seconds its sender gives it; more than a `u16` holds is more than anybody waits.

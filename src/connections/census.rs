@@ -18,6 +18,9 @@ pub struct Origin(u16);
 impl Origin {
     /// Of a place without a connection.
     pub const NOWHERE: Origin = Origin(0);
+
+    /// Of one that nobody has asked yet. It is not counted.
+    pub const UNKNOWN: Origin = Origin(u16::MAX);
 }
 
 /// See the module's head.
@@ -52,19 +55,22 @@ impl Census {
 
     /// One more comes from `origin`.
     pub fn add(&mut self, origin: Origin) {
-        let count = &mut self.counts[usize::from(origin.0)];
-        *count += 1;
-        self.most = self.most.max(*count);
+        if let Some(count) = self.counts.get_mut(usize::from(origin.0)) {
+            *count += 1;
+            self.most = self.most.max(*count);
+        }
     }
 
     /// One less does.
     pub fn remove(&mut self, origin: Origin) {
-        self.counts[usize::from(origin.0)] -= 1;
+        if let Some(count) = self.counts.get_mut(usize::from(origin.0)) {
+            *count -= 1;
+        }
     }
 
     /// Whether more than `share` come from `origin`.
     pub fn exceeds(&self, origin: Origin, share: usize) -> bool {
-        self.counts[usize::from(origin.0)] as usize > share
+        self.counts.get(usize::from(origin.0)).is_some_and(|&count| count as usize > share)
     }
 
     /// Whether more than `share` come from anywhere.

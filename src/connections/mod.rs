@@ -30,6 +30,7 @@ use crate::stats::{Ends, Snapshot};
 use lingerd_platform::backend::Backend;
 use lingerd_platform::closing::SlowClose;
 use lingerd_platform::content::Content;
+use lingerd_platform::fdpass::{Link, Received};
 use lingerd_platform::tcp::Tcp;
 use lingerd_platform::world::World;
 use log::debug;
@@ -183,6 +184,20 @@ impl<W: World> Connections<W> {
         }
     }
 
+    /// Closes a link that is of no use any more. What is still queued in it closes with it, which may take long: at the
+    /// end of what was sent, behind which nothing comes, there is nothing.
+    pub fn close_link(&mut self, link: W::Link) {
+        let mut descriptors = Vec::new();
+        let mut has_ended = || matches!(link.receive(&mut descriptors), Ok(Received::End));
+        // Most have hung up.
+        let is_empty = has_ended() || link.silence() && has_ended();
+        descriptors.into_iter().for_each(|other| self.close_slowly(other));
+        if !is_empty {
+            link.finish(); // whoever is there is hung up on now
+            self.slow_close.close(link.into_received());
+        }
+    }
+
     /// Looks at a connection that the backend reported. Nothing happens if it has gone meanwhile. Returns how much
     /// was done.
     pub fn ready(&mut self, entry: Entry, backend: &mut W::Backend, now: Time) -> usize {
@@ -229,13 +244,29 @@ impl<W: World> Connections<W> {
         self.spooling() + promised < most.div_ceil(2).max(1)
     }
 
-    /// Evicts connections until so many `more` have room, while there are so many `senders`.
-    pub fn make_room(&mut self, more: usize, senders: usize, backend: &mut W::Backend, now: Time) {
+    /// Evicts connections until so many `more` have room, while there are so many `senders`. Returns for how many there is.
+    pub fn make_room(&mut self, more: usize, senders: usize, backend: &mut W::Backend, now: Time) -> usize {
         let most = self.room.connections(senders + self.descriptors());
         while self.table.len() + more > most {
-            let Some(entry) = self.table.evictable(most.div_ceil(SHARE), now) else { return };
+            let Some(entry) = self.table.evictable(most.div_ceil(SHARE), now) else { break };
             self.close(entry, Reason::Evicted, backend, now);
         }
+        most
+    }
+
+    /// From where one comes, where there is room for so many. It is asked who is at the other end when the table is half as
+    /// full as one address may make it, and then of those that are in it, too, some at a time: they all are known before
+    /// any can have more than its share, unless the room gets less meanwhile. Most tables are never as full.
+    fn origin(&mut self, socket: &W::Socket, peer: Option<SocketAddr>, most: usize) -> Origin {
+        if self.table.len() < most / (2 * SHARE) {
+            return Origin::UNKNOWN;
+        }
+        for entry in self.table.of_unknown_origin() {
+            let Some((socket, _)) = self.table.get(entry) else { continue };
+            let origin = self.table.census().origin(socket.peer().ok());
+            self.table.note_origin(entry, origin);
+        }
+        self.table.census().origin(peer.or_else(|| socket.peer().ok()))
     }
 
     /// Evicts the one that loses least by it, for its descriptor. Returns whether there was one.
@@ -272,7 +303,8 @@ impl<W: World> Connections<W> {
                 // Fails only for the one that is not waited for.
                 let _ = backend.remove(&socket);
             }
-            let name = self.names.remove(&entry);
+            // An empty one would hash it all the same.
+            let name = if self.names.is_empty() { None } else { self.names.remove(&entry) };
             self.end(socket, name, linger, reason, now);
         }
     }
@@ -315,16 +347,20 @@ impl<W: World> Connections<W> {
             socket.reset_at_close(true);
             drop(socket);
         } else if reason == Reason::Returned {
-            drop(socket); // as a worker has it, and its options with it
+            // A worker has it, and its options with it; or has had it, and ours is the last close.
+            match socket.linger_time() {
+                None => drop(socket),
+                Some(_) => self.slow_close.close(socket.into_received()),
+            }
         } else {
             socket.close();
         }
     }
 }
 
-/// Who is at the other end, if that is to be logged and can be told.
+/// Who is at the other end, or was, if that is to be logged and can be told.
 fn name<S: Tcp>(socket: &S) -> Option<SocketAddr> {
-    if log::log_enabled!(log::Level::Debug) { socket.peer().ok() } else { None }
+    if log::log_enabled!(log::Level::Debug) { socket.past_peer() } else { None }
 }
 
 #[cfg(test)]

@@ -80,6 +80,15 @@ enum Waits<L> {
     Offered(u64, L),
 }
 
+impl<L> Waits<L> {
+    fn link(self) -> Option<L> {
+        match self {
+            Waits::Offered(_, link) => Some(link),
+            Waits::Client | Waits::Queued(_) => None,
+        }
+    }
+}
+
 /// One server.
 struct Server<L> {
     /// Connections that are to go back there.
@@ -180,12 +189,13 @@ impl<W: World> Parks<W> {
         self.jobs.insert(entry, job);
     }
 
-    /// Takes one out, and closes the link to the worker that it was offered to.
-    fn remove(&mut self, entry: Entry) {
-        let Some(job) = self.jobs.remove(&entry) else { return };
+    /// Takes one out. Returns the links that nobody needs any more: to the worker that it was offered to, and to a server
+    /// that has nothing else.
+    fn remove(&mut self, entry: Entry) -> [Option<W::Link>; 2] {
+        let Some(job) = self.jobs.remove(&entry) else { return [None, None] };
         let way = job.ticket.way();
         self.returning -= usize::from(!matches!(job.stage, Waits::Client));
-        let Some(server) = self.servers.get_mut(&way) else { return };
+        let Some(server) = self.servers.get_mut(&way) else { return [job.stage.link(), None] };
         match &job.stage {
             Waits::Client => {}
             Waits::Queued(number) => drop(server.queue.remove(number)),
@@ -195,22 +205,27 @@ impl<W: World> Parks<W> {
         if server.offers == 0 && server.queue.is_empty() {
             server.takes_none = None;
         }
+        let mut asked = None;
         if server.connections == 0 {
-            self.asks -= usize::from(server.asked.is_some());
+            asked = server.asked.take();
+            self.asks -= usize::from(asked.is_some());
             self.servers.remove(&way);
         }
+        [job.stage.link(), asked]
     }
 
-    /// Puts one into the queue of its way, whose turn it is then: the next, if it has no number yet.
-    fn queue(&mut self, entry: Entry, number: Option<u64>) {
-        let Some(job) = self.jobs.get_mut(&entry) else { return };
+    /// Puts one into the queue of its way, whose turn it is then: the next, if it has no number yet. Returns the link to
+    /// the worker that it was offered to.
+    fn queue(&mut self, entry: Entry, number: Option<u64>) -> Option<W::Link> {
+        let job = self.jobs.get_mut(&entry)?;
         let number = number.unwrap_or(self.spoke.saturating_add(1));
         self.spoke = self.spoke.max(number);
         self.returning += usize::from(matches!(job.stage, Waits::Client));
-        job.stage = Waits::Queued(number);
+        let before = mem::replace(&mut job.stage, Waits::Queued(number));
         if let Some(server) = self.servers.get_mut(&job.ticket.way()) {
             server.queue.insert(number, entry);
         }
+        before.link()
     }
 
     /// Takes note that a server is away, as `error` says.
@@ -261,16 +276,6 @@ impl<L> Server<L> {
         }
     }
 
-    /// Whether it has not taken note yet of having been asked: it listens, though it may say that it has no room as if it
-    /// did not.
-    fn is_asked(&self) -> bool
-    where
-        L: Link,
-    {
-        let said = self.asked.as_ref().map(|link| link.receive(&mut Vec::new()));
-        matches!(said, Some(Err(e)) if e.kind() == ErrorKind::WouldBlock)
-    }
-
     /// It is there.
     fn is_there(&mut self, now: Time) {
         (self.is_away, self.heard, self.again) = (false, now, None);
@@ -281,8 +286,12 @@ impl<W: World> Connections<W> {
     /// Whether anything may be parked for a server: not for one that was given up, until it is found again. Who parks is
     /// to keep what it has then.
     pub fn may_park(&mut self, way: Way) -> bool {
-        if self.parks.lost.contains(&way) && !self.parks.back.call(way.name()).is_err_and(|e| is_away(&e)) {
-            self.parks.lost.remove(&way);
+        if self.parks.lost.contains(&way) {
+            let called = self.parks.back.call(way.name());
+            if !called.as_ref().is_err_and(is_away) {
+                self.parks.lost.remove(&way);
+            }
+            self.close_links(called.ok());
         }
         !self.parks.lost.contains(&way)
     }
@@ -348,7 +357,10 @@ impl<W: World> Connections<W> {
     ) {
         let socket = match W::Socket::of(received) {
             Ok(socket) => socket,
-            Err(received) => return self.refuse_other(received, "no TCP socket"),
+            Err(received) => {
+                self.close_links(link);
+                return self.refuse_other(received, "no TCP socket");
+            }
         };
         self.make_room(1, senders + usize::from(link.is_some()), backend, now);
         let entry = self.keep_park(socket, park, ticket, handed_over, now);
@@ -357,7 +369,7 @@ impl<W: World> Connections<W> {
         }
         let way = ticket.way();
         self.note_parked(entry, Stage::Returning, now + LONGEST);
-        self.parks.queue(entry, number);
+        self.put_in_queue(entry, number);
         match link {
             Some(link) => self.offered(entry, link, backend, now),
             None => drop(self.bring_back(way, backend, now)),
@@ -570,7 +582,7 @@ impl<W: World> Connections<W> {
     /// One has something to say, or is late: it goes back to a worker, as soon as it is its turn.
     fn speaks(&mut self, entry: Entry, backend: &mut W::Backend, now: Time) {
         self.note_parked(entry, Stage::Returning, now + LONGEST);
-        self.parks.queue(entry, None);
+        self.put_in_queue(entry, None);
         if let Some(way) = self.parks.jobs.get(&entry).map(|job| job.ticket.way()) {
             self.bring_back(way, backend, now);
         }
@@ -586,6 +598,7 @@ impl<W: World> Connections<W> {
             }
             let Some((_, &entry)) = server.queue.first_key_value() else { return done };
             let offered = self.offer(entry, way);
+            let is_asked = offered.as_ref().is_err_and(is_away) && self.is_asked(way);
             let Some(server) = self.parks.servers.get_mut(&way) else { return done };
             match offered {
                 Ok(link) => {
@@ -594,7 +607,7 @@ impl<W: World> Connections<W> {
                 }
                 // So many wait there that there is no room, which some systems say as if nobody were: those who are under way
                 // tell of it.
-                Err(e) if is_away(&e) && server.offers == 0 && !server.is_asked() => {
+                Err(e) if is_away(&e) && server.offers == 0 && !is_asked => {
                     self.parks.is_away(way, &e, now);
                     return done;
                 }
@@ -619,30 +632,32 @@ impl<W: World> Connections<W> {
     }
 
     /// Offers one to whoever listens there.
-    fn offer(&self, entry: Entry, way: Way) -> io::Result<W::Link> {
+    fn offer(&mut self, entry: Entry, way: Way) -> io::Result<W::Link> {
         let (Some((socket, _)), Some(job)) = (self.table.get(entry), self.parks.jobs.get(&entry)) else {
             return Err(ErrorKind::InvalidInput.into()); // it is in the queue, and so it is there
         };
         let link = self.parks.back.call(way.name())?;
         let bytes = job.ticket.answer(job.park.is_late);
-        loop {
+        let error = loop {
             match link.pass(&bytes, &[socket]) {
                 Ok(sent) if sent == bytes.len() => return Ok(link),
                 // There is room for a message where nothing was said yet.
-                Ok(_) => return Err(io::Error::other("it takes half a message")),
+                Ok(_) => break io::Error::other("it takes half a message"),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+                Err(e) => break e,
             }
-        }
+        };
+        self.close_links([link]);
+        Err(error)
     }
 
     /// One is under way over `link`.
     fn offered(&mut self, entry: Entry, link: W::Link, backend: &mut W::Backend, now: Time) {
-        let Some(job) = self.parks.jobs.get_mut(&entry) else { return };
+        let Some(job) = self.parks.jobs.get_mut(&entry) else { return self.close_links([link]) };
         let (Waits::Queued(number), Some(server)) =
             (&job.stage, self.parks.servers.get_mut(&job.ticket.way()))
         else {
-            return;
+            return self.close_links([link]);
         };
         server.queue.remove(number);
         server.takes_none.get_or_insert((now, 0));
@@ -674,7 +689,7 @@ impl<W: World> Connections<W> {
                 self.leave_parked(entry, backend);
                 let Some(job) = self.parks.jobs.get_mut(&entry) else { return };
                 if let Waits::Offered(number, _) = job.stage {
-                    self.parks.queue(entry, Some(number));
+                    self.put_in_queue(entry, Some(number));
                     self.parks.offers -= 1;
                     if let Some(server) = self.parks.servers.get_mut(&way) {
                         server.offers -= 1;
@@ -714,11 +729,14 @@ impl<W: World> Connections<W> {
 
     /// Asks whether a server is there.
     fn ask(&mut self, way: Way, now: Time) {
+        let is_asked = self.is_asked(way);
         let Some(server) = self.parks.servers.get_mut(&way) else { return };
-        if server.is_asked() {
+        if is_asked {
             return server.is_there(now);
         }
-        self.parks.asks -= usize::from(server.asked.take().is_some());
+        let before = server.asked.take();
+        self.parks.asks -= usize::from(before.is_some());
+        self.close_links(before);
         let called = self.parks.back.call(way.name());
         let Some(server) = self.parks.servers.get_mut(&way) else { return };
         match called {
@@ -731,6 +749,16 @@ impl<W: World> Connections<W> {
             Err(e) if is_away(&e) => self.parks.is_away(way, &e, now),
             Err(_) => server.is_there(now), // or it cannot be said
         }
+    }
+
+    /// Whether a server has not taken note yet of having been asked: it listens, though it may say that it has no room as
+    /// if it did not.
+    fn is_asked(&mut self, way: Way) -> bool {
+        let mut descriptors = Vec::new();
+        let asked = self.parks.servers.get(&way).and_then(|server| server.asked.as_ref());
+        let said = asked.map(|link| link.receive(&mut descriptors));
+        descriptors.into_iter().for_each(|other| self.close_slowly(other));
+        matches!(said, Some(Err(e)) if e.kind() == ErrorKind::WouldBlock)
     }
 
     /// Ends all that is parked for a server that is away or hangs, the gentle way.
@@ -791,10 +819,19 @@ impl<W: World> Connections<W> {
         }
     }
 
+    /// Puts one into the queue, and lets go of the worker that it was offered to.
+    fn put_in_queue(&mut self, entry: Entry, number: Option<u64>) {
+        let link = self.parks.queue(entry, number);
+        self.close_links(link);
+    }
+
+    fn close_links(&mut self, links: impl IntoIterator<Item = W::Link>) {
+        links.into_iter().for_each(|link| self.close_link(link));
+    }
+
     /// From now on it lingers.
     fn unpark(&mut self, entry: Entry, backend: &mut W::Backend, now: Time) {
-        self.leave_parked(entry, backend);
-        self.parks.remove(entry);
+        self.forget_park(entry, backend);
         let Some((socket, _)) = self.table.get(entry) else { return };
         socket.half_close();
         let added = backend.add(socket, Source::Connection(entry).token(), Interest::Read);
@@ -809,7 +846,8 @@ impl<W: World> Connections<W> {
     /// Takes out what is known of one that ends.
     pub(super) fn forget_park(&mut self, entry: Entry, backend: &mut W::Backend) {
         self.leave_parked(entry, backend);
-        self.parks.remove(entry);
+        let links = self.parks.remove(entry);
+        self.close_links(links.into_iter().flatten());
     }
 }
 

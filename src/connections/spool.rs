@@ -5,7 +5,7 @@
 //! Few connections have that, so that it is kept beside the table. Must not know who sent it.
 
 use super::Connections;
-use super::admit::first_read;
+use super::admit::{First, first_read};
 use super::census::Origin;
 pub use super::part::{Extent, Part};
 use super::part::{Job, Written, close};
@@ -285,7 +285,7 @@ impl<W: World> Connections<W> {
         now: Time,
     ) -> (bool, usize) {
         let Some((socket, parts, is_whole)) = self.opened(response) else { return (false, 1) };
-        let Some((first, discarded, peer)) = first_read(&socket) else {
+        let Some(First { event: first, discarded, peer, .. }) = first_read(&socket) else {
             self.refused("not connected");
             self.close_parts(parts);
             return (is_whole, 1);
@@ -294,8 +294,8 @@ impl<W: World> Connections<W> {
         socket.reset_at_close(true);
         self.ends.spooled();
         self.ends.discarded(discarded);
-        let origin = self.table.census().origin(peer.or_else(|| socket.peer().ok()));
-        self.make_room(1, senders + parts.len(), backend, now);
+        let most = self.make_room(1, senders + parts.len(), backend, now);
+        let origin = self.origin(&socket, peer, most);
         let mut spool = Spool::new(now, patience);
         spool.client_ended = first == Event::End;
         let entry = self.keep_spool(socket, origin, parts, spool, now, now);
@@ -355,8 +355,8 @@ impl<W: World> Connections<W> {
         now: Time,
     ) {
         let Some((socket, parts, is_whole)) = self.opened(response) else { return };
-        let origin = self.table.census().origin(socket.peer().ok());
-        self.make_room(1, senders + parts.len(), backend, now);
+        let most = self.make_room(1, senders + parts.len(), backend, now);
+        let origin = self.origin(&socket, None, most);
         let entry = self.keep_spool(socket, origin, parts, spool, handed_over, now);
         let event = match is_whole {
             false => spool::Event::Short,

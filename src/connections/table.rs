@@ -107,7 +107,8 @@ impl<S> Linked for ByDue<'_, S> {
     }
 }
 
-/// How many connections are looked at for one from where too many come, and how many places at most.
+/// How many connections are looked at for one from where too many come, and how many places at most; and how many places
+/// for those of which it is not known.
 const LOOKED_AT: usize = 64;
 const PASSED: u32 = 4 * PIECE as u32;
 
@@ -139,6 +140,9 @@ pub struct Table<S> {
     census: Census,
     /// The place at which [`evictable`](Self::evictable) looks next.
     hand: u32,
+    /// Of how many it is not known from where they come, and the place at which these are looked for next.
+    unknown: usize,
+    unknown_hand: u32,
     /// Those that have everything, by when they end.
     ending: Wheel,
     /// The others, by when they are asked again.
@@ -159,6 +163,8 @@ impl<S> Table<S> {
             ages: Chains::new(4),
             census: Census::new(chance),
             hand: 0,
+            unknown: 0,
+            unknown_hand: 0,
             ending: Wheel::new(now),
             in_flight: Wheel::new(now),
             len: 0,
@@ -193,12 +199,40 @@ impl<S> Table<S> {
         row.socket = Some(socket);
         row.origin = origin;
         self.census.add(origin);
+        self.unknown += usize::from(origin == Origin::UNKNOWN);
         row.note(linger);
         let entry = Entry { place, generation: row.generation };
         self.ages.push(chain(&linger), place, &mut ByAge(&mut self.slab));
         self.len += 1;
         self.file(place, &linger, due);
         entry
+    }
+
+    /// Some of those of which it is not known from where they come: all of them in time, if it is asked often enough.
+    pub fn of_unknown_origin(&mut self) -> Vec<Entry> {
+        let places = (self.slab.0.len() * PIECE) as u32; // less than 2^30, see Entry
+        if self.unknown == 0 || places == 0 {
+            return Vec::new();
+        }
+        let some = (self.unknown_hand..self.unknown_hand + LOOKED_AT as u32).map(|place| place % places);
+        self.unknown_hand = (self.unknown_hand + LOOKED_AT as u32) % places;
+        let is_unknown = |&place: &u32| {
+            let row = self.slab.row(place);
+            row.socket.is_some() && row.origin == Origin::UNKNOWN
+        };
+        some.filter(is_unknown).map(|place| self.entry(place)).collect()
+    }
+
+    /// Notes from where `entry` comes.
+    pub fn note_origin(&mut self, entry: Entry, origin: Origin) {
+        if self.row(entry).is_some() {
+            let row = self.slab.row_mut(entry.place);
+            let before = std::mem::replace(&mut row.origin, origin);
+            self.census.remove(before);
+            self.census.add(origin);
+            self.unknown -= usize::from(before == Origin::UNKNOWN);
+            self.unknown += usize::from(origin == Origin::UNKNOWN);
+        }
     }
 
     /// The socket of `entry` and what is known of it, or `None` if that connection has gone.
@@ -267,6 +301,7 @@ impl<S> Table<S> {
         let socket = row.socket.take()?;
         row.generation = row.generation.wrapping_add(1);
         self.census.remove(row.origin);
+        self.unknown -= usize::from(row.origin == Origin::UNKNOWN);
         row.by_due = Links::to(self.free.replace(entry.place));
         self.len -= 1;
         Some((socket, linger))

@@ -13,7 +13,7 @@ use crate::senders::protocol::{self, Message, Spool};
 use crate::source::{Sender, Source, Speech};
 use crate::stats::forms::Format;
 use crate::ticket::Ticket;
-use lingerd_platform::fdpass;
+use lingerd_platform::fdpass::{self, Link};
 use lingerd_platform::world::World;
 use std::io::{self, ErrorKind};
 
@@ -69,7 +69,7 @@ impl<W: World> Daemon<W> {
     /// sockets, and a message counts as one at least. Returns what there was last.
     pub(super) fn receive(&mut self, sender: Sender, budget: usize) -> Said {
         let now = self.clock.now();
-        let mut left = budget;
+        let (mut left, mut messages) = (budget, 0);
         loop {
             let said = self.senders.receive(sender, &mut self.received, now);
             let many = self.received.len().max(1);
@@ -80,6 +80,7 @@ impl<W: World> Daemon<W> {
                     return Said::Gone;
                 }
                 Said::Nothing | Said::NotNow => {
+                    self.senders.was_read(sender, self.turns, false, messages);
                     self.acknowledge(sender, now);
                     return said;
                 }
@@ -109,8 +110,10 @@ impl<W: World> Daemon<W> {
                 return Said::Gone;
             }
             self.work += many;
+            messages += 1;
             left = left.saturating_sub(many);
             if left == 0 {
+                self.senders.was_read(sender, self.turns, true, messages);
                 self.acknowledge(sender, now);
                 return said;
             }
@@ -178,10 +181,10 @@ impl<W: World> Daemon<W> {
     }
 
     /// Lets go of a sender, and refuses what came with half a message.
-    pub(super) fn dismiss(&mut self, sender: Sender) -> Option<W::Received> {
+    pub(super) fn dismiss(&mut self, sender: Sender) -> Option<W::Link> {
         self.senders.take_begun(sender, &mut self.received);
         self.refuse_received();
-        self.senders.dismiss(sender, &mut self.backend)
+        self.senders.take(sender, &mut self.backend)
     }
 
     /// Takes over what came with a message, and tells whether nothing of it may take long to close.
@@ -256,7 +259,7 @@ impl<W: World> Daemon<W> {
         }
         self.refuse_received(); // what may have come with the end
         if let Some(link) = self.dismiss(sender) {
-            self.connections.close_slowly(link);
+            self.connections.close_slowly(link.into_received());
         }
     }
 
@@ -268,7 +271,10 @@ impl<W: World> Daemon<W> {
             self.not_now(sender);
             return false;
         }
-        drop(self.dismiss(sender)); // it was read to its end
+        // It was read to its end, unless it could not be silenced.
+        if let Some(link) = self.dismiss(sender) {
+            self.connections.close_link(link);
+        }
         true
     }
 }

@@ -4,6 +4,7 @@
 
 use super::{Daemon, is_passing};
 use crate::source::{Source, Speech};
+use lingerd_platform::fdpass::Link;
 use lingerd_platform::manager::Notice;
 use lingerd_platform::world::World;
 use log::{info, warn};
@@ -73,7 +74,7 @@ impl<W: World> Daemon<W> {
             self.part_with(sender);
             // One that could not be read has something queued, and nobody will take it any more.
             if let Some(link) = self.dismiss(sender) {
-                self.connections.close_slowly(link);
+                self.connections.close_slowly(link.into_received());
             }
         }
         if !self.connections.is_empty() {

@@ -84,7 +84,7 @@ impl<W: World> Daemon<W> {
         for (role, thing) in estate.things {
             if role == Role::Client {
                 let client = self.control.seat(W::Link::of(thing), &mut self.backend);
-                self.hear_client(client);
+                self.hear_client(client); // and closes what makes room for it
             }
         }
         self.summary_at.get_or_insert(now + SUMMARY_EVERY);
@@ -96,7 +96,8 @@ impl<W: World> Daemon<W> {
         // What was said before it came counts as said.
         self.answer(Source::Stop);
         if self.senders.may_wait() {
-            return; // a door that is shut is none to give away; who is hung up on comes again
+            // A door that is shut is none to give away; who is hung up on comes again.
+            return self.connections.close_link(link);
         }
         // Half a message cannot be told; whoever says one says the other half at once.
         for sender in self.senders.half_way() {
@@ -109,7 +110,16 @@ impl<W: World> Daemon<W> {
             self.hang_up(sender);
         }
         let start = self.clock.uptime();
-        match self.give(&link) {
+        // Told to stop, it has ended in time, whoever hangs.
+        let left = self.end_at.map_or(testator::PATIENCE, |at| self.clock.until(at));
+        let mut testator = Testator::new(&link, self.clock.clock(), left.min(testator::PATIENCE));
+        let given = self.give_to(&link, &mut testator);
+        if given.is_err() {
+            testator.keep();
+        }
+        let received = testator.into_received();
+        received.into_iter().for_each(|other| self.connections.close_slowly(other));
+        match given {
             Ok(true) => {
                 Testator::new(&link, self.clock.clock(), Duration::ZERO).say(image::GIVEN);
                 let took = self.clock.uptime().saturating_sub(start).as_secs_f64() * 1e3;
@@ -118,11 +128,12 @@ impl<W: World> Daemon<W> {
                     "a successor has taken over {connections} connections; nobody was served for {took:.1} ms"
                 );
                 self.heir = Some(link);
-                self.pass_stop_on();
+                return self.pass_stop_on();
             }
             Ok(false) => debug!("another lingerd was started, without -r"),
             Err(e) => warn!("a successor wanted to take over, but {e}; this daemon serves on"),
         }
+        self.connections.close_link(link);
     }
 
     /// Tells the successor that it is to stop, if this one was told so since it has let go.
@@ -134,17 +145,6 @@ impl<W: World> Daemon<W> {
 
     /// Tells the successor everything, and waits for its word. Returns whether there was anything to
     /// take over for it.
-    fn give(&self, link: &W::Link) -> Result<bool, testator::Error> {
-        // Told to stop, it has ended in time, whoever hangs.
-        let left = self.end_at.map_or(testator::PATIENCE, |at| self.clock.until(at));
-        let mut testator = Testator::new(link, self.clock.clock(), left.min(testator::PATIENCE));
-        let given = self.give_to(link, &mut testator);
-        if given.is_err() {
-            testator.keep();
-        }
-        given
-    }
-
     fn give_to(
         &self,
         link: &W::Link,

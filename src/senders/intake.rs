@@ -28,6 +28,10 @@ struct Peer<L, R> {
     owed: usize,
     /// [`Senders::messages`] as of its last one.
     last: u64,
+    /// In which turn it was left with perhaps more to say.
+    left: u64,
+    /// Whether it had more than one message when it was read to the end.
+    says_much: bool,
 }
 
 /// What is known of a sender.
@@ -200,7 +204,7 @@ impl<W: World> Senders<W> {
         let (last, begun) = (self.messages, None);
         let sender = self.senders.insert_with_key(|sender| {
             let link = Watched::new(link, Source::Sender(sender));
-            Peer { link, speech, credit: Credit::None, begun, owed, last }
+            Peer { link, speech, credit: Credit::None, begun, owed, last, left: 0, says_much: false }
         });
         if speech == Speech::Spool && may_spool {
             self.set_credit(sender, Credit::Given(now));
@@ -325,6 +329,21 @@ impl<W: World> Senders<W> {
     pub fn leave(&mut self, sender: Sender, backend: &mut W::Backend) {
         if let Some(peer) = self.senders.get_mut(sender) {
             peer.link.leave(backend);
+        }
+    }
+
+    /// Whether `sender` is to be read until it has nothing more to say. Most have said one thing, and to find that
+    /// out costs as much as to read it. So one that is reported is read once, and what else it has said is reported in the
+    /// next turn: then it is read to the end, and so is one of which there was more the last time.
+    pub fn says_more(&self, sender: Sender, turn: u64) -> bool {
+        self.senders.get(sender).is_some_and(|peer| peer.says_much || peer.left + 1 == turn)
+    }
+
+    /// Notes that `sender` was left in this turn with perhaps more to say, or not, after so many messages.
+    pub fn was_read(&mut self, sender: Sender, turn: u64, is_left: bool, messages: usize) {
+        if let Some(peer) = self.senders.get_mut(sender) {
+            peer.left = if is_left { turn } else { 0 };
+            peer.says_much = messages > 1;
         }
     }
 
@@ -482,19 +501,14 @@ impl<W: World> Senders<W> {
     }
 
     /// Lets `sender` say nothing more, and tells whether that is certain. What it has said can still
-    /// be read, and must be before [`dismiss`](Self::dismiss): the sender has closed its copies, and
+    /// be read, and must be before [`take`](Self::take): the sender has closed its copies, and
     /// nobody else would linger.
     pub fn silence(&self, sender: Sender) -> bool {
         self.senders.get(sender).is_none_or(|peer| peer.link.get().silence())
     }
 
-    /// Parts with `sender`. What is returned ends the connection when it is closed, which closes
-    /// whatever is still queued in it.
-    pub fn dismiss(&mut self, sender: Sender, backend: &mut W::Backend) -> Option<W::Received> {
-        self.take(sender, backend).map(Link::into_received)
-    }
-
-    /// Takes the connection of `sender` out, of whom there is no half message.
+    /// Parts with `sender`, of whom there is no half message. What is returned ends the connection when it is closed, which
+    /// closes whatever is still queued in it.
     pub fn take(&mut self, sender: Sender, backend: &mut W::Backend) -> Option<W::Link> {
         self.set_credit(sender, Credit::None);
         let peer = self.senders.remove(sender)?;

@@ -122,6 +122,8 @@ pub struct Control<W: World> {
     /// How many have come in so far.
     came: u64,
     guard: Guard,
+    /// The links of those who have gone, or were hung up on.
+    leaving: Vec<W::Link>,
 }
 
 impl<W: World> Control<W> {
@@ -130,7 +132,8 @@ impl<W: World> Control<W> {
         let own = Allowed::by_mode(process::effective_uid(), 0, 0o600);
         let guard = Guard::new(own, "use the control socket: root and the daemon's user may");
         let door = Watched::new(door, Source::Control);
-        Control { door, clients: Default::default(), told: Default::default(), telling: 0, came: 0, guard }
+        let (clients, told, leaving) = (Default::default(), Default::default(), Vec::new());
+        Control { door, clients, told, telling: 0, came: 0, guard, leaving }
     }
 
     /// Has who comes reported (again).
@@ -231,11 +234,14 @@ impl<W: World> Control<W> {
     }
 
     /// What `client` wants, once it has said so. One that has gone, or says something else, is
-    /// dismissed.
-    pub fn hear(&mut self, client: u8, backend: &mut W::Backend) -> Option<Order> {
-        let link = self.client(client)?.link.get();
-        let mut descriptors = Vec::new(); // there are none in what it may say
-        let byte = match link.receive(&mut descriptors) {
+    /// dismissed. What came along, which nobody asks for, is appended to `received`.
+    pub fn hear(
+        &mut self,
+        client: u8,
+        received: &mut Vec<W::Received>,
+        backend: &mut W::Backend,
+    ) -> Option<Order> {
+        let byte = match self.client(client)?.link.get().receive(received) {
             Ok(Received::Byte { byte, .. }) => Some(byte),
             Ok(Received::Lost | Received::End) => None,
             Err(e) => match e.kind() {
@@ -262,7 +268,7 @@ impl<W: World> Control<W> {
         let link = Watched::for_room(link, Source::Client(client));
         let told = Told { link, rest: text.into_bytes(), number: self.came };
         match self.told[place].replace(told) {
-            Some(before) => drop(before.link.into_inner(backend)),
+            Some(before) => self.leaving.push(before.link.into_inner(backend)),
             None => self.telling += 1,
         }
         client
@@ -297,7 +303,9 @@ impl<W: World> Control<W> {
         let place = usize::from(client) - PLACES; // it is one of those
         if let Some(told) = self.told[place].take() {
             self.telling -= 1;
-            told.link.into_inner(backend).finish(); // one that was to take over may have a copy
+            let link = told.link.into_inner(backend);
+            link.finish(); // one that was to take over may have a copy
+            self.leaving.push(link);
         }
         Ok(())
     }
@@ -324,7 +332,14 @@ impl<W: World> Control<W> {
 
     /// Hangs up on `client`.
     pub fn dismiss(&mut self, client: u8, backend: &mut W::Backend) {
-        drop(self.take(client, backend));
+        let link = self.take(client, backend);
+        self.leaving.extend(link);
+    }
+
+    /// The links of those who have gone, or were hung up on. They are the caller's to close: whoever was there may have
+    /// sent what he likes.
+    pub fn leaving(&mut self) -> impl Iterator<Item = W::Link> {
+        self.leaving.drain(..)
     }
 
     /// Takes the connection of `client` out.

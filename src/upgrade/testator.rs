@@ -50,12 +50,14 @@ pub enum Error {
 }
 
 /// A conversation with a successor.
-pub struct Testator<'a, L, C> {
+pub struct Testator<'a, L: Link, C> {
     link: &'a L,
     clock: &'a C,
     /// When it is over, and until when to wait now.
     end: Duration,
     until: Duration,
+    /// What it has sent, which nobody asks for.
+    received: Vec<L::Received>,
 }
 
 impl<'a, L: Link, C: Clock> Testator<'a, L, C> {
@@ -63,7 +65,7 @@ impl<'a, L: Link, C: Clock> Testator<'a, L, C> {
     pub fn new(link: &'a L, clock: &'a C, patience: Duration) -> Self {
         let now = clock.now();
         let end = now + patience;
-        Testator { link, clock, end, until: end.min(now + REQUEST) }
+        Testator { link, clock, end, until: end.min(now + REQUEST), received: Vec::new() }
     }
 
     /// What it wants.
@@ -76,7 +78,7 @@ impl<'a, L: Link, C: Clock> Testator<'a, L, C> {
         request
     }
 
-    fn read_request(&self) -> Result<Request, Error> {
+    fn read_request(&mut self) -> Result<Request, Error> {
         let mut head = [0; HEAD];
         self.read(&mut head)?;
         let (length, _) = image::head(head);
@@ -123,12 +125,14 @@ impl<'a, L: Link, C: Clock> Testator<'a, L, C> {
     ///
     /// # Errors
     /// [`Error`]
-    pub fn wait_until_it_has_it(&self) -> Result<(), Error> {
+    pub fn wait_until_it_has_it(&mut self) -> Result<(), Error> {
         let mut word = [0];
         let said = self.read(&mut word).or_else(|error| {
             self.link.silence();
             // It may have said so in this very moment.
-            let heard = self.insist(|| self.link.hear(&mut word, &mut Vec::new()));
+            let (link, mut received) = (self.link, Vec::new());
+            let heard = self.insist(|| link.hear(&mut word, &mut received));
+            self.received.append(&mut received);
             if heard.is_ok_and(|count| count == 1) { Ok(()) } else { Err(error) }
         });
         said.and_then(|()| if word[0] == image::HAVE_IT { Ok(()) } else { Err(Error::Nonsense) })
@@ -158,9 +162,9 @@ impl<'a, L: Link, C: Clock> Testator<'a, L, C> {
     }
 
     /// Fills `buffer`.
-    fn read(&self, mut buffer: &mut [u8]) -> Result<(), Error> {
+    fn read(&mut self, mut buffer: &mut [u8]) -> Result<(), Error> {
         while !buffer.is_empty() {
-            match self.link.hear(buffer, &mut Vec::new()) {
+            match self.link.hear(buffer, &mut self.received) {
                 Ok(0) => return Err(Error::Gone),
                 Ok(count) => buffer = &mut buffer[count..],
                 Err(e) if e.kind() == ErrorKind::WouldBlock => self.wait(Interest::Read)?,
@@ -171,6 +175,11 @@ impl<'a, L: Link, C: Clock> Testator<'a, L, C> {
             }
         }
         Ok(())
+    }
+
+    /// What is to be closed of what it has sent, which may take long.
+    pub fn into_received(self) -> Vec<L::Received> {
+        self.received
     }
 
     fn wait(&self, interest: Interest) -> Result<(), Error> {

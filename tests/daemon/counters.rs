@@ -118,10 +118,11 @@ fn it_can_be_looked_at_again_and_again() {
 
 #[test]
 fn who_looks_again_and_again_ends_with_the_daemon() {
+    // So often that the daemon hardly ends while nobody asks.
     let daemon = Daemon::start(&[]);
     let mut command = daemon.site.lingerd();
     let mut looking =
-        command.args(["-S", "-i", "0.05"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        command.args(["-S", "-i", "0.001"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(looking.stdout.take().unwrap()).lines();
     assert!(lines.next().unwrap().unwrap().contains("now"));
     daemon.finish("");

@@ -320,6 +320,40 @@ fn they_have_half_of_the_table_and_the_one_that_was_silent_for_the_longest_makes
     daemon.finish("closed=6");
 }
 
+/// The last close of what is queued in a link to a worker, or of what a worker has taken, may wait for a client.
+#[test]
+fn whoever_has_the_end_wait_for_a_client_keeps_nobody_waiting() {
+    let (daemon, workers, sender) = scene(&[]);
+    let waits = |server: &TcpStream| socket2::SockRef::from(server).set_linger(Some(LONG)).unwrap();
+    // A worker takes one, and has done with it when the daemon hears that.
+    let (mut client, server) = tcp::connection_with_full_window();
+    sender.park(server, &head(b'K', LONG, 1));
+    client.write_all(b"a").unwrap();
+    let offer = workers.offered();
+    daemon.freeze();
+    let server = offer.take();
+    waits(&server);
+    drop(server);
+    daemon.thaw();
+    daemon.wait_for("returned=1 parked=0");
+    // Another one sends what the daemon has not asked for.
+    let (mut other, server) = tcp::connection();
+    sender.park(server, &head(b'K', LONG, 2));
+    other.write_all(b"a").unwrap();
+    let mut offer = workers.offered();
+    let (stalled, server) = tcp::connection_with_full_window();
+    waits(&server);
+    daemon.freeze();
+    offer.say(b"A", &[]);
+    offer.say(b"x", &[server.as_fd()]);
+    drop(server);
+    daemon.thaw();
+    daemon.wait_for("returned=2 parked=0");
+    offer.wait_until_withdrawn();
+    daemon.finish("returned=2");
+    drop((client, stalled));
+}
+
 #[test]
 fn many_wait_without_work_and_each_comes_back() {
     let (daemon, workers, sender) = scene(&[]);

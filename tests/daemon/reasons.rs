@@ -211,6 +211,33 @@ fn each_that_ends_is_logged_with_its_client_however_it_ends() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn each_that_is_over_when_it_comes_is_logged_with_its_client() {
+    let daemon = Daemon::start(&["-d"]);
+    let sender = daemon.sender();
+    let mut handed_over = 0;
+    for is_v6 in [false, true] {
+        for how in ["closed", "reset"] {
+            let connection = if is_v6 { tcp::connection_v6() } else { Some(tcp::connection()) };
+            let Some((client, server)) = connection else { continue }; // no IPv6 here
+            let address = client.local_addr().unwrap();
+            match how {
+                "closed" => drop(client),
+                _ => tcp::reset(client),
+            }
+            tcp::wait_until_readable(&server);
+            let _ = server.shutdown(Shutdown::Write); // a reset has ended both halves
+            wait_until("nobody is at the other end", || server.peer_addr().is_err());
+            sender.hand_over(server);
+            handed_over += 1;
+            daemon.wait_for(&format!("handed_over={handed_over} lingering=0"));
+            daemon.wait_for_log(&format!("lingerd: debug: {address}: {how} after "));
+        }
+    }
+    daemon.finish(&format!("closed={0} reset={0}", handed_over / 2));
+}
+
+#[test]
 fn a_response_that_the_limit_may_have_cut_short_is_counted_and_logged_with_the_client() {
     let daemon = Daemon::start(&["-d", "-D", "0.3"]);
     let sender = daemon.sender();

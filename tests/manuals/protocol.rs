@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-//! The programs in lingerd-protocol(7) that are more, or less, than a sender: taken out of the manual and run as whoever
-//! copies them would. The senders are in tests/conformance.
+//! The programs in lingerd-protocol(7) that are more, or less, than a sender, and the server in lingerd(3): taken out of the
+//! manual and run as whoever copies them would. The senders are in tests/conformance.
 
 use crate::mdoc::Manual;
 use lingerd_platform::process;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use support::built::python;
 use support::daemon::{Daemon, Site, run};
-use support::{PATIENCE, tcp, wait_until};
+use support::{PATIENCE, compile, libraries, tcp, wait_until};
 
 /// A running one.
 struct Server {
@@ -32,6 +32,17 @@ impl Server {
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let port = line.trim().parse().unwrap_or_else(|_| panic!("no port: '{line}'"));
         Server { process, port }
+    }
+
+    /// A client that has had its response, to the end, and does not close.
+    fn exchange(&self) -> TcpStream {
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.write_all(b"hello?\n").unwrap();
+        let mut response = Vec::new();
+        client.read_to_end(&mut response).unwrap();
+        assert_eq!(response, b"hello\n");
+        client
     }
 }
 
@@ -62,6 +73,89 @@ fn who_asks_in_python_is_told_what_lingerd_prints() {
     };
     assert_eq!(without_time(&said.stdout), without_time(&daemon.site.ask("prometheus").stdout));
     daemon.finish("");
+}
+
+/// The server in lingerd(3), with the library of this checkout; `None` when the test is to be skipped.
+fn server_with_the_library(site: &Site, name: &str) -> Option<Command> {
+    let source = site.path("library.c");
+    fs::write(&source, Manual::read("lingerd.3").display("EXAMPLES")).unwrap();
+    let mut arguments = vec![source.to_str().unwrap(), "senders/c/lingerd.c", "apache-1.3/ap_lingerd.c"];
+    arguments.extend(["-Isenders/c", "-D_FILE_OFFSET_BITS=64", "-pthread"]);
+    arguments.extend(libraries());
+    compile(name, &arguments).map(Command::new)
+}
+
+#[test]
+fn the_server_with_the_library_does_what_its_manual_says() {
+    let site = Site::new();
+    let Some(mut server) = server_with_the_library(&site, "library-lingers") else { return };
+    let server = Server::start(server.arg(site.socket()));
+    let leaving = || server.exchange().shutdown(Shutdown::Write).unwrap();
+    // It does not hand over one that has left already, so that only who stays shows that it has found the daemon;
+    // and on one who stays it lingers itself until then, for two seconds.
+    let found = |daemon: &Daemon| {
+        let mut held = Vec::new();
+        wait_until("the daemon is found", || {
+            held.push(server.exchange());
+            leaving(); // and is done with the one before
+            daemon.counters()["handed_over"] > 0
+        });
+        held.extend((0..10).map(|_| server.exchange()));
+        wait_until("all of them linger", || daemon.counters()["lingering"] >= 11);
+        held
+    };
+    leaving();
+    let daemon = site.start(&[]);
+    let held = found(&daemon);
+    daemon.freeze();
+    let also = server.exchange();
+    leaving();
+    daemon.thaw();
+    drop((held, also));
+    daemon.wait_for("lingering=0 senders=1 rejected=0 protocol_errors=0");
+    daemon.kill();
+    leaving();
+    found(&site.start(&[]));
+}
+
+#[test]
+fn the_server_with_the_library_is_free_whoever_reads() {
+    let site = Site::new();
+    let Some(mut server) = server_with_the_library(&site, "library-writes") else { return };
+    let server = Server::start(server.arg(site.socket()).arg("1000000"));
+    let expected = "hello\n".repeat(1_000_000).into_bytes();
+    let client = || {
+        let mut client = tcp::connect_with_window((Ipv4Addr::LOCALHOST, server.port).into(), 4096).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.write_all(b"hello?\n").unwrap();
+        client
+    };
+    let assert_whole = |mut client: TcpStream| assert!(tcp::read_to_end(&mut client) == expected);
+    // Without a daemon it writes all of it itself, and then lingers.
+    let mut first = client();
+    let mut all = vec![0; expected.len()];
+    first.read_exact(&mut all).unwrap();
+    assert!(all == expected && first.read(&mut [0]).unwrap() == 0);
+    drop(first);
+    let daemon = site.start(&[]);
+    wait_until("the daemon is found", || {
+        assert_whole(client());
+        daemon.counters()["spooled"] > 0
+    });
+    let before = daemon.counters()["spooled"];
+    let clients: Vec<_> = (0..10).map(|_| client()).collect();
+    daemon.wait_for(&format!("spooling=10 spooled={}", before + 10));
+    clients.into_iter().for_each(assert_whole);
+    // One that stands still is not waited for.
+    daemon.freeze();
+    let first = client();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| assert_whole(first));
+        assert_whole(client());
+        daemon.thaw();
+        first.join().unwrap();
+    });
+    daemon.wait_for("spooling=0 broken=0 rejected=0 protocol_errors=0 cut_short=0");
 }
 
 #[test]

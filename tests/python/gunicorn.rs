@@ -5,7 +5,12 @@
 //! Whoever holds a connection here holds it until the test lets go, so that a worker which lingered itself
 //! would serve nobody else, or would have given up and be seen to by what lingerd counts.
 
+use comparisons::gunicorn::Worker;
+use comparisons::torture::answer::{Answer, Expected};
+use comparisons::torture::client::Outcome;
+use comparisons::torture::{cases, run_all, with_addresses};
 use lingerd_platform::process;
+use lingerd_platform::tcp::TELLS_ACKNOWLEDGED;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -14,6 +19,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 use support::apache::make_certificate;
 use support::daemon::{Daemon, Site};
 use support::http::{self, Held, exchange, exchange_tls, get, record, request, under_load, upload};
@@ -168,35 +174,146 @@ fn one_worker_serves_any_number_of_clients_that_hold_their_socket() {
     });
 }
 
+/// A request of HTTP/1.1, with these fields.
+fn request_1_1(method: &str, path: &str, fields: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")
+}
+
 /// A client that asks, reads nothing yet, and has room for little.
-fn slow(server: &Running, path: &str) -> TcpStream {
+fn slow(server: &Running, request: &str) -> TcpStream {
     let mut client = http::connect_with_small_window(server.address, 4096);
-    client.write_all(request(path).as_bytes()).unwrap();
+    client.write_all(request.as_bytes()).unwrap();
     client
 }
 
+/// That the response is whole, of 5 MB, and is the right one, to the end of the stream.
+fn assert_whole(client: &TcpStream) {
+    let mut answer = Answer::new(Expected { status: 200, content: Some(5_000_000) });
+    let bytes = tcp::read_to_end(&mut client.try_clone().unwrap());
+    answer.feed(&bytes);
+    assert_eq!(answer.wrong(), None);
+    assert!(answer.may_end_here(), "{} bytes", bytes.len());
+}
+
+const CLOSE: &str = "Connection: close\r\n";
+
 #[test]
-fn one_sync_worker_serves_any_number_of_slow_readers() {
+fn one_worker_serves_any_number_of_slow_readers() {
     each(|gunicorn| {
-        if gunicorn.worker != SYNC {
+        let lingerd = Daemon::start(&[]);
+        let server = gunicorn.start(&lingerd.site, &[]);
+        let mut paths = vec!["/big", "/list"];
+        // Of the oldest gunicorn a file is sent from its beginning, wherever it stands.
+        if !gunicorn.environment.ends_with("gunicorn-oldest") {
+            paths.extend(["/file", "/file-without-length"]);
+        }
+        // Of HTTP/1.1 what does not say its length is in chunks, and of 1.0 it ends with the stream.
+        let requests = paths.iter().flat_map(|path| [request(path), request_1_1("GET", path, CLOSE)]);
+        let clients: Vec<_> = requests.map(|request| slow(&server, &request)).collect();
+        lingerd.wait_for(&format!("spooling={}", clients.len()));
+        server.page();
+        clients.iter().for_each(assert_whole);
+        let all = clients.len();
+        lingerd.wait_for(&format!("spooling=0 lingering={all} spooled={all} rejected=0 protocol_errors=0"));
+    });
+}
+
+#[test]
+fn a_slow_reader_whose_connection_is_kept_stays_with_its_thread() {
+    each(|gunicorn| {
+        if gunicorn.worker != THREADS {
             return;
         }
         let lingerd = Daemon::start(&[]);
+        let server = gunicorn.start(&lingerd.site, &["--keep-alive", "600"]);
+        let mut client = slow(&server, &request_1_1("GET", "/big", ""));
+        for _ in 0..2 {
+            let (_, body) = http::read_one(&mut client);
+            assert!(body == tcp::response(5_000_000));
+            client.write_all(request_1_1("GET", "/big", "").as_bytes()).unwrap();
+        }
+        let (head, body) = http::read_one(&mut client);
+        assert!(head.contains("\r\nConnection: keep-alive\r\n"), "{head}");
+        assert!(body == tcp::response(5_000_000));
+        // And the last one goes.
+        client.write_all(request_1_1("GET", "/big", CLOSE).as_bytes()).unwrap();
+        lingerd.wait_for("spooling=1 handed_over=1");
+        assert_whole(&client);
+    });
+}
+
+#[test]
+fn a_connection_that_was_kept_for_long_enough_is_handed_over() {
+    each(|gunicorn| {
+        if gunicorn.worker != THREADS {
+            return;
+        }
+        let lingerd = Daemon::start(&[]);
+        let server = gunicorn.start(&lingerd.site, &["--keep-alive", "1"]);
+        let mut client = http::connect(server.address);
+        client.write_all(request_1_1("GET", "/page", "").as_bytes()).unwrap();
+        http::read_one(&mut client);
+        lingerd.wait_for("lingering=1");
+        assert_eq!(tcp::read_to_end(&mut client), b"");
+    });
+}
+
+#[test]
+fn what_the_application_gives_up_does_not_look_whole() {
+    each(|gunicorn| {
+        let lingerd = Daemon::start(&[]);
         let server = gunicorn.start(&lingerd.site, &[]);
-        let mut paths = vec!["/big"; 5];
-        // Of the oldest gunicorn a file is sent from its beginning, wherever it stands.
-        if !gunicorn.environment.ends_with("gunicorn-oldest") {
-            paths.extend(["/file"; 5]);
+        for path in ["/fails", "/fails-in-chunks"] {
+            let mut client = slow(&server, &request_1_1("GET", path, CLOSE));
+            let mut answer = Answer::new(Expected { status: 200, content: Some(5_000_000) });
+            answer.feed(&tcp::read_to_end(&mut client));
+            assert_eq!(answer.wrong(), None);
+            assert!(!answer.may_end_here());
         }
-        let mut clients: Vec<_> = paths.iter().map(|path| slow(&server, path)).collect();
-        lingerd.wait_for(&format!("spooling={}", clients.len()));
+        assert_eq!(server.log().matches("RuntimeError: to be seen").count(), 2, "{}", server.log());
         server.page();
-        let page = tcp::response(5_000_000);
-        for client in &mut clients {
-            assert!(tcp::read_to_end(client).ends_with(&page));
+        lingerd.wait_for("spooled=0 rejected=0 protocol_errors=0");
+    });
+}
+
+#[test]
+fn heads_and_uploads_are_answered_as_ever() {
+    each(|gunicorn| {
+        let lingerd = Daemon::start(&[]);
+        let server = gunicorn.start(&lingerd.site, &[]);
+        let mut client = http::connect(server.address);
+        client.write_all(request_1_1("HEAD", "/page", CLOSE).as_bytes()).unwrap();
+        let mut bytes = tcp::read_to_end(&mut client);
+        // The oldest says more than it should.
+        if gunicorn.environment.ends_with("gunicorn-oldest") {
+            bytes.truncate(bytes.len() - 20_000);
         }
-        let all = clients.len();
-        lingerd.wait_for(&format!("spooling=0 lingering={all} spooled={all} rejected=0 protocol_errors=0"));
+        let head = String::from_utf8(bytes).unwrap();
+        assert!(head.contains("\r\nContent-Length: 20000\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+
+        let mut client = http::connect(server.address);
+        let fields = format!("{CLOSE}Content-Length: 5000\r\nExpect: 100-continue\r\n");
+        client.write_all(request_1_1("POST", "/count", &fields).as_bytes()).unwrap();
+        assert_eq!(http::read_head(&mut client), "HTTP/1.1 100 Continue\r\n\r\n");
+        client.write_all(&[b'u'; 5000]).unwrap();
+        assert_eq!(http::read_one(&mut client).1, b"5000");
+        lingerd.wait_for("handed_over=2 spooled=0");
+    });
+}
+
+#[test]
+fn the_access_log_has_all_that_a_slow_reader_gets() {
+    each(|gunicorn| {
+        let lingerd = Daemon::start(&[]);
+        let log = lingerd.site.path("access.log");
+        let options = ["--access-logfile", log.to_str().unwrap(), "--access-logformat", "%(U)s %(s)s %(B)s"];
+        let server = gunicorn.start(&lingerd.site, &options);
+        let clients = ["/big", "/list"].map(|path| slow(&server, &request(path)));
+        lingerd.wait_for("spooling=2");
+        // Before anybody has read it.
+        wait_until("both are logged", || fs::read_to_string(&log).unwrap().lines().count() == 2);
+        assert_eq!(fs::read_to_string(&log).unwrap(), "/big 200 5000000\n/list 200 5000000\n");
+        drop(clients);
     });
 }
 
@@ -205,11 +322,12 @@ fn what_is_still_being_made_and_all_without_lingerd_the_worker_writes_itself() {
     each(|gunicorn| {
         let lingerd = Daemon::start(&[]);
         let server = gunicorn.start(&lingerd.site, &[]);
-        let page = tcp::response(5_000_000);
-        assert!(tcp::read_to_end(&mut slow(&server, "/pieces")).ends_with(&page));
+        assert_whole(&slow(&server, &request("/pieces")));
         lingerd.wait_for("spooled=0 spooling=0");
         lingerd.kill();
-        assert!(tcp::read_to_end(&mut slow(&server, "/big")).ends_with(&page));
+        for path in ["/big", "/list"] {
+            assert_whole(&slow(&server, &request_1_1("GET", path, CLOSE)));
+        }
     });
 }
 
@@ -280,6 +398,11 @@ fn the_end_of_tls_is_said_before_the_connection_is_handed_over() {
         let newest = exchange_tls(server.address, &[], request("/page").as_bytes(), 0);
         assert!(newest.held.body == tcp::response(20_000));
         lingerd.wait_for("lingering=6 senders=1");
+        // What is encrypted the worker writes, as nobody else has the key; and then lingers nobody.
+        let large = exchange_tls(server.address, &["-tls1_2"], request("/big").as_bytes(), 0);
+        assert!(large.held.body == tcp::response(5_000_000));
+        assert_eq!(large.records.last(), Some(&record::ALERT));
+        lingerd.wait_for("lingering=7 spooled=0");
     });
 }
 
@@ -288,11 +411,13 @@ fn a_worker_that_has_served_enough_leaves_its_clients_to_lingerd() {
     each(|gunicorn| {
         let lingerd = Daemon::start(&[]);
         let server = gunicorn.start(&lingerd.site, &["--max-requests", "15"]);
+        let slow = slow(&server, &request("/big"));
         let held: Vec<_> = (0..MANY).map(|_| server.page()).collect();
-        lingerd.wait_for(&format!("lingering={MANY} rejected=0 protocol_errors=0"));
+        lingerd.wait_for(&format!("lingering={MANY} spooling=1 rejected=0 protocol_errors=0"));
         assert!(server.log().contains("Autorestarting worker"), "{}", server.log());
-        drop(held);
-        lingerd.wait_for(&format!("closed={MANY} reset=0"));
+        assert_whole(&slow);
+        drop((held, slow));
+        lingerd.wait_for(&format!("closed={} reset=0", MANY + 1));
     });
 }
 
@@ -301,7 +426,7 @@ fn workers_are_replaced_at_sighup_and_nobody_notices() {
     each(|gunicorn| {
         let lingerd = Daemon::start(&[]);
         let server = gunicorn.start(&lingerd.site, &["-w", "2"]);
-        let held = server.page();
+        let held = (server.page(), slow(&server, &request("/big")));
         let before = [server.worker(), server.worker(), server.worker()];
         under_load(server.address, |wait_for_more| {
             for _ in 0..2 {
@@ -314,6 +439,7 @@ fn workers_are_replaced_at_sighup_and_nobody_notices() {
         let handed_over = lingerd.counters()["handed_over"];
         let after = server.page();
         wait_until("they hand over, too", || lingerd.counters()["handed_over"] > handed_over);
+        assert_whole(&held.1);
         drop((held, after));
         lingerd.wait_for("lingering=0 rejected=0 protocol_errors=0");
     });
@@ -324,7 +450,7 @@ fn the_master_that_takes_over_at_sigusr2_hands_over_too() {
     each(|gunicorn| {
         let lingerd = Daemon::start(&[]);
         let server = gunicorn.start(&lingerd.site, &[]);
-        let held = server.page();
+        let held = (server.page(), slow(&server, &request("/big")));
         let old = server.worker();
         server.signal(libc::SIGUSR2);
         wait_until("both serve", || server.worker() != old);
@@ -335,9 +461,42 @@ fn the_master_that_takes_over_at_sigusr2_hands_over_too() {
         let handed_over = lingerd.counters()["handed_over"];
         let after = server.page();
         wait_until("it hands over", || lingerd.counters()["handed_over"] > handed_over);
+        assert_whole(&held.1);
         drop((held, after));
         lingerd.wait_for("lingering=0 rejected=0 protocol_errors=0");
     });
+}
+
+/// Clients of each case.
+const CRUEL: usize = 2;
+
+/// What their times are multiplied by.
+const SCALE: f64 = 0.2;
+
+#[test]
+fn every_cruel_client_gets_its_whole_response() {
+    if !built::project().join("target/gunicorn/bin/gunicorn").exists() {
+        return skip("there is no target/gunicorn ('sh ci/packages check' gets it)");
+    }
+    // As tests/torture.rs has it.
+    let idle: &[&str] = if TELLS_ACKNOWLEDGED { &["-t", "3"] } else { &[] };
+    let lingerd = Daemon::start(idle);
+    let socket = lingerd.site.socket();
+    // A thread for each that is sent something over TLS.
+    let start = |tls| comparisons::gunicorn::Gunicorn::try_start(Worker::Threads(50), 2, Some(&socket), tls);
+    let (plain, tls) = (start(false).unwrap(), start(true).unwrap());
+    let cases = cases::all();
+    let each = cases.iter().flat_map(|case| std::iter::repeat_n(case, CRUEL));
+    let clients = with_addresses(each, |_| plain.server(&tls));
+    let seen = run_all(&clients, SCALE, Duration::ZERO);
+    let lost: Vec<_> = clients
+        .iter()
+        .zip(seen)
+        .filter(|(_, seen)| !matches!(seen.outcome, Outcome::Whole | Outcome::Left))
+        .map(|((case, _), seen)| format!("{}: {:?}", case.title, seen.outcome))
+        .collect();
+    assert!(lost.is_empty(), "{lost:#?}\n{:?}", lingerd.counters());
+    assert_eq!(lingerd.counters()["cut_short"], 0);
 }
 
 #[test]

@@ -53,6 +53,32 @@ fn it_is_installed_with_its_types_and_needs_nothing() {
     assert_eq!(said.stdout, format!("{version} None /var/run/lingerd/lingerd.sock\n"), "{said:?}");
 }
 
+#[test]
+fn its_types_are_right_on_each_system() {
+    let python = built::project().join("target/mypy/bin/python");
+    if !python.exists() {
+        return skip(&format!("there is no {} ('sh ci/packages check' gets it)", python.display()));
+    }
+    let site = Site::new();
+    for (version, platform) in [("3.9", "linux"), ("3.13", "darwin")] {
+        let checked = run(Command::new(&python)
+            .current_dir(built::project().join("senders/python"))
+            .args([
+                "-m",
+                "mypy",
+                "--strict",
+                "--python-version",
+                version,
+                "--platform",
+                platform,
+                "--cache-dir",
+            ])
+            .arg(site.path("cache"))
+            .arg("src"));
+        assert_eq!(checked.code, Some(0), "{}{}", checked.stdout, checked.stderr);
+    }
+}
+
 /// A server in Python that prints its port.
 struct Server {
     process: Child,

@@ -600,6 +600,10 @@ impl Model {
         };
         let was_away = parked.server.was_away(from, half_closed) + looks_away;
         let is_abandoned = was_away + Duration::from_secs(6) >= ten;
+        // One that was given up before, and is away again when it is looked for.
+        let is_away =
+            parked.server.was_away(half_closed.saturating_sub(turn + TICK), half_closed) > Duration::ZERO;
+        let is_still_lost = is_away && parked.server.was_away(Duration::ZERO, half_closed) >= ten;
         // They may have half of the table, and then one of them makes room.
         let peak = figure(&stage.daemon.snapshot(), "peak");
         let is_full = |most: usize| peak >= most as u64;
@@ -607,7 +611,7 @@ impl Model {
             || is_full(plan.least() / 24)
             || plan.wanted.is_some_and(|wanted| is_full(wanted / 2));
         assert!(
-            is_over || is_stopped || is_abandoned || made_room,
+            is_over || is_stopped || is_abandoned || is_still_lost || made_room,
             "given up for no reason: {facts:?}, {:?}, {plan:?}",
             parked.patience
         );

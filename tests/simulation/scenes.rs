@@ -13,6 +13,7 @@ use lingerd::guard::Allowed;
 use lingerd::rules::linger::Rules;
 use lingerd::rules::time::Span;
 use lingerd::senders::protocol::{GO_AHEAD, HEAD};
+use lingerd::service::control::Order;
 use lingerd::stats::Snapshot;
 use lingerd_platform::fake::{
     self, Address, Caller, Client, Fake, Faults, Flavour, Held, Kernel, Medium, Process, Raiser, Setup,
@@ -1617,5 +1618,83 @@ fn workers_who_take_note_of_nothing_are_asked_once_and_given_up_when_somebody_wa
         scene.until("that is over", |scene| scene.figure("abandoned") == 10);
         let taken = scene.kernel.now() - start - HOUR;
         assert!((SECOND * 290..SECOND * 370).contains(&taken), "{taken:?}");
+    }
+}
+
+#[test]
+fn what_a_server_sends_back_and_is_slow_to_close_keeps_nobody_waiting() {
+    let slow = |kernel: &Kernel| kernel.slow("a file", SECOND * 60);
+    for flavour in flavours() {
+        let mut scene = Scene::new(flavour, NEVER);
+        let way = scene.kernel.way_back("apache", 511);
+        let clients = scene.park("apache", 4, HOUR);
+        // Who only asks whether it is there, or who offers one.
+        let called = |scene: &mut Scene, offers: bool| loop {
+            scene.until("somebody calls", |_| way.waiting() > 0);
+            let caller = way.accept().expect("somebody waits");
+            if caller.take().0.is_empty() != offers {
+                return caller;
+            }
+        };
+        for _ in 0..2 {
+            let asked = called(&mut scene, false);
+            asked.send(b"xy", &[&slow(&scene.kernel)]).expect("room in the queue");
+        }
+        // Its workers: one takes what it is offered and more is said, one says what nobody says, and goes or stays.
+        for (n, (said, returned)) in [(b"A", 1), (b"A", 2), (b"B", 2)].into_iter().enumerate() {
+            clients[n].say(b"G");
+            let worker = called(&mut scene, true);
+            worker.send(said, &[]).expect("room in the queue");
+            worker.send(b"x", &[&slow(&scene.kernel)]).expect("room in the queue");
+            let start = scene.kernel.now();
+            scene.until("it is heard", |scene| scene.kernel.now() > start + SECOND / 16);
+            assert_eq!(scene.figure("returned"), returned);
+        }
+        // The last ones that were parked for it go while it is asked.
+        let _offered = called(&mut scene, true); // the one that was not taken
+        assert_eq!(scene.figure("parked"), 2);
+        scene.raise.stop.raise();
+        clients.iter().for_each(Client::close);
+        scene.until("the end", |scene| scene.daemon.is_done());
+    }
+}
+
+#[test]
+fn a_worker_that_has_the_end_wait_for_its_client_keeps_nobody_waiting() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(flavour, NEVER);
+        let way = scene.kernel.way_back("apache", 511);
+        let sender = scene.spooler();
+        // Who does not read what was written to it.
+        let (client, held) =
+            scene.kernel.connection(&Setup { response: 1 << 20, reads: false, ..Setup::default() });
+        sender.send(&ticket(b'K', "apache", HOUR), &[&held]).expect("room in the queue");
+        drop(held);
+        scene.until("it is parked", |scene| scene.figure("parked") == 1);
+        client.say(b"G");
+        scene.until("it is offered", |_| way.waiting() > 0);
+        let worker = way.accept().expect("one is offered");
+        let (_, held) = worker.take();
+        held.iter().for_each(|held| held.set_linger(Some(SECOND * 30)));
+        worker.send(b"A", &[]).expect("room in the queue");
+        drop(held);
+        scene.until("it is taken", |scene| scene.figure("returned") == 1);
+    }
+}
+
+#[test]
+fn who_sends_what_is_slow_to_close_to_the_control_socket_keeps_nobody_waiting() {
+    for flavour in flavours() {
+        for said in [&b"?"[..], &[Order::Counters.byte()], &[Order::TakeOver.byte()]] {
+            let mut scene = Scene::new(flavour.clone(), NEVER);
+            let client = scene.kernel.connect(scene.control, ROOT).expect("room at the control socket");
+            let slow = || scene.kernel.slow("a file", SECOND * 60);
+            client.send(said, &[&slow()]).expect("room in the queue");
+            client.send(b"!", &[&slow()]).expect("room in the queue");
+            client.send(&[0; 100], &[]).expect("room in the queue");
+            scene.until("it is heard", |scene| client.queued() < 3 && scene.daemon.clients() == 0);
+            scene.raise.stop.raise();
+            scene.until("the end", |scene| scene.daemon.is_done());
+        }
     }
 }

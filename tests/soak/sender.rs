@@ -7,20 +7,17 @@
 //! What it has done it writes into a file, step by step: a process that is killed tells nothing any more.
 
 use crate::content;
-use lingerd::service::endpoint;
-use lingerd_platform::{fdpass, process};
+use lingerd_platform::process;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::env;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::ops::AddAssign;
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::daemon::Site;
@@ -189,12 +186,12 @@ fn is_a_process_of_its_own() {
     listener.listen(BACKLOG).unwrap();
     let listener = TcpListener::from(listener);
     let tally = File::options().write(true).open(tally).unwrap();
-    let link = Mutex::new(Link::new(Path::new(&socket)));
+    let sender = lingerd_client::Sender::new(socket).unwrap();
     tally.write_all_at(&u64::from(listener.local_addr().unwrap().port()).to_le_bytes(), 0).unwrap();
     thread::scope(|scope| {
         for number in 0..WORKERS {
-            let (listener, tally, link) = (&listener, &tally, &link);
-            scope.spawn(move || Worker { tally, number, done: Tally::default(), link }.work(listener));
+            let (listener, tally, sender) = (&listener, &tally, &sender);
+            scope.spawn(move || Worker { tally, number, done: Tally::default(), sender }.work(listener));
         }
         let _ = io::stdin().read(&mut [0]); // until whoever has started us ends, or wants us to
         std::process::exit(0);
@@ -206,7 +203,7 @@ struct Worker<'a> {
     tally: &'a File,
     number: usize,
     done: Tally,
-    link: &'a Mutex<Link<'a>>,
+    sender: &'a lingerd_client::Sender,
 }
 
 impl Worker<'_> {
@@ -239,15 +236,15 @@ impl Worker<'_> {
         }
         self.done.tried += 1;
         self.tell();
-        let given = self.link.lock().unwrap().give(&client);
-        match given {
-            Ok(()) => self.done.handed += 1,
-            Err(Refusal::Full) => self.done.full += 1,
-            Err(Refusal::Alone) => self.done.alone += 1,
+        let given = self.sender.give(client);
+        match (&given, self.sender.error()) {
+            (Ok(()), _) => self.done.handed += 1,
+            (Err(_), None) => self.done.full += 1,
+            (Err(_), Some(_)) => self.done.alone += 1,
         }
         self.tell();
-        if given.is_err() {
-            linger(client);
+        if let Err(refused) = given {
+            linger(refused.socket);
         }
         Ok(())
     }
@@ -264,61 +261,4 @@ fn linger(mut client: TcpStream) {
     let _ = client.set_read_timeout(Some(SILENCE));
     let mut late = [0; 4096];
     while start.elapsed() < LIMIT && client.read(&mut late).is_ok_and(|bytes| bytes > 0) {}
-}
-
-/// Why a hand-off was none.
-#[derive(Clone, Copy)]
-enum Refusal {
-    Full,
-    Alone,
-}
-
-/// The way to the daemon, kept as the C sender keeps it.
-struct Link<'a> {
-    path: &'a Path,
-    socket: Option<Socket>,
-    start: Instant,
-    /// The second in which it was last tried to connect.
-    tried: Option<u64>,
-}
-
-impl<'a> Link<'a> {
-    fn new(path: &'a Path) -> Self {
-        Link { path, socket: None, start: Instant::now(), tried: None }
-    }
-
-    /// Hands a client over. One link that turns out to be dead is no reason to give up, a full one is.
-    fn give(&mut self, client: &TcpStream) -> Result<(), Refusal> {
-        for _ in 0..2 {
-            let link = self.open()?;
-            match fdpass::send(link, b"L", &[client.as_fd()]) {
-                Ok(_) => return Ok(()),
-                Err(e) if is_passing(&e) => return Err(Refusal::Full),
-                Err(_) => self.socket = None,
-            }
-        }
-        Err(Refusal::Alone)
-    }
-
-    /// Connects where that was not tried in this second.
-    fn open(&mut self) -> Result<&Socket, Refusal> {
-        if self.socket.is_none() {
-            let now = Some(self.start.elapsed().as_secs());
-            if self.tried == now {
-                return Err(Refusal::Alone);
-            }
-            self.tried = now;
-            self.socket = endpoint::connect(self.path).ok();
-        }
-        self.socket.as_ref().ok_or(Refusal::Alone)
-    }
-}
-
-/// Whether the link is as good as before.
-fn is_passing(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::OutOfMemory)
-        || matches!(
-            error.raw_os_error(),
-            Some(libc::ETOOMANYREFS | libc::EMFILE | libc::ENFILE | libc::ENOBUFS)
-        )
 }

@@ -5,7 +5,7 @@
 use super::{Content, Peer, Piece, Received, Socket, Stage, Stranger, Waits};
 use crate::backend::{Backend, Interest, Token};
 use crate::content::Content as _;
-use crate::tcp::{DISCARD_BYTES, TELLS_ENDED, Tcp};
+use crate::tcp::{DISCARD_BYTES, OwnEnd, TELLS_ENDED, Tcp};
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ macro_rules! tcp_tests {
             what_came_before_a_reset_can_be_told_from_the_reset
             a_reset_socket_differs_from_one_never_connected
             tells_whether_all_is_acknowledged_the_fin_too
+            tells_how_far_this_end_is_closed_or_nothing
             tells_whether_something_is_unread
             a_notice_in_the_error_queue_keeps_a_socket_ready_until_it_is_drained
             the_peer_is_the_client_until_it_is_gone
@@ -233,6 +234,34 @@ pub fn tells_whether_all_is_acknowledged_the_fin_too<S: Stage>(stage: &mut S) {
     socket.half_close();
     peer.half_close();
     stage.until("acknowledged", || socket.is_acknowledged() == Some(true));
+}
+
+pub fn tells_how_far_this_end_is_closed_or_nothing<S: Stage>(stage: &mut S) {
+    // A full window in between.
+    let (mut peer, received) = stage.connection();
+    let written = peer.fill();
+    peer.let_go();
+    let socket = self::socket::<S>(received);
+    let tells = socket.own_end() != OwnEnd::Unknown;
+    let is = |socket: &Socket<S>, end| socket.own_end() == if tells { end } else { OwnEnd::Unknown };
+    assert!(is(&socket, OwnEnd::Open));
+    socket.half_close();
+    assert!(is(&socket, OwnEnd::Sent));
+    assert_eq!(peer.read_to_end().unwrap(), written);
+    stage.until("acknowledged", || is(&socket, OwnEnd::Acknowledged));
+    // One whose client has ended first.
+    let (mut peer, socket) = connected(stage);
+    peer.half_close();
+    readable(stage, &socket);
+    assert!(is(&socket, OwnEnd::Open));
+    // What is no connection, or was one.
+    for what in [Stranger::Unconnected, Stranger::Listener] {
+        assert_eq!(self::socket::<S>(stage.stranger(what)).own_end(), OwnEnd::Unknown, "{what:?}");
+    }
+    let (mut peer, socket) = connected(stage);
+    peer.reset();
+    readable(stage, &socket);
+    assert_eq!(socket.own_end(), OwnEnd::Unknown);
 }
 
 pub fn tells_whether_something_is_unread<S: Stage>(stage: &mut S) {

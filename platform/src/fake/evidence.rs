@@ -48,6 +48,7 @@ pub enum Call {
     CloseContent,
     /// [`Reader::take`](crate::reader::Reader::take)
     Answer,
+    OwnEnd,
     IsAcknowledged,
     HasUnread,
     HasEnded,

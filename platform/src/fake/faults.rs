@@ -51,6 +51,8 @@ pub struct Flavour {
     pub pause: Option<Duration>,
     /// Whether it tells what is acknowledged.
     pub tells_acknowledged: bool,
+    /// Whether it tells how far an end is closed.
+    pub tells_own_end: bool,
     /// Whether a second half-close in FIN_WAIT_2 ends receiving too, as shutdown(2) of the BSDs does.
     /// No real [`half_close`](crate::tcp::Tcp::half_close) lets that happen, and so no flavour here has
     /// it by itself.
@@ -89,6 +91,7 @@ impl Flavour {
             granularity: Duration::from_millis(1),
             pause: Some(Duration::from_millis(1)),
             tells_acknowledged: true,
+            tells_own_end: true,
             second_half_close_ends_receiving: false,
             silences: true,
             refuses_when_full: false,
@@ -106,6 +109,7 @@ impl Flavour {
     pub const fn bsd() -> Self {
         Flavour {
             reports: Reports::Refusals,
+            tells_own_end: false,
             pause: None,
             granularity: Duration::from_nanos(1),
             silences: false,

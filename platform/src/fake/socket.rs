@@ -12,7 +12,7 @@ use super::state::State;
 use super::tcp::{Way, address};
 use super::{Handle, Kernel};
 use crate::backend::Descriptor;
-use crate::tcp::{DISCARD_BYTES, Tcp};
+use crate::tcp::{DISCARD_BYTES, OwnEnd, Tcp};
 use std::cell::RefMut;
 use std::io;
 use std::net::SocketAddr;
@@ -160,6 +160,23 @@ impl Tcp for Socket {
         seen
     }
 
+    fn own_end(&self) -> OwnEnd {
+        let (mut state, kind) = self.enter(Call::OwnEnd);
+        let connection = match kind {
+            Kind::Tcp(connection) if state.flavour.tells_own_end => state.connections.get(connection),
+            _ => None,
+        };
+        let told = match connection {
+            Some(it) if !it.is_connected() => OwnEnd::Unknown,
+            Some(it) if !it.to_client.fin => OwnEnd::Open,
+            Some(it) if it.to_client.unacknowledged() > 0 => OwnEnd::Sent,
+            Some(_) => OwnEnd::Acknowledged,
+            None => OwnEnd::Unknown,
+        };
+        self.note(&mut state, Call::OwnEnd, told as i64);
+        told
+    }
+
     fn is_acknowledged(&self) -> Option<bool> {
         let (mut state, kind) = self.enter(Call::IsAcknowledged);
         let told = match kind {
@@ -218,6 +235,15 @@ impl Tcp for Socket {
         };
         self.note(&mut state, Call::Peer, address.is_ok());
         address
+    }
+
+    /// As where the system cannot tell.
+    fn past_peer(&self) -> Option<SocketAddr> {
+        self.peer().ok()
+    }
+
+    fn into_received(self) -> Received {
+        Received(self.0)
     }
 
     fn let_go(self) {

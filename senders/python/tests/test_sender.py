@@ -5,6 +5,7 @@ stands still until a test moves it.
 tests/python has it before the real lingerd.
 """
 
+import errno
 import os
 import shutil
 import socket
@@ -144,6 +145,30 @@ class Give(TestCase):
         self.assertEqual(self.received(self.accept(listener))[0], b"L")
         with self.assertRaises(ValueError):
             self.sender.give(server, 0)
+
+    def test_too_many_on_their_way_is_not_now_and_the_link_is_kept(self):
+        listener = self.listen()
+        _, server = self.connection()
+        self.assertTrue(self.sender.give(server))
+        link = self.accept(listener)
+        for number in errno.ETOOMANYREFS, errno.EMFILE, errno.ENOBUFS, errno.ENOMEM:
+            with mock.patch.object(socket.socket, "sendmsg", side_effect=OSError(number, "")):
+                self.assertFalse(self.sender.give(server))
+            self.assertTrue(self.sender.give(server))
+        for _ in range(5):
+            self.assertEqual(len(self.received(link)[1]), 1)
+
+    def test_without_a_descriptor_for_a_link_it_is_tried_again_in_a_second(self):
+        listener = self.listen()
+        _, server = self.connection()
+        with mock.patch.object(_sender.socket, "socket", side_effect=OSError(errno.EMFILE, "")) as none:
+            self.assertFalse(self.sender.give(server))
+            self.assertFalse(self.sender.give(server))
+        self.assertEqual(none.call_count, 1)
+        self.assertEqual(self.sender.error.errno, errno.EMFILE)
+        self.now += 1
+        self.assertTrue(self.sender.give(server))
+        self.accept(listener)
 
     def test_what_lingerd_does_not_take_is_not_given(self):
         self.listen()
@@ -359,6 +384,40 @@ class Spool(TestCase):
         threading.Timer(0, link.sendall, [b"G"]).start()
         self.assertTrue(self.sender.may_spool(600, server))
 
+    def test_half_a_head_ends_the_link_and_the_caller_writes(self):
+        listener = self.listen(self.path + ".2")
+        _, server = self.connection()
+        self.assertFalse(self.sender.may_spool())
+        link = self.accept(listener)
+        link.sendall(b"G")
+        whole = socket.socket.sendmsg
+
+        def half(sock, buffers, *others):
+            return whole(sock, [buffers[0][:36]], *others)
+
+        with mock.patch.object(socket.socket, "sendmsg", half):
+            self.assertFalse(self.sender.spool(server, [lingerd.Part(self.file, 0, 10)]))
+        self.assertFalse(self.resets(server))
+        self.assertEqual(len(self.received(link, 1000)[0]), 36)
+        self.assertEqual(link.recv(1), b"")
+        # And another one, with a G of its own, is not before a second is over.
+        self.assertFalse(self.sender.may_spool())
+        self.now += 1
+        self.assertFalse(self.sender.may_spool())
+        self.accept(listener).sendall(b"G")
+        self.assertTrue(self.sender.spool(server, [lingerd.Part(self.file, 0, 10)]))
+
+    def test_one_that_is_not_taken_now_has_its_G_still(self):
+        listener = self.listen(self.path + ".2")
+        _, server = self.connection()
+        self.assertFalse(self.sender.may_spool())
+        self.accept(listener).sendall(b"G")
+        parts = [lingerd.Part(self.file, 0, 10)]
+        with mock.patch.object(socket.socket, "sendmsg", side_effect=OSError(errno.ETOOMANYREFS, "")):
+            self.assertFalse(self.sender.spool(server, parts))
+        self.assertFalse(self.resets(server))
+        self.assertTrue(self.sender.spool(server, parts, float("inf")))
+
     def test_a_lingerd_that_cannot_has_no_such_socket(self):
         self.listen()
         _, server = self.connection()
@@ -368,7 +427,9 @@ class Spool(TestCase):
     def test_what_makes_no_sense(self):
         _, server = self.connection()
         good = lingerd.Part(self.file, 0, 10)
-        for parts, patience in ([], 1), ([good] * 5, 1), ([good], 0), ([good._replace(offset=-1)], 1):
+        nan = float("nan")
+        bad = good._replace(offset=-1)
+        for parts, patience in ([], 1), ([good] * 5, 1), ([good], 0), ([good], nan), ([bad], 1):
             with self.assertRaises(ValueError):
                 self.sender.spool(server, parts, patience)
 

@@ -3,10 +3,10 @@
 //! A server's workers as the daemon sees them: where they take parked connections back.
 
 use crate::{PATIENCE, eventually};
-use lingerd_platform::fdpass::Link;
+use lingerd_platform::fdpass::{self, Link};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -97,6 +97,11 @@ impl Offer {
     /// Takes it when the daemon may not be there any more. Returns nothing if it is not.
     pub fn try_take(mut self) -> Option<TcpStream> {
         self.link.write_all(b"A").ok().map(|()| self.socket)
+    }
+
+    /// Says `bytes` and sends these along, whatever the protocol has to say to that.
+    pub fn say(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+        fdpass::send(&self.link, bytes, descriptors).unwrap();
     }
 
     /// Waits until the daemon has let go of the link.

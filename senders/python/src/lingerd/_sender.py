@@ -316,9 +316,9 @@ class Sender:
         """
         if not 1 <= len(parts) <= _MOST_PARTS:
             raise ValueError(f"there are 1 to {_MOST_PARTS} parts")
-        milliseconds = min(int(patience * 1000), 0x7FFFFFFF)
-        if milliseconds < 1:
-            raise ValueError("patience must be more than 0")
+        if not patience >= 0.001:
+            raise ValueError("patience must be a millisecond at least")
+        milliseconds = int(min(patience * 1000, 0x7FFFFFFF))
         if not _is_tcp(sock) or hasattr(sock, "unwrap"):
             return False
         numbers = [0] * (2 * _MOST_PARTS)

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The least that can be done with connections that are handed over: half-close, read and throw away what comes, close
+ * at the end of the stream. No time-outs, no limit, no table, no counters; whoever is silent stays for ever, and what a
+ * sender may do wrong is believed. It is what lingerd is measured against (benches/receiver.rs), and nothing to be used.
+ *
+ * Linux: receiver path
+ */
+
+#define _GNU_SOURCE
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define EVENTS 256              /* as many as lingerd takes at once */
+#define DISCARD (256 * 1024)
+#define SOCKETS 253             /* SCM_MAX_FD */
+
+static const uint64_t LISTENER = (uint64_t) 1 << 32, SENDER = (uint64_t) 1 << 33;
+static int epoll;
+
+static void fail(const char *what)
+{
+    perror(what);
+    exit(1);
+}
+
+static void watch(int fd, uint64_t what)
+{
+    struct epoll_event event = { EPOLLIN | EPOLLRDHUP, { .u64 = what | (uint64_t) fd } };
+
+    if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) != 0)
+        fail("epoll_ctl");
+}
+
+/* Reads what there is. Whether more may come. */
+static int discard(int fd)
+{
+    ssize_t got;
+
+    do
+        got = recv(fd, NULL, DISCARD, MSG_TRUNC | MSG_DONTWAIT);
+    while (got > 0);
+    return got < 0;
+}
+
+static void receive(int sender)
+{
+    char byte;
+    struct iovec iov = { &byte, 1 };
+    /* It need not be cleared: the kernel says how much of it is there. */
+    static union { struct cmsghdr align; char bytes[CMSG_SPACE(SOCKETS * sizeof(int))]; } control;
+    struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1,
+                              .msg_control = &control, .msg_controllen = sizeof control };
+    struct cmsghdr *header;
+    int count, i, fds[SOCKETS];
+
+    if (recvmsg(sender, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) <= 0) {
+        close(sender);
+        return;
+    }
+    header = CMSG_FIRSTHDR(&message);
+    if (header == NULL || header->cmsg_type != SCM_RIGHTS)
+        return;
+    count = (int) ((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+    memcpy(fds, CMSG_DATA(header), count * sizeof(int));
+    for (i = 0; i < count; i++) {
+        shutdown(fds[i], SHUT_WR);
+        if (discard(fds[i]))
+            watch(fds[i], 0);
+        else
+            close(fds[i]);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    struct epoll_event events[EVENTS];
+    struct rlimit limit;
+    int listener, ready, i;
+
+    if (argc != 2 || strlen(argv[1]) >= sizeof address.sun_path) {
+        fprintf(stderr, "usage: receiver path\n");
+        return 2;
+    }
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+    strcpy(address.sun_path, argv[1]);
+    listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (listener < 0 || epoll < 0)
+        fail("socket");
+    if (bind(listener, (struct sockaddr *) &address, sizeof address) != 0 || listen(listener, 128) != 0)
+        fail(argv[1]);
+    watch(listener, LISTENER);
+    for (;;) {
+        ready = epoll_wait(epoll, events, EVENTS, -1);
+        for (i = 0; i < ready; i++) {
+            uint64_t what = events[i].data.u64;
+            int fd = (int) (uint32_t) what;
+
+            if (what & LISTENER) {
+                int sender = accept(fd, NULL, NULL);
+
+                if (sender >= 0)
+                    watch(sender, SENDER);
+            } else if (what & SENDER) {
+                receive(fd);
+            } else if (!discard(fd)) {
+                close(fd);
+            }
+        }
+    }
+}

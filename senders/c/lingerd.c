@@ -1,0 +1,401 @@
+/*
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
+ * lingerd.c: what liblingerd has over ap_lingerd.c, which it wraps: a handle for
+ * all threads of a process and for its children, and responses in memory.  What
+ * this must not know: what a message looks like, and when a link is made anew.
+ */
+
+#if defined(__linux__) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE 1   /* memfd_create(2), mkostemp(3) */
+#endif
+
+#include "lingerd.h"
+#include "../../apache-1.3/ap_lingerd.h"
+
+#include <sys/mman.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#if LINGERD_PIECES != LINGERD_PARTS
+#error "as many pieces as parts"
+#endif
+
+/* Younger than memfd_create(2), and than many a header. */
+#if defined(__linux__) && !defined(MFD_NOEXEC_SEAL)
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+
+/* INT64_MAX, which may be of a type that C89 has not. */
+#define MOST ((int64_t)((uint64_t)-1 / 2))
+
+/* A link, and whose it is. */
+typedef struct way {
+    pthread_mutex_t lock;
+    pid_t pid;
+    lingerd_sender sender;
+} way;
+
+struct lingerd {
+    way first, second;
+    lingerd *next;
+};
+
+/* ---- Threads and fork(2) ------------------------------------------------- */
+
+/* All there are: their locks are nobody's while a process is copied, so that none
+ * is held for ever in the child by a thread that is not there. */
+static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
+static lingerd *all;
+
+static void before_fork(void)
+{
+    lingerd *each;
+
+    (void)pthread_mutex_lock(&all_lock);
+    for (each = all; each != NULL; each = each->next) {
+        (void)pthread_mutex_lock(&each->first.lock);
+        (void)pthread_mutex_lock(&each->second.lock);
+    }
+}
+
+static void after_fork(void)
+{
+    lingerd *each;
+
+    for (each = all; each != NULL; each = each->next) {
+        (void)pthread_mutex_unlock(&each->second.lock);
+        (void)pthread_mutex_unlock(&each->first.lock);
+    }
+    (void)pthread_mutex_unlock(&all_lock);
+}
+
+static int watch_error;
+
+static void watch_forks(void)
+{
+    watch_error = pthread_atfork(before_fork, after_fork, after_fork);
+}
+
+/*
+ * Part with the link of a parent.  Who closes all descriptors after fork(2), as
+ * daemons do, may have something else by that number, which stays.
+ */
+static void leave(lingerd_sender *s)
+{
+    struct sockaddr_un peer;
+    socklen_t size = sizeof(peer);
+
+    memset(&peer, 0, sizeof(peer));
+    if (s->fd >= 0
+        && (getpeername(s->fd, (struct sockaddr *)&peer, &size) != 0
+            || peer.sun_family != AF_UNIX
+            || strncmp(peer.sun_path, s->addr.sun_path,
+                       sizeof(peer.sun_path)) != 0)) {
+        s->fd = -1;
+    }
+    lingerd_drop(s, 0);
+    s->tried = (time_t)-1;
+}
+
+static lingerd_sender *enter(way *w)
+{
+    pid_t pid = getpid();
+
+    (void)pthread_mutex_lock(&w->lock);
+    if (w->pid != pid) {
+        leave(&w->sender);
+        w->pid = pid;
+    }
+    return &w->sender;
+}
+
+/* errno is kept, here and in what follows that has no result. */
+static void go(way *w)
+{
+    (void)pthread_mutex_unlock(&w->lock);
+}
+
+static void make(way *w)
+{
+    (void)pthread_mutex_init(&w->lock, NULL);
+    w->pid = getpid();
+}
+
+static void unmake(way *w)
+{
+    lingerd_drop(enter(w), 0);
+    go(w);
+    (void)pthread_mutex_destroy(&w->lock);
+}
+
+lingerd *lingerd_new(const char *path)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    lingerd *l;
+
+    (void)pthread_once(&once, watch_forks);
+    if (watch_error != 0) {
+        errno = watch_error;
+        return NULL;
+    }
+    l = (lingerd *)malloc(sizeof(*l));
+    if (l == NULL) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (path == NULL) {
+        path = LINGERD_SOCKET;
+    }
+    if (lingerd_init(&l->first.sender, path) != 0
+        || lingerd_init_spool(&l->second.sender, path) != 0) {
+        int saved = errno;
+
+        free(l);
+        errno = saved;
+        return NULL;
+    }
+    make(&l->first);
+    make(&l->second);
+    (void)pthread_mutex_lock(&all_lock);
+    l->next = all;
+    all = l;
+    (void)pthread_mutex_unlock(&all_lock);
+    return l;
+}
+
+void lingerd_free(lingerd *l)
+{
+    lingerd **each = &all;
+
+    if (l == NULL) {
+        return;
+    }
+    (void)pthread_mutex_lock(&all_lock);
+    while (*each != l) {
+        each = &(*each)->next;
+    }
+    *each = l->next;
+    (void)pthread_mutex_unlock(&all_lock);
+    unmake(&l->first);
+    unmake(&l->second);
+    free(l);
+}
+
+/* ---- To linger ----------------------------------------------------------- */
+
+/* Whether a socket is of a kind that the daemon takes: else errno says why not. */
+static int is_taken(int sock)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_un room;
+    } name;
+    socklen_t size = sizeof(name);
+
+    if (getsockname(sock, &name.any, &size) != 0) {
+        return 0;
+    }
+    if (name.any.sa_family != AF_INET
+#ifdef AF_INET6
+        && name.any.sa_family != AF_INET6
+#endif
+        ) {
+        errno = EAFNOSUPPORT;
+        return 0;
+    }
+    return 1;
+}
+
+int lingerd_linger(lingerd *l, int sock, int seconds)
+{
+    lingerd_sender *s;
+    int rc;
+
+    if (seconds < 0) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (!is_taken(sock)) {
+        return -1;
+    }
+    s = enter(&l->first);
+    rc = seconds > 0 ? lingerd_give_for(s, sock, seconds) : lingerd_give(s, sock);
+    go(&l->first);
+    return rc;
+}
+
+int lingerd_finish(lingerd *l, int sock)
+{
+    if (!is_taken(sock)
+        || (!lingerd_half_close(sock) && lingerd_linger(l, sock, 0) != 0)) {
+        return -1;
+    }
+    (void)close(sock);
+    return 0;
+}
+
+/* ---- To write ------------------------------------------------------------ */
+
+/* A file that has no name and that no program inherits, or -1. */
+#ifdef MFD_CLOEXEC
+static int unnamed_file(void)
+{
+#ifdef __linux__
+    /* That it is no program; a Linux may be told to have no others, and one
+     * older than 6.3 does not know it. */
+    int fd = memfd_create("lingerd", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+
+    if (fd >= 0 || errno != EINVAL) {
+        return fd;
+    }
+#endif
+    return memfd_create("lingerd", MFD_CLOEXEC);
+}
+#else
+static int unnamed_file(void)
+{
+    char name[] = "/tmp/lingerd.XXXXXX";
+#if defined(__NetBSD__) || defined(__OpenBSD__)
+    int fd = mkostemp(name, O_CLOEXEC);
+#else
+    int fd = mkstemp(name);
+
+    (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+#endif
+    if (fd >= 0) {
+        (void)unlink(name);
+    }
+    return fd;
+}
+#endif
+
+static int write_all(int fd, const char *data, size_t length)
+{
+    while (length > 0) {
+        ssize_t written = write(fd, data, length);
+
+        if (written < 0 && errno != EINTR) {
+            return -1;
+        }
+        if (written > 0) {
+            data += written;
+            length -= (size_t)written;
+        }
+    }
+    return 0;
+}
+
+/* What the pieces are as parts of files; those in memory are put into one, which is
+ * -1 as long as there is none. */
+static int gather(lingerd_part *parts, const lingerd_piece *pieces, int count,
+                  int *memory)
+{
+    off_t at = 0;
+    int n;
+
+    for (n = 0; n < count; n++) {
+        parts[n].fd = pieces[n].fd;
+        parts[n].offset = (off_t)pieces[n].offset;
+        parts[n].length = (off_t)pieces[n].length;
+        parts[n].ours = 0;
+        if (pieces[n].data == NULL) {
+            continue;
+        }
+        if (*memory < 0) {
+            *memory = unnamed_file();
+        }
+        if (*memory < 0
+            || write_all(*memory, (const char *)pieces[n].data,
+                         (size_t)pieces[n].length) != 0) {
+            return -1;
+        }
+        parts[n].fd = *memory;
+        parts[n].offset = at;
+        parts[n].ours = 1;
+        at += parts[n].length;
+    }
+    return 0;
+}
+
+/* Whether there can be such pieces here: else errno says why not. */
+static int are_sound(const lingerd_piece *pieces, int count)
+{
+    int64_t all = 0;
+    int n;
+
+    if (count < 1 || count > LINGERD_PIECES) {
+        errno = EINVAL;
+        return 0;
+    }
+    for (n = 0; n < count; n++) {
+        int64_t offset = pieces[n].data == NULL ? pieces[n].offset : 0;
+        int64_t length = pieces[n].length;
+
+        if (offset < 0 || length < 0) {
+            errno = EINVAL;
+            return 0;
+        }
+        /* Also where the compiler was not told to make files large. */
+        if (length > MOST - all || offset > MOST - length
+            || (off_t)(offset + length) != offset + length) {
+            errno = EOVERFLOW;
+            return 0;
+        }
+        all += length;
+    }
+    return 1;
+}
+
+int lingerd_write_rest(lingerd *l, int sock, const lingerd_piece *pieces,
+                       int count, unsigned long patience)
+{
+    lingerd_part parts[LINGERD_PARTS];
+    lingerd_sender *s;
+    int may, rc = -1, memory = -1, saved;
+
+    if (!are_sound(pieces, count) || !is_taken(sock)) {
+        return -1;
+    }
+    if (patience == 0) {
+        errno = EINVAL;
+        return -1;
+    }
+    s = enter(&l->second);
+    may = lingerd_may_spool(s);
+    if (may == 0) {
+        errno = EAGAIN;
+    }
+    if (may > 0 && gather(parts, pieces, count, &memory) == 0) {
+        rc = lingerd_spool(s, sock, parts, count, patience);
+    }
+    saved = errno;
+    if (memory >= 0) {
+        (void)close(memory);
+    }
+    go(&l->second);
+    errno = saved;
+    return rc;
+}
+
+int lingerd_link(lingerd *l)
+{
+    lingerd_sender *s = enter(&l->second);
+    int fd = s->connected ? s->fd : -1;
+
+    go(&l->second);
+    return fd;
+}
+
+int lingerd_error(lingerd *l)
+{
+    lingerd_sender *s = enter(&l->first);
+    int error = s->fd < 0 ? s->error : s->connected ? 0 : EAGAIN;
+
+    go(&l->first);
+    return error;
+}

@@ -74,6 +74,9 @@ pub trait Link: Descriptor + Sized {
     /// whether the system can do that: else it may go on talking, and nothing is changed.
     fn silence(&self) -> bool;
 
+    /// Whether the system says that nothing is queued, and that nothing more will come: Linux does.
+    fn has_ended(&self) -> bool;
+
     /// Who is at the other end, as it was when it connected: what it becomes later, and whom it gives
     /// its end to, changes nothing.
     ///
@@ -164,6 +167,17 @@ impl Link for UnixStream {
             let _ = self.shutdown(Shutdown::Read); // fails only if it is gone already
         }
         process::SHUTDOWN_KEEPS_QUEUE
+    }
+
+    /// Elsewhere a message of no bytes may bring descriptors, and look like the end.
+    fn has_ended(&self) -> bool {
+        let mut byte = 0u8;
+        // SAFETY: recv(2) writes at most one byte to `byte`, which outlives the call. MSG_PEEK leaves what is there, with the
+        // descriptors that came with it.
+        cfg!(any(target_os = "linux", target_os = "android"))
+            && unsafe {
+                libc::recv(self.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_PEEK | libc::MSG_DONTWAIT)
+            } == 0
     }
 
     fn peer(&self) -> io::Result<Peer> {

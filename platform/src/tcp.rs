@@ -446,14 +446,27 @@ cfg_if::cfg_if! {
         }
 
         /// By the state, RFC 9293 section 3.3.2: FIN_WAIT_2 is entered by the acknowledgement of our FIN. Of MPTCP it is the
-        /// first subflow's, which may be gone while the connection is there: nothing is said of one that is.
+        /// first subflow's, which the kernel ends by itself where the client drops the address: nothing is said by such an
+        /// end, nor by a subflow that is gone.
         fn own_end(socket: &TcpStream) -> OwnEnd {
             match state(socket) {
                 Some(TCP_ESTABLISHED | TCP_CLOSE_WAIT) => OwnEnd::Open,
+                Some(TCP_FIN_WAIT1 | TCP_FIN_WAIT2 | TCP_CLOSING | TCP_LAST_ACK) if has_subflows(socket) => {
+                    OwnEnd::Unknown
+                }
                 Some(TCP_FIN_WAIT1 | TCP_CLOSING | TCP_LAST_ACK) => OwnEnd::Sent,
                 Some(TCP_FIN_WAIT2) => OwnEnd::Acknowledged,
                 _ => OwnEnd::Unknown,
             }
+        }
+
+        /// Whether it is one of MPTCP, RFC 8684.
+        fn has_subflows(socket: &TcpStream) -> bool {
+            // SAFETY: socket(7): SO_PROTOCOL is an int.
+            let protocol = unsafe {
+                socket_option::<libc::c_int>(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PROTOCOL)
+            };
+            !matches!(protocol, Ok(libc::IPPROTO_TCP))
         }
     } else if #[cfg(any(
         target_os = "freebsd",
@@ -539,6 +552,23 @@ mod tests {
     use std::net::TcpListener;
 
     tcp_tests!(Real);
+
+    /// Whose kernel may end the first of its subflows by itself.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn nothing_is_said_of_the_end_of_a_connection_of_mptcp() {
+        use socket2::{Domain, Protocol, Socket, Type};
+        let protocol = Protocol::from(libc::IPPROTO_MPTCP);
+        let Ok(listener) = Socket::new(Domain::IPV4, Type::STREAM, Some(protocol)) else { return }; // none here
+        listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+        listener.listen(1).unwrap();
+        let client = Socket::new(Domain::IPV4, Type::STREAM, Some(protocol)).unwrap();
+        client.connect(&listener.local_addr().unwrap()).unwrap();
+        let server = TcpStream::from(listener.accept().unwrap().0);
+        assert!(has_subflows(&server) && !has_subflows(&pair().1));
+        server.half_close();
+        assert!(matches!(server.own_end(), OwnEnd::Open | OwnEnd::Unknown));
+    }
 
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -829,11 +829,8 @@ impl<W: World> Connections<W> {
     /// Closes a link that is of no use any more. What is still queued in it closes with it, which may take long: at the
     /// end of what was sent, behind which nothing comes, there is nothing.
     pub fn close_link(&mut self, link: W::Link) {
-        let mut descriptors = Vec::new();
-        let mut has_ended = || matches!(link.receive(&mut descriptors), Ok(Received::End));
         // Most have hung up.
-        let is_empty = has_ended() || link.silence() && has_ended();
-        descriptors.into_iter().for_each(|other| self.close_slowly(other));
+        let is_empty = link.has_ended() || link.silence() && link.has_ended();
         if !is_empty {
             link.finish(); // whoever is there is hung up on now
             self.slow_close.close(link.into_received());

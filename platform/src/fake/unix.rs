@@ -542,6 +542,14 @@ impl fdpass::Link for Link {
         got
     }
 
+    fn has_ended(&self) -> bool {
+        let (mut state, link) = self.enter(Call::Receive);
+        let is_over = |it: &Channel| it.inbox.is_empty() && it.error.is_none() && (it.silenced || !it.caller);
+        let has_ended = state.links.get(link).is_none_or(is_over);
+        state.note(Call::Receive, self.0.number(), has_ended);
+        has_ended
+    }
+
     fn silence(&self) -> bool {
         let (mut state, link) = self.enter(Call::Silence);
         let silences = state.flavour.silences;

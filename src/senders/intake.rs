@@ -333,10 +333,12 @@ impl<W: World> Senders<W> {
     }
 
     /// Whether `sender` is to be read until it has nothing more to say. Most have said one thing, and to find that
-    /// out costs as much as to read it. So one that is reported is read once, and what else it has said is reported in the
-    /// next turn: then it is read to the end, and so is one of which there was more the last time.
+    /// out costs as much as to read it. So one that lingers only is read once when it is reported, and what else it has said is
+    /// reported in the next turn: then it is read to the end, and so is one of which there was more the last time. (Of the
+    /// others, what is said at once is judged at once: between two turns it may be allowed.)
     pub fn says_more(&self, sender: Sender, turn: u64) -> bool {
-        self.senders.get(sender).is_some_and(|peer| peer.says_much || peer.left + 1 == turn)
+        let says_more = |peer: &Peer<_, _>| peer.says_much || peer.left + 1 == turn;
+        self.senders.get(sender).is_some_and(|peer| peer.speech == Speech::Spool || says_more(peer))
     }
 
     /// Notes that `sender` was left in this turn with perhaps more to say, or not, after so many messages.

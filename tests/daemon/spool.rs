@@ -274,14 +274,15 @@ fn beyond_the_most_nobody_is_allowed_more_until_there_is_room_and_then_all_are_i
     daemon.wait_for("senders=4 spooling=3 lingering=2");
     assert!(senders.iter().chain([&late]).all(|sender| !sender.has_go_ahead()));
     drop((client, other));
-    // There is room when the last of them is done, for one of the same size at a time.
+    // There is room when the last of them is done, for one of the same size at a time. Whoever is allowed one has a second
+    // while others wait, and so has it made before.
+    let all: Vec<_> = senders.iter().chain([&late]).map(|sender| (sender, slow(), content())).collect();
     for client in &mut clients {
         assert!(read_all(client) == pattern(0..8 * MEGABYTE));
     }
     drop(clients);
-    for sender in senders.iter().chain([&late]) {
-        let (mut client, server) = slow();
-        sender.spool(server, &[(&content(), 0, 8 * MEGABYTE, true)], LONG);
+    for (sender, (mut client, server), content) in all {
+        sender.spool(server, &[(&content, 0, 8 * MEGABYTE, true)], LONG);
         assert!(read_all(&mut client) == pattern(0..8 * MEGABYTE));
     }
     daemon.wait_for("spooled=7 protocol_errors=0");

@@ -67,7 +67,8 @@ miri:
 	@sh ci/miri
 
 # What speed lingerd makes, as ratios measured side by side, and what slow readers, clients that keep their
-# connections, and slow heads of requests cost, and lingerd beside the least that can be done: seventeen minutes.
+# connections, and slow heads of requests cost, and lingerd beside the least that can be done; and
+# gunicorn's: twenty-four minutes.
 # make bench PAGES='300000 3000000': pages of other sizes for slow readers, here twenty minutes more.
 PAGES = 300000
 bench:
@@ -82,7 +83,7 @@ bench:
 	@$(CARGO) bench --quiet --locked -p comparisons --bench gunicorn
 
 # Whose responses survive cruel clients, and balancers that keep connections: Apache's, nginx's, and Apache's with
-# lingerd. Six minutes.
+# lingerd; and gunicorn's. Seven minutes.
 # make torture TLS=10000: so many slow readers over TLS.
 TLS = 200
 torture:

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::daemon::Site;
-use support::{apache, built, http, tcp};
+use support::{PATIENCE, apache, built, http, tcp};
 
 /// Why a case ends before its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,7 +143,8 @@ impl Running {
                 Stop::Failed(why) => Stop::Unfit(why),
                 other => other,
             })?;
-            if start.elapsed() > self.program.patience {
+            // However short patience is with what it does then.
+            if start.elapsed() > PATIENCE {
                 return Err(Stop::Unfit(format!("{why}\n{}", self.said("stderr"))));
             }
             thread::sleep(LOOK_AGAIN);

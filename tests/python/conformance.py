@@ -2,11 +2,9 @@
 """gunicorn with one of lingerd's workers, which is named, as a program of the suite
 that any sender passes (tests/conformance). What runs this has gunicorn."""
 
-import functools
 import os
 import sys
 
-from gunicorn import util
 from gunicorn.app.wsgiapp import run
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -22,10 +20,6 @@ if "LINGER_SECONDS" in os.environ:
     lacks("gunicorn has no clients that are worth less time")
 if "THREADS" in os.environ and worker == "SyncWorker":
     lacks("the sync worker has one thread")
-# Where lingerd is of no use gunicorn lingers for two seconds, or for 64 kB. The suite's
-# clients take longer, and are to see who lingers, not for how long.
-util.close_graceful = functools.partial(util.close_graceful, timeout=30, max_drain=1 << 40)
-
 sys.path[:0] = [os.path.join(HERE, "../../senders/python/src")]
 options = {
     "-k": f"lingerd.gunicorn.{worker}",

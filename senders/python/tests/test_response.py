@@ -243,3 +243,13 @@ class Slow(TestCase):
                         self.assertEqual(same.gettimeout(), seconds)
                 finally:
                     socket.setdefaulttimeout(None)
+
+    def test_a_copy_is_as_any_other_socket(self):
+        self.server.settimeout(3)
+        with self.server.dup() as copy:
+            self.assertIs(type(copy), socket.socket)
+            self.assertEqual(copy.gettimeout(), 3)
+            self.assertFalse(os.get_inheritable(copy.fileno()))
+            copy.sendall(b"from a copy")
+        self.assertEqual(self.client.recv(100), b"from a copy")
+        self.assertGreaterEqual(self.server.fileno(), 0)

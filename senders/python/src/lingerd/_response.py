@@ -90,6 +90,12 @@ class Connection(socket.socket):
             self._flush()
         return count
 
+    def dup(self) -> socket.socket:  # type: ignore[override]  # which has it of the same class
+        """A copy, as any other socket: what is kept is only here."""
+        same = socket.socket(self.family, self.type, self.proto, fileno=os.dup(self.fileno()))
+        same.settimeout(self.gettimeout())
+        return same
+
     def recv(self, *args: Any) -> bytes:
         # What the client says is lingerd's.
         return b"" if self._given else super().recv(*args)

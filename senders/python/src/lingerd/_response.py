@@ -62,14 +62,21 @@ class Connection(socket.socket):
         self._all_is_there = True
 
     def end(self) -> None:
-        """The response is complete, or given up: what is kept of it goes. Of one on
-        which nobody can write any more there is none."""
+        """The response is complete: what is kept of it goes. Of one on which nobody
+        can write any more there is none."""
         try:
             if self.fileno() >= 0:
                 self._flush()
-        finally:
-            self._kept.clear()
-            self._response = None  # which has the connection
+        except BaseException:
+            # gunicorn would write a page for the error into the midst of it.
+            close(self)
+            raise
+
+    def forget(self) -> None:
+        """The response is over, or given up: what is kept of it is dropped. Its file
+        is closed, and by its number there may be another one."""
+        self._kept.clear()
+        self._response = None  # which has the connection
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         is_last = self._is_last(data)

@@ -170,6 +170,42 @@ subtest 'it half-closes, and lets go' => sub {
     is sysread($handle, my $late, 10), 4, 'which can still be heard';
 };
 
+subtest 'what Perl still keeps is written first' => sub {
+    my ($directory, $path, $sender) = place();
+    my $listener = listener($path);
+    my $link;
+    for my $method ('finish', 'give') {
+        my ($client, $server) = connection();
+        $server->autoflush(0);
+        print {$server} 'hello';
+        ok $sender->$method($server), $method;
+        $link ||= $listener->accept;
+        is sysread($client, my $got, 10), 5, 'the client has it';
+    }
+
+    # Without lingerd, too.
+    my ($client, $server) = connection();
+    $server->autoflush(0);
+    print {$server} 'hello';
+    shutdown $client, 1;
+    Lingerd::Closing::lingering_close($server);
+    is sysread($client, my $got, 10), 5, 'the client has it';
+};
+
+subtest 'what cannot be written is not handed over, and ends nobody' => sub {
+    my ($directory, $path, $sender) = place();
+    my $listener = listener($path);
+    my ($client, $server) = connection();
+    $server->autoflush(0);
+    print {$server} 'hello';
+    shutdown $server, 1;
+    local $SIG{PIPE} = sub { die 'SIGPIPE' };
+    ok !$sender->finish($server), 'not given';
+    ok !defined fileno $server, 'closed';
+    $listener->blocking(0);
+    ok !$listener->accept, 'nobody has come';
+};
+
 subtest 'nobody lingers on a client that is done' => sub {
     my ($directory, $path, $sender) = place();
     my $listener = listener($path);
@@ -200,7 +236,9 @@ subtest 'a response goes when lingerd has said so' => sub {
     my $listener = listener("$path.2");
     my (undef, $server) = connection();
     open my $file, '+>', undef or die "no file: $!";
-    my $parts = [[$file, 2, 3, 1], [$file, 0, 8]];
+    print {$file} 'response';    # which Perl still keeps
+    open my $other, '<', $0 or die "no $0: $!";
+    my $parts = [[$file, 2, 3, 1], [$other, 0, 8]];
     ok !$sender->spool($server, $parts), 'not yet';
     my $link = $listener->accept;
     syswrite $link, 'G';
@@ -208,7 +246,8 @@ subtest 'a response goes when lingerd has said so' => sub {
     ok $sender->spool($server, $parts, 7), 'spooled';
     my ($head, @handles) = received($link, 72);
     is_deeply [unpack 'a C S> L> (Q>)8', $head], ['S', 2, 1, 7000, 2, 3, 0, 8, 0, 0, 0, 0], 'the head';
-    ok same($handles[0], $server) && same($handles[1], $file) && same($handles[2], $file), 'the descriptors';
+    ok same($handles[0], $server) && same($handles[1], $file) && same($handles[2], $other), 'the descriptors';
+    is -s $handles[1], 8, 'the file is all there';
     is_deeply linger($handles[0]), [1, 0], 'who is killed resets it';
     ok !$sender->may_spool, 'one G is for one response';
     ok !eval { $sender->spool($server, $_); 1 }, 'what cannot be' for [], [($parts->[0]) x 5], [[$file, -1, 8]];

@@ -57,7 +57,7 @@ final class Sender
             throw new \ValueError('seconds must be at least 1');
         }
         $socket = self::tcp($connection);
-        if ($socket === null) {
+        if ($socket === null || !self::flush($connection)) {
             return false;
         }
         if ($seconds !== null) {
@@ -82,7 +82,7 @@ final class Sender
     public function finish(mixed $connection, ?callable $instead = null): bool
     {
         $socket = self::tcp($connection);
-        if ($socket !== null && (self::halfClose($socket) || $this->give($connection))) {
+        if ($socket !== null && self::flush($connection) && (self::halfClose($socket) || $this->give($connection))) {
             self::close($connection);
             return true;
         }
@@ -121,8 +121,13 @@ final class Sender
             throw new \ValueError('patience must be more than 0');
         }
         $socket = self::tcp($connection);
-        if ($socket === null || !$this->maySpool()) {
+        if ($socket === null || !$this->maySpool() || !self::flush($connection)) {
             return false;
+        }
+        foreach ($parts as $part) {
+            if (!self::flush($part->file)) {
+                return false;
+            }
         }
         [$flags, $numbers] = [0, []];
         foreach (array_values($parts) as $n => $part) {
@@ -152,7 +157,7 @@ final class Sender
     {
         $socket = self::tcp($connection);
         $until = hrtime(true) / 1e9 + 30;
-        if ($socket !== null && @socket_shutdown($socket, 1)) {
+        if ($socket !== null && self::flush($connection) && @socket_shutdown($socket, 1)) {
             while (hrtime(true) / 1e9 < $until) {
                 [$read, $write, $except] = [[$socket], null, null];
                 if (!@socket_select($read, $write, $except, 2) || !@socket_recv($socket, $late, 65_536, MSG_DONTWAIT)) {
@@ -228,6 +233,12 @@ final class Sender
         }
         $length = @socket_recv($socket, $said, 1, MSG_PEEK | MSG_DONTWAIT);
         return $length === 0 || ($length === false && socket_last_error($socket) === SOCKET_ECONNRESET);
+    }
+
+    /** Has the kernel have what a stream still keeps of what was written, as one with a filter may. */
+    private static function flush(mixed $stream): bool
+    {
+        return !is_resource($stream) || @fflush($stream);
     }
 
     private static function linger(\Socket $socket, int $on, int $seconds): void

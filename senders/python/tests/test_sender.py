@@ -323,8 +323,7 @@ class Spool(TestCase):
         super().setUp()
         self.file = tempfile.TemporaryFile()
         self.addCleanup(self.file.close)
-        self.file.write(b"0123456789")
-        self.file.flush()
+        self.file.write(b"0123456789")  # which Python still keeps
 
     def resets(self, sock):
         option = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
@@ -350,6 +349,7 @@ class Spool(TestCase):
         for descriptor, file in zip(descriptors, [server, self.file, self.file]):
             self.assert_is(descriptor, file)
         self.assertEqual(len(descriptors), 3)
+        self.assertEqual(os.fstat(self.file.fileno()).st_size, 10)
 
         _, another = self.connection()
         self.assertFalse(self.sender.may_spool())

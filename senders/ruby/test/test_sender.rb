@@ -166,6 +166,36 @@ class Finish < TestCase
     assert_equal "late", descriptor.read
   end
 
+  def test_what_ruby_still_keeps_is_written_first
+    listener = listen
+    %i[finish give].each do |method|
+      client, server = connection
+      server.sync = false
+      server.write("hello")
+      assert @sender.public_send(method, server)
+      keep(listener.accept[0]) if method == :finish
+      assert_equal "hello", client.readpartial(10)
+    end
+    # Without lingerd, too.
+    client, server = connection
+    server.sync = false
+    server.write("hello")
+    client.shutdown(Socket::SHUT_WR)
+    Lingerd.lingering_close(server)
+    assert_equal "hello", client.read
+  end
+
+  def test_what_cannot_be_written_is_not_handed_over
+    listener = listen
+    client, server = connection
+    server.sync = false
+    server.write("hello")
+    server.shutdown(Socket::SHUT_WR)
+    refute(@sender.finish(server) { |socket| Lingerd.quietly_close(socket) })
+    assert_equal :wait_readable, listener.accept_nonblock(exception: false)
+    assert_equal "", client.read
+  end
+
   def test_nobody_lingers_on_a_client_that_is_done
     listener = listen
     client, server = connection
@@ -217,6 +247,15 @@ class Spool < TestCase
     # One G is for one response.
     refute @sender.may_spool?
     refute @sender.spool(server, parts)
+  end
+
+  def test_a_file_is_all_there_when_it_goes
+    server = connection[1]
+    refute @sender.may_spool?
+    keep(@listener.accept[0]).write("G")
+    @file.write(" and more")
+    assert @sender.spool(server, [Lingerd::Part.new(@file, 0, 17)])
+    assert_equal 17, @file.stat.size
   end
 
   def test_it_waits_no_longer_than_until_the_client_has_room

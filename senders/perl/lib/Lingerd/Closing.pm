@@ -10,12 +10,13 @@ use warnings;
 
 use Errno    ();
 use Exporter 'import';
+use IO::Handle ();
 use Scalar::Util 'blessed';
 use Socket qw(AF_INET AF_INET6 MSG_DONTWAIT MSG_PEEK SHUT_WR SOCK_STREAM SOL_SOCKET SO_TYPE sockaddr_family);
 use Time::HiRes qw(CLOCK_MONOTONIC clock_gettime);
 
 our $VERSION   = '0.1.0';
-our @EXPORT_OK = qw(client_done half_close is_tcp lingering_close now wait_for);
+our @EXPORT_OK = qw(client_done close_quietly flush half_close is_tcp lingering_close now wait_for);
 
 sub now { return clock_gettime(CLOCK_MONOTONIC) }
 
@@ -28,6 +29,23 @@ sub is_tcp {
     my $family = sockaddr_family($name);
     return 0 unless $family == AF_INET || $family == AF_INET6;
     return unpack('i', getsockopt($sock, SOL_SOCKET, SO_TYPE) || pack 'i', 0) == SOCK_STREAM;
+}
+
+# Has the kernel have what Perl itself still keeps of what was printed, to sockets or files; whether it took it. Waits as
+# a write does.
+sub flush {
+    my (@handles) = @_;
+    local $SIG{PIPE} = 'IGNORE';
+
+    # EINVAL is of one that is open for reading only.
+    return !grep { !IO::Handle::flush($_) && !$!{EINVAL} } @handles;
+}
+
+# close, which would try once more to write what could not be written.
+sub close_quietly {
+    my ($sock) = @_;
+    local $SIG{PIPE} = 'IGNORE';
+    return close $sock;
 }
 
 # Whether the client has nothing more to send, and nothing that it has sent is unread: then the socket can be closed
@@ -66,13 +84,13 @@ sub wait_for {
 sub lingering_close {
     my ($sock) = @_;
     my $until = now() + 30;
-    if (shutdown $sock, SHUT_WR) {
+    if (flush($sock) && shutdown $sock, SHUT_WR) {
         while ((my $left = $until - now()) > 0) {
             my ($ready) = wait_for($left < 2 ? $left : 2, [$sock], []);
             last unless @$ready && sysread $sock, my $late, 65_536;
         }
     }
-    return close $sock;
+    return close_quietly($sock);
 }
 
 1;

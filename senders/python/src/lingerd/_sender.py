@@ -329,6 +329,8 @@ class Sender:
                 raise ValueError("a part has no negative offset or length")
             numbers[2 * n : 2 * n + 2] = part.offset, part.length
             flags |= part.ours << n
+            if not isinstance(part.file, int) and not _flush(part.file):
+                return False
             descriptors.append(part.file if isinstance(part.file, int) else part.file.fileno())
         head = _SPOOL.pack(b"S", len(parts), flags, milliseconds, *numbers)
         if not self._second.go_ahead(0, None):
@@ -354,6 +356,16 @@ def _is_tcp(sock: socket.socket) -> bool:
         and sock.family in (socket.AF_INET, socket.AF_INET6)
         and sock.type == socket.SOCK_STREAM
     )
+
+
+def _flush(file: HasFileno) -> bool:
+    """Whether the kernel has all that was written to it; what Python still keeps it is
+    given."""
+    try:
+        getattr(file, "flush", bool)()
+    except OSError:
+        return False
+    return True
 
 
 def _set_linger(sock: socket.socket, on: bool, seconds: int) -> None:

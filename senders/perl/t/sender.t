@@ -253,4 +253,35 @@ subtest 'a response goes when lingerd has said so' => sub {
     ok !eval { $sender->spool($server, $_); 1 }, 'what cannot be' for [], [($parts->[0]) x 5], [[$file, -1, 8]];
 };
 
+{
+    package Refusing;
+    sub may_spool { return 1 }
+    sub spool { push @{ $_[0] }, 'asked'; return 0 }
+}
+
+subtest 'what lingerd does not take it is not asked for again at once' => sub {
+    plan skip_all => 'there is no Starman' unless eval { require Lingerd::Starman };
+    my ($client, $server) = connection();
+    my $sender = bless [], 'Refusing';
+    my $page   = 'x' x 8_000_000;
+    my $reader;
+    no warnings 'redefine', 'once';
+    local *Lingerd::Starman::wait_for = sub {
+        push @$sender, $_[0];
+        if (!defined $reader && !($reader = fork)) {
+            require POSIX;
+            my $got = 0;
+            close $server;
+            while (my $n = sysread $client, my $bytes, 65_536) { $got += $n }
+            POSIX::_exit($got == length $page ? 0 : 1);
+        }
+        return Lingerd::Closing::wait_for(@_);
+    };
+    bless({ lingerd => $sender }, 'Lingerd::Starman')->_write_last($server, \$page);
+    is_deeply [@$sender[0, 1]], ['asked', Lingerd::Starman::WAIT()], 'then it waits';
+    close $server;
+    waitpid $reader, 0;
+    is $?, 0, 'the client has it from the worker';
+};
+
 done_testing;

@@ -12,6 +12,7 @@ require "socket"
 require "tempfile"
 require "tmpdir"
 require_relative "../lib/lingerd"
+require_relative "../lib/lingerd/prefork"
 
 class TestCase < Minitest::Test
   def setup
@@ -271,5 +272,47 @@ class Spool < TestCase
     assert_raises(ArgumentError) { @sender.spool(server, [part] * 5) }
     assert_raises(ArgumentError) { @sender.spool(server, [part], 0) }
     assert_raises(ArgumentError) { @sender.spool(server, [Lingerd::Part.new(@file, -1, 8)]) }
+  end
+end
+
+# What Unicorn and Pitchfork serve, when lingerd would take a response that cannot be handed over.
+class Prefork < TestCase
+  SERVER = Struct.new(:taken?).new(false)
+  PAGE = "x" * 8_000_000
+
+  def setup
+    super
+    @listener = listen("#{@path}.2")
+    refute @sender.may_spool?
+    keep(@listener.accept[0]).write("G")
+    @client, @server = connection
+    @server.extend(Lingerd::Prefork::Connection)
+    @server.served_by(SERVER, @sender)
+  end
+
+  # What the client has in the end of one to whom the block, which is called before the worker waits, lets it read.
+  def read_when
+    reading = nil
+    @server.define_singleton_method(:wait_writable) do |*seconds|
+      reading ||= yield(seconds)
+      super()
+    end
+    @server.write_last(PAGE)
+    @server.close_write
+    reading.value
+  end
+
+  def test_what_lingerd_does_not_take_it_is_not_asked_for_again_at_once
+    asked = []
+    @sender.define_singleton_method(:spool) do |*|
+      asked << :asked
+      false
+    end
+    got = read_when do |seconds|
+      asked.concat(seconds)
+      Thread.new { @client.read }
+    end
+    assert_equal [:asked, Lingerd::Prefork::WAIT], asked.first(2)
+    assert_equal PAGE.size, got.size
   end
 end

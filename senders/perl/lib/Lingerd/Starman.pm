@@ -15,13 +15,13 @@ use Plack::Util  ();
 use Socket       qw(MSG_DONTWAIT);
 use Symbol       'gensym';
 
-use Lingerd::Closing 'is_tcp';
+use Lingerd::Closing qw(is_tcp wait_for);
 use Lingerd::Sender ();
 
 our $VERSION = '0.1.0';
 
 # How long to wait, in seconds, for lingerd and the client, before lingerd is tried to be reached again if it is not
-# there.
+# there, or asked again if it did not take it.
 use constant WAIT => 1;
 
 # How much of a file is read for the socket at once, in bytes.
@@ -132,6 +132,9 @@ sub _write_or_spool {
                 close $client;
                 last;
             }
+
+            # It did not, and would not at once if it was asked again.
+            wait_for(WAIT, [], [$client]);
         }
         elsif (!$!{EINTR}) {
             last;    # the client has gone

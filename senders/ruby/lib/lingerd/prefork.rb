@@ -13,7 +13,7 @@ module Lingerd
   # Stands before the methods of the server's class.
   module Prefork
     # How long to wait, in seconds, for lingerd and the client, before lingerd is tried to be reached again if it is
-    # not there.
+    # not there, or asked again if it did not take it.
     WAIT = 1
 
     # How much of a file is read for the socket at once, in bytes.
@@ -75,11 +75,15 @@ module Lingerd
           written = sendmsg_nonblock(piece.call(at), Socket::MSG_NOSIGNAL, exception: false)
           if written != :wait_writable
             at += written
-          elsif @lingerd.may_spool?(WAIT, self) && yield(at)
-            # Lingerd has it: what is left here is a copy.
-            served
-            close
-            return
+          elsif @lingerd.may_spool?(WAIT, self)
+            if yield(at)
+              # Lingerd has it: what is left here is a copy.
+              served
+              close
+              return
+            end
+            # It did not, and would not at once if it was asked again.
+            wait_writable(WAIT)
           end
         end
       end

@@ -315,4 +315,16 @@ class Prefork < TestCase
     assert_equal [:asked, Lingerd::Prefork::WAIT], asked.first(2)
     assert_equal PAGE.size, got.size
   end
+
+  def test_without_memory_the_worker_writes_itself
+    [Errno::EROFS, Errno::EMFILE, Errno::EFBIG, Errno::EDQUOT, IOError, ArgumentError].each do |error|
+      teardown && setup unless error == Errno::EROFS
+      got = File.stub(:open, ->(*) { raise Errno::ENOENT }) do
+        Tempfile.stub(:create, ->(*) { raise error }) do
+          read_when { Thread.new { @client.read } }
+        end
+      end
+      assert_equal PAGE.size, got.size
+    end
+  end
 end

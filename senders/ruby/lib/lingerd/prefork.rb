@@ -97,10 +97,10 @@ module Lingerd
         end
         file.binmode
         block.call(file)
-      rescue Errno::ENOSPC, Errno::EMFILE, Errno::ENFILE
+      rescue SystemCallError, IOError, ArgumentError # which Dir.tmpdir raises
         false
       ensure
-        file&.close
+        Lingerd.quietly_close(file) if file # which writes what could not be written once more
       end
     end
 

@@ -16,7 +16,7 @@ import struct
 import sys
 import threading
 import time
-from typing import Callable, Dict, NamedTuple, Optional, Protocol, Sequence, Union
+from typing import Callable, Dict, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
 
 from ._closing import close, close_notify, half_close, lingering_close
 
@@ -72,6 +72,8 @@ class _State:
         # Taken by one thread twice where a signal's handler hands over, too.
         self.lock = threading.RLock()
         self.sock: Optional[socket.socket] = None
+        # Which file that is.
+        self.inode: Optional[Tuple[int, int]] = None
         self.connected = False
         self.tried: Optional[float] = None
         self.may_spool = False
@@ -112,7 +114,8 @@ class _Link:
         if state.sock is None:
             return
         try:
-            ours = state.sock.getpeername() == self.path
+            # Not the name of lingerd's end, which may be another one for the same.
+            ours = _inode(state.sock) == state.inode
         except OSError:
             ours = False
         if ours:
@@ -131,6 +134,7 @@ class _Link:
             try:
                 state.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 state.sock.setblocking(False)
+                state.inode = _inode(state.sock)
             except OSError as error:
                 state.error = error
                 state.sock = None
@@ -356,6 +360,11 @@ def _is_tcp(sock: socket.socket) -> bool:
         and sock.family in (socket.AF_INET, socket.AF_INET6)
         and sock.type == socket.SOCK_STREAM
     )
+
+
+def _inode(sock: socket.socket) -> Tuple[int, int]:
+    status = os.fstat(sock.fileno())
+    return status.st_dev, status.st_ino
 
 
 def _flush(file: HasFileno) -> bool:

@@ -231,6 +231,22 @@ subtest 'what lingerd does not take is closed as the caller says, or lingered on
     is sysread($client, my $nothing, 1), 0, 'the client has an end, and no reset';
 };
 
+subtest 'no signal ends the wait for a client' => sub {
+    my ($directory, $path, $sender) = place();
+    my ($client, $server) = connection();
+    my $signals = 0;
+    local $SIG{ALRM} = sub {
+        return if ++$signals < 3;
+        Time::HiRes::ualarm(0);
+        syswrite $client, 'late';
+        shutdown $client, 1;
+    };
+    Time::HiRes::ualarm(100_000, 100_000);
+    ok !$sender->finish($server), 'not given';
+    is $signals, 3, 'the third one had the client end';
+    is sysread($client, my $nothing, 1), 0, 'the client has an end, and no reset';
+};
+
 subtest 'a response goes when lingerd has said so' => sub {
     my ($directory, $path, $sender) = place();
     my $listener = listener("$path.2");

@@ -156,13 +156,16 @@ final class Sender
     public static function lingeringClose(mixed $connection): void
     {
         $socket = self::tcp($connection);
-        $until = hrtime(true) / 1e9 + 30;
+        $now = fn (): float => hrtime(true) / 1e9;
+        [$until, $silent] = [$now() + 30, $now() + 2];
         if ($socket !== null && self::flush($connection) && @socket_shutdown($socket, 1)) {
-            while (hrtime(true) / 1e9 < $until) {
+            while (($left = min($until, $silent) - $now()) > 0) {
                 [$read, $write, $except] = [[$socket], null, null];
-                if (!@socket_select($read, $write, $except, 2) || !@socket_recv($socket, $late, 65_536, MSG_DONTWAIT)) {
+                $ready = Link::select($read, $write, $except, $left);
+                if ($ready === 0 || ($ready && !@socket_recv($socket, $late, 65_536, MSG_DONTWAIT))) {
                     break;
                 }
+                $silent = $ready ? $now() + 2 : $silent;
             }
         }
         self::close($connection);

@@ -68,13 +68,17 @@ sub half_close {
 }
 
 # Waits, for so many seconds at most, until there is something to read of one of them, or room at one of the others.
-# Which of the two it was: two lists.
+# Which of the two it was: two lists. No signal ends it.
 sub wait_for {
     my ($seconds, $readable, $writable) = @_;
-    my ($in, $out) = ('', '');
-    vec($in,  fileno $_, 1) = 1 for @$readable;
-    vec($out, fileno $_, 1) = 1 for @$writable;
-    my $ready = select $in, $out, undef, $seconds;
+    my $until = now() + $seconds;
+    my ($in, $out, $ready);
+    do {
+        ($in, $out) = ('', '');
+        vec($in,  fileno $_, 1) = 1 for @$readable;
+        vec($out, fileno $_, 1) = 1 for @$writable;
+        $ready = select $in, $out, undef, $seconds;
+    } while $ready < 0 && $!{EINTR} && ($seconds = $until - now()) > 0;
     return ([], []) unless $ready > 0;
     return ([grep { vec $in, fileno $_, 1 } @$readable], [grep { vec $out, fileno $_, 1 } @$writable]);
 }
@@ -87,7 +91,9 @@ sub lingering_close {
     if (flush($sock) && shutdown $sock, SHUT_WR) {
         while ((my $left = $until - now()) > 0) {
             my ($ready) = wait_for($left < 2 ? $left : 2, [$sock], []);
-            last unless @$ready && sysread $sock, my $late, 65_536;
+            last unless @$ready;
+            my $read = sysread $sock, my $late, 65_536;
+            last unless $read || !defined $read && ($!{EINTR} || $!{EAGAIN});
         }
     }
     return close_quietly($sock);

@@ -223,6 +223,21 @@ class Finish < TestCase
   end
 end
 
+class Lingering < TestCase
+  def test_what_ruby_has_read_and_keeps_is_no_end
+    client, server = connection
+    client.write("line\nmore")
+    assert_equal "line\n", server.gets
+    waiting = Thread.new { Lingerd.lingering_close(server) }
+    assert_equal "", client.read
+    client.write("late")
+    client.close_write
+    waiting.join
+    assert server.closed?
+    assert_equal 0, client.getsockopt(:SOCKET, :ERROR).int
+  end
+end
+
 class Spool < TestCase
   def setup
     super

@@ -66,8 +66,8 @@ module Lingerd
         left = til - now
         break unless left.positive? && socket.wait_readable([idle, left].min)
 
-        said = socket.recv_nonblock(65_536, exception: false)
-        break if said.nil? || said == ""
+        # recv would fail where what was read before came by lines, and Ruby keeps more.
+        break if socket.read_nonblock(65_536, exception: false).nil?
       end
     rescue *GONE
       # The client has gone.

@@ -139,6 +139,15 @@ subtest 'what lingerd does not take is not sent' => sub {
     my (undef, $closed) = connection();
     close $closed;
     ok !$sender->give($_), 'not given' for $unix, $closed, \*STDERR;
+
+    # Net::Server's other TLS, which is no IO::Socket::SSL; and whatever is written through a class.
+    @Net::Server::Proto::SSLEAY::ISA = 'IO::Socket::INET';
+    my (undef, $tls)  = connection();
+    my (undef, $tied) = connection();
+    bless $tls, 'Net::Server::Proto::SSLEAY';
+    require Tie::Handle;
+    tie *$tied, 'Tie::StdHandle', '+<&=', fileno $tied;
+    ok !$sender->give($_), 'not given' for $tls, $tied;
     is $sender->error, undef, 'that is no error';
 };
 

@@ -11,6 +11,7 @@ use warnings;
 use Errno    ();
 use Exporter 'import';
 use IO::Handle ();
+use mro ();
 use Scalar::Util 'blessed';
 use Socket qw(AF_INET AF_INET6 MSG_DONTWAIT MSG_PEEK SHUT_WR SOCK_STREAM SOL_SOCKET SO_TYPE sockaddr_family);
 use Time::HiRes qw(CLOCK_MONOTONIC clock_gettime);
@@ -20,10 +21,12 @@ our @EXPORT_OK = qw(client_done close_quietly flush half_close is_tcp lingering_
 
 sub now { return clock_gettime(CLOCK_MONOTONIC) }
 
-# Whether it is open, and of a kind that lingerd takes. TLS is not.
+# Whether it is open, and of a kind that lingerd takes. TLS is not: IO::Socket::SSL, Net::Server's SSL and SSLEAY.
 sub is_tcp {
     my ($sock) = @_;
-    return 0 if blessed $sock && $sock->isa('IO::Socket::SSL');
+    return 0 if blessed $sock && grep { /SSL/ } @{ mro::get_linear_isa(ref $sock) };
+    # What is written there goes through a class that may do anything with it.
+    return 0 if ref $sock && tied *$sock;
     return 0 unless defined fileno $sock;
     my $name = getsockname $sock or return 0;
     my $family = sockaddr_family($name);

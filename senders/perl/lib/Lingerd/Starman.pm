@@ -39,7 +39,7 @@ sub child_init_hook {
 sub post_process_request {
     my ($self) = @_;
     my ($sender, $client) = ($self->{lingerd}, $self->{server}{client});
-    if ($sender && is_tcp($client)) {
+    if ($sender && _is_plain($client)) {
         $sender->finish($client, sub { });
         my $error = $sender->error;
         if (defined $error ne !!$self->{lingerd_alone}) {
@@ -59,7 +59,7 @@ sub _finalize_response {
     my $file = defined $body && ref $body ne 'ARRAY';
     my $length = $file ? _length_of_file($response) : defined $body;
     return $self->SUPER::_finalize_response($env, $response)
-        unless $length && $self->{lingerd} && is_tcp($client);
+        unless $length && $self->{lingerd} && _is_plain($client);
 
     my $written = '';
     {
@@ -80,6 +80,12 @@ sub _finalize_response {
     }
     $body->close if $file;
     return;
+}
+
+# Net::Server's own word for what it has accepted; others are TLS, whatever is added to it.
+sub _is_plain {
+    my ($client) = @_;
+    return $client && $client->can('NS_proto') && $client->NS_proto eq 'TCP' && is_tcp($client);
 }
 
 # How long a file is that is all there is of a response; 0 if it is none, or Starman is not told.

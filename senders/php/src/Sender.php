@@ -206,10 +206,14 @@ final class Sender
             }
             $connection = @socket_import_stream($connection);
         }
-        // A Unix socket has no port.
-        $is = $connection instanceof \Socket
-            && @socket_getsockname($connection, $address, $port) && $port !== null
-            && @socket_get_option($connection, SOL_SOCKET, SO_TYPE) === SOCK_STREAM;
+        try {
+            // A Unix socket has no port.
+            $is = $connection instanceof \Socket
+                && @socket_getsockname($connection, $address, $port) && $port !== null
+                && @socket_get_option($connection, SOL_SOCKET, SO_TYPE) === SOCK_STREAM;
+        } catch (\Error) {
+            return null;    // it is closed
+        }
         return $is ? $connection : null;
     }
 
@@ -252,6 +256,10 @@ final class Sender
 
     private static function close(mixed $connection): void
     {
-        is_resource($connection) ? fclose($connection) : socket_close($connection);
+        try {
+            is_resource($connection) ? fclose($connection) : socket_close($connection);
+        } catch (\Error) {
+            // It is closed already.
+        }
     }
 }

@@ -342,4 +342,10 @@ class Prefork < TestCase
       assert_equal PAGE.size, got.size
     end
   end
+
+  def test_what_is_longer_than_it_says_ends_with_its_length
+    body = Lingerd::Prefork::Body.new([PAGE, "more"], @server, PAGE.size)
+    body.each { flunk }
+    assert @server.closed?
+  end
 end

@@ -104,10 +104,13 @@ module Lingerd
       end
     end
 
-    # A body of which the last piece is written by write_last.
+    # A body of which the last piece is written by write_last. What is longer than it said is cut off there, where the
+    # client does not look any more either.
     Body = Struct.new(:body, :client, :left) do
       def each
         body.each do |piece|
+          return if client.closed?
+
           self.left -= piece.bytesize
           left.positive? ? yield(piece) : client.write_last(piece)
         end

@@ -102,6 +102,16 @@ class Give < TestCase
     refute_nil @sender.error
   end
 
+  def test_a_link_that_was_closed_by_somebody_else_is_a_dead_one
+    listener = listen
+    server = connection[1]
+    assert @sender.give(server)
+    @sender.send(:links)[0].instance_variable_get(:@link).close
+    refute @sender.give(server)
+    later(1.1) { assert @sender.give(server) }
+    2.times { assert_equal "L", received(keep(listener.accept[0]))[0] }
+  end
+
   def test_one_who_does_not_read_holds_nobody_up_and_the_link_is_kept
     listener = listen
     server = connection[1]

@@ -51,7 +51,7 @@ module Lingerd
             drop(Errno::EPIPE.new(@path)) # a part of it has gone
           rescue *NOT_NOW
             return false
-          rescue SystemCallError => e
+          rescue SystemCallError, IOError => e
             drop(e)
           end
         end
@@ -114,7 +114,7 @@ module Lingerd
       @link
     rescue Errno::EALREADY
       nil
-    rescue SystemCallError => e
+    rescue SystemCallError, IOError => e
       drop(e)
       nil
     end
@@ -131,7 +131,7 @@ module Lingerd
       @may_spool
     rescue *NOT_NOW
       false
-    rescue SystemCallError => e
+    rescue SystemCallError, IOError => e
       drop(e)
       false
     end
@@ -252,12 +252,14 @@ module Lingerd
 
     # The two of this process.
     def links
-      @links[Process.pid] || begin
-        of_others = @links.values.flatten
+      pid = Process.pid
+      @links[pid] || begin
         mine = [Link.new(@path), Link.new("#{@path}.2")]
-        @links = { Process.pid => mine }
+        # Not those of another thread that was here first, too.
+        of_others = @links.except(pid).values.flatten
+        @links = { pid => mine }
         of_others.each(&:left)
-        mine
+        @links[pid]
       end
     end
 

@@ -24,7 +24,7 @@ our $VERSION = '0.1.0';
 # there, or asked again if it did not take it.
 use constant WAIT => 1;
 
-# How much of a file is read for the socket at once, in bytes.
+# How much of a file is read for the socket at once, in bytes, and how much is copied of what is in memory.
 use constant PIECE => 65_536;
 
 sub child_init_hook {
@@ -107,7 +107,7 @@ sub _write_last {
         $file->flush or return;
         return [$file, 0, length($$bytes) - $at, 1];
     };
-    return $self->_write_or_spool($client, 0, length $$bytes, sub { substr $$bytes, $_[0] }, $rest);
+    return $self->_write_or_spool($client, 0, length $$bytes, sub { substr $$bytes, $_[0], PIECE }, $rest);
 }
 
 sub _write_file {

@@ -18,7 +18,8 @@ import select
 import socket
 import stat
 import tempfile
-from typing import IO, Any, List, Optional, Union
+from collections import deque
+from typing import IO, Any, Deque, List, Optional, Union
 
 from ._closing import close
 from ._sender import Part, Sender
@@ -49,7 +50,7 @@ class Connection(socket.socket):
         # gunicorn's, from when the application is called until it is written.
         self._response: Any = None
         self._all_is_there = False
-        self._kept: List[Union[memoryview, Part]] = []
+        self._kept: Deque[Union[memoryview, Part]] = deque()
         self._given = False
 
     def begin(self, response: Any) -> None:
@@ -148,7 +149,7 @@ class Connection(socket.socket):
             else:
                 data = os.pread(_number(first), min(_PIECE, first.length), first.offset)
             if not len(data):  # or the file is not what it was
-                del self._kept[0]
+                self._kept.popleft()
                 continue
             try:
                 sent = self.send(data, socket.MSG_DONTWAIT)

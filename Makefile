@@ -67,7 +67,7 @@ miri:
 	@sh ci/miri
 
 # What speed lingerd makes, as ratios measured side by side, and what slow readers, clients that keep their
-# connections, and slow heads of requests cost: fourteen minutes.
+# connections, and slow heads of requests cost, and lingerd beside the least that can be done: seventeen minutes.
 # make bench PAGES='300000 3000000': pages of other sizes for slow readers, here twenty minutes more.
 PAGES = 300000
 bench:
@@ -77,6 +77,7 @@ bench:
 	@$(CARGO) bench --quiet --locked -p comparisons --bench slow -- $(PAGES)
 	@$(CARGO) bench --quiet --locked -p comparisons --bench keep
 	@$(CARGO) bench --quiet --locked -p comparisons --bench heads
+	@$(CARGO) bench --quiet --locked -p comparisons --bench receiver
 	@sh ci/packages gunicorn
 	@$(CARGO) bench --quiet --locked -p comparisons --bench gunicorn
 

@@ -3,7 +3,7 @@
 //! The crate lingerd-client, senders/rust, with a real lingerd: what it offers. What any sender has to do is
 //! tests/conformance's.
 
-use lingerd_client::{MAX_PARTS, Part, Refused, Sender};
+use lingerd_client::{MAX_PARTS, Part, Sender};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::net::TcpStream;
@@ -23,12 +23,6 @@ const MUCH: usize = 8_000_000;
 
 fn sender(site: &Site) -> Sender {
     Sender::new(site.socket()).unwrap()
-}
-
-/// Why it was refused, by its number.
-fn errno<S>(result: Result<(), Refused<S>>) -> Option<i32> {
-    let Err(refused) = result else { panic!("it was taken") };
-    refused.error.raw_os_error()
 }
 
 /// Ends connections until one is taken, and returns its client.
@@ -189,7 +183,7 @@ fn a_daemon_that_does_not_say_that_it_takes_a_response_is_given_none_and_waited_
     assert_eq!(tcp::read_to_end(&mut client), b"hello\n");
     daemon.kill();
     let (_client, server) = tcp::connection();
-    assert!(errno(sender.spool(server, &parts, LONG)).is_some());
+    assert!(sender.spool(server, &parts, LONG).is_err());
     assert!(!sender.may_spool(LONG, None), "there is no link, and nobody to wait for");
 }
 

@@ -226,7 +226,7 @@ struct Rig {
     round: u8,
 }
 
-/// A name, and where its socket is.
+/// Its name, which is that of its socket, too.
 type Kind = &'static str;
 
 const BARE: Kind = "bare";
@@ -260,7 +260,9 @@ impl Rig {
         if kind == LINGERD {
             command.args(["-f", "-q", "-t", "3600", "-D", "7200", "-s"]);
         }
-        Receiver::start(command.arg(&socket), &socket, senders)
+        // That it runs as root is nothing to be told each time.
+        let log = fs::File::create(self.directory.join("log")).expect("a log");
+        Receiver::start(command.arg(&socket).stderr(log), &socket, senders)
     }
 
     /// Plays so many lingers, one after the other.

@@ -227,9 +227,13 @@ impl Tcp for TcpStream {
         peer
     }
 
-    /// A system that refuses the option (macOS, once both sides have ended) has nothing to wait for.
+    /// Most come without the option, and to find that out costs less than to set it. A system that refuses it (macOS, once
+    /// both sides have ended) has nothing to wait for.
     fn close(self) {
-        let _ = socket2::SockRef::from(&self).set_linger(None::<Duration>);
+        let socket = socket2::SockRef::from(&self);
+        if !matches!(socket.linger(), Ok(None)) {
+            let _ = socket.set_linger(None::<Duration>);
+        }
     }
 
     fn into_received(self) -> OwnedFd {

@@ -30,7 +30,6 @@ use crate::stats::{Ends, Snapshot};
 use lingerd_platform::backend::Backend;
 use lingerd_platform::closing::SlowClose;
 use lingerd_platform::content::Content;
-use lingerd_platform::fdpass::{Link, Received};
 use lingerd_platform::tcp::Tcp;
 use lingerd_platform::world::World;
 use log::debug;
@@ -181,20 +180,6 @@ impl<W: World> Connections<W> {
         match W::Content::of(received) {
             Ok(content) => self.spools.close(content, &mut self.slow_close),
             Err(received) => self.slow_close.close(received),
-        }
-    }
-
-    /// Closes a link that is of no use any more. What is still queued in it closes with it, which may take long: at the
-    /// end of what was sent, behind which nothing comes, there is nothing.
-    pub fn close_link(&mut self, link: W::Link) {
-        let mut descriptors = Vec::new();
-        let mut has_ended = || matches!(link.receive(&mut descriptors), Ok(Received::End));
-        // Most have hung up.
-        let is_empty = has_ended() || link.silence() && has_ended();
-        descriptors.into_iter().for_each(|other| self.close_slowly(other));
-        if !is_empty {
-            link.finish(); // whoever is there is hung up on now
-            self.slow_close.close(link.into_received());
         }
     }
 

@@ -19,6 +19,7 @@ use crate::source::{Entry, Source};
 use crate::ticket::{Ticket, Way};
 use lingerd_platform::back::Back;
 use lingerd_platform::backend::{Backend, Interest};
+use lingerd_platform::closing::SlowClose;
 use lingerd_platform::fdpass::{Link, Received};
 use lingerd_platform::tcp::Tcp;
 use lingerd_platform::world::World;
@@ -823,6 +824,20 @@ impl<W: World> Connections<W> {
     fn put_in_queue(&mut self, entry: Entry, number: Option<u64>) {
         let link = self.parks.queue(entry, number);
         self.close_links(link);
+    }
+
+    /// Closes a link that is of no use any more. What is still queued in it closes with it, which may take long: at the
+    /// end of what was sent, behind which nothing comes, there is nothing.
+    pub fn close_link(&mut self, link: W::Link) {
+        let mut descriptors = Vec::new();
+        let mut has_ended = || matches!(link.receive(&mut descriptors), Ok(Received::End));
+        // Most have hung up.
+        let is_empty = has_ended() || link.silence() && has_ended();
+        descriptors.into_iter().for_each(|other| self.close_slowly(other));
+        if !is_empty {
+            link.finish(); // whoever is there is hung up on now
+            self.slow_close.close(link.into_received());
+        }
     }
 
     fn close_links(&mut self, links: impl IntoIterator<Item = W::Link>) {

@@ -107,10 +107,12 @@ impl<S> Linked for ByDue<'_, S> {
     }
 }
 
-/// How many connections are looked at for one from where too many come, and how many places at most; and how many places
-/// for those of which it is not known.
+/// How many connections are looked at for one from where too many come, and how many places at most.
 const LOOKED_AT: usize = 64;
 const PASSED: u32 = 4 * PIECE as u32;
+
+/// How many places are looked at for those of which it is not known from where they come.
+const SOME: u32 = 16;
 
 /// The chains that there are in [`Table::ages`], in the order in which their connections are to go where one has to:
 /// a client that is silent asks again, one whose request waits may not, and a response that is not even written is
@@ -214,8 +216,8 @@ impl<S> Table<S> {
         if self.unknown == 0 || places == 0 {
             return Vec::new();
         }
-        let some = (self.unknown_hand..self.unknown_hand + LOOKED_AT as u32).map(|place| place % places);
-        self.unknown_hand = (self.unknown_hand + LOOKED_AT as u32) % places;
+        let some = (self.unknown_hand..self.unknown_hand + SOME).map(|place| place % places);
+        self.unknown_hand = (self.unknown_hand + SOME) % places;
         let is_unknown = |&place: &u32| {
             let row = self.slab.row(place);
             row.socket.is_some() && row.origin == Origin::UNKNOWN
@@ -526,6 +528,40 @@ mod tests {
         assert_eq!(table.evictable(4, at(9)), Some(greedy[0]));
         table.remove(greedy[0]).unwrap();
         assert_eq!(table.evictable(4, at(9)), Some(first));
+    }
+
+    #[test]
+    fn those_of_whom_it_is_not_known_are_found_and_count_from_then_on() {
+        let mut table = table();
+        let known = add_from(&mut table, 1, 0);
+        let entries: Vec<_> = (1..=PIECE as u32)
+            .map(|now| {
+                let mut linger = Linger::new(at(now));
+                linger.on(Event::Acknowledged(Some(true)), at(now), &RULES);
+                table.insert(now, Origin::UNKNOWN, linger, linger.due(at(now), &RULES))
+            })
+            .collect();
+        table.remove(entries[7]).unwrap();
+        assert_eq!(table.evictable(1, at(300)), Some(known), "they count nowhere");
+        let origin = table.census().origin(Some(([192, 0, 2, 2], 80).into()));
+        let mut found = Vec::new();
+        for _ in 0..2 * PIECE as u32 / SOME {
+            for entry in table.of_unknown_origin() {
+                table.note_origin(entry, origin);
+                found.push(entry);
+            }
+        }
+        let expected: Vec<_> = entries.iter().copied().filter(|entry| *entry != entries[7]).collect();
+        found.sort_unstable();
+        assert_eq!(found, expected, "each of them once");
+        let most = PIECE - 1;
+        assert_eq!(table.evictable(most, at(300)), Some(known));
+        let first = table.evictable(most - 1, at(300)).unwrap();
+        assert!(entries.contains(&first), "one of those that are too many");
+        for entry in expected {
+            assert!(table.remove(entry).is_some());
+        }
+        assert!(!table.census.any_exceeds(1));
     }
 
     #[test]

@@ -38,6 +38,14 @@ pub struct Let {
     link: UnixStream,
 }
 
+/// A program that another test starts in that moment may have the link for an instant, and what the sender says meanwhile
+/// would be lost.
+impl Drop for Let {
+    fn drop(&mut self) {
+        let _ = self.link.shutdown(Shutdown::Both);
+    }
+}
+
 impl Fake {
     /// Listens at the hand-off socket, which everybody may connect to.
     pub fn at_first(site: &Site) -> Self {

@@ -4,10 +4,11 @@
 //! processes have. Must not know what a sender is to do, nor who is at the other end of its link.
 
 use lingerd_platform::process;
+use socket2::{Domain, Socket, Type};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -113,7 +114,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 fn free_address() -> SocketAddr {
     loop {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(10_000..32_000)));
-        if TcpListener::bind(address).is_ok() {
+        // Who does not listen is in nobody's way, should a program that is started in that moment have it for an instant.
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        if socket.bind(&address.into()).is_ok() {
             return address;
         }
     }

@@ -20,8 +20,8 @@ pub struct Server {
     pub name: &'static str,
     /// What is not there of what it needs, for people; `None` if it can be started.
     pub missing: fn() -> Option<String>,
-    /// Starts it with one worker, at an address or a path. It may put files into the site.
-    command: fn(&Site, &str) -> Command,
+    /// Starts it with one worker, at an address or a path.
+    command: fn(&str) -> Command,
     /// Whether it hands over what a client is slow to read.
     pub spools: bool,
     /// With these a worker ends after fifteen requests.
@@ -95,26 +95,26 @@ pub fn sender(path: &str) -> PathBuf {
     built::project().join("senders").join(path)
 }
 
-fn unicorn(site: &Site, bind: &str) -> Command {
-    let conf = site.path("unicorn.rb");
-    fs::write(&conf, "require 'lingerd/unicorn'\nworker_processes 1\ntimeout 600\npid 'unicorn.pid'\n")
-        .unwrap();
+fn unicorn(bind: &str) -> Command {
     let mut command = Command::new("unicorn");
     command.env("RUBYLIB", sender("ruby/lib")).env("RUBYOPT", "-W:no-deprecated");
-    command.arg("-c").arg(conf).args(["-E", "deployment", "-l", bind]).arg(here("app.ru"));
+    command.arg("-c").arg(here("unicorn.conf.rb")).args(["-E", "deployment", "-l", bind]).arg(here("app.ru"));
     command
 }
 
-fn pitchfork(site: &Site, bind: &str) -> Command {
-    let conf = site.path("pitchfork.rb");
-    fs::write(&conf, "require 'lingerd/pitchfork'\nworker_processes 1\ntimeout 600\n").unwrap();
+fn pitchfork(bind: &str) -> Command {
     let mut command = Command::new("pitchfork");
     command.env("RUBYLIB", sender("ruby/lib"));
-    command.args(["-E", "deployment"]).arg("-c").arg(conf).args(["-l", bind]).arg(here("app.ru"));
+    command
+        .args(["-E", "deployment"])
+        .arg("-c")
+        .arg(here("pitchfork.conf.rb"))
+        .args(["-l", bind])
+        .arg(here("app.ru"));
     command
 }
 
-fn starman(_: &Site, bind: &str) -> Command {
+fn starman(bind: &str) -> Command {
     let mut command = Command::new("starman");
     command.env("PERL5LIB", sender("perl/lib"));
     command.args(["-s", "Starman::Lingerd", "--workers", "1", "--listen", bind]).arg(here("app.psgi"));
@@ -143,7 +143,7 @@ fn uwsgi_plugin() -> Option<&'static Path> {
     BUILT.get_or_init(build).as_deref()
 }
 
-fn uwsgi(_: &Site, bind: &str) -> Command {
+fn uwsgi(bind: &str) -> Command {
     let mut command = Command::new("uwsgi-core");
     command.args(["--plugin", "python3", "--plugin"]).arg(uwsgi_plugin().unwrap());
     command.args(["--master", "--lazy-apps", "--processes", "1", "--http-socket", bind]);
@@ -173,7 +173,7 @@ impl Server {
             let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
             let bind = if path.is_empty() { address.to_string() } else { path.to_owned() };
             let log = fs::File::create(site.path("server.log")).unwrap();
-            let child = (self.command)(site, &bind)
+            let child = (self.command)(&bind)
                 .current_dir(site.path(""))
                 .env("LINGERD_SOCKET", lingerd)
                 .env("HOME", site.path(""))

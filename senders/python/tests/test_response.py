@@ -254,6 +254,37 @@ class Slow(TestCase):
         self.assertNotIn("asked", done[6:])
         self.assertTrue(end[0]() == PAGE)
 
+    def test_what_another_thread_was_faster_with_is_neither_copied_nor_waited_for(self):
+        self.go_ahead()
+        response = Response(length=len(PAGE))
+        self.server.begin(response)
+        may_spool = self.sender.may_spool
+        done = []
+
+        def taken(*wait):
+            if not wait and "taken" not in done:
+                done.append("taken")
+                return False
+            return may_spool(*wait)
+
+        def has_room(_, seconds):
+            done.append(seconds)
+            return False
+
+        def memory():
+            done.append("copied")
+            return _memory()
+
+        _memory = _response._memory
+        self.sender.may_spool = taken
+        with mock.patch.object(_response.Connection, "_has_room", has_room), mock.patch.object(
+            _response, "_memory", memory
+        ):
+            self.write(response, [PAGE])
+        self.assertEqual(done, [_response._MOMENT, "taken", _response._MOMENT, "copied"])
+        got, rest = self.sent()
+        self.assertTrue(got + rest == PAGE)
+
     def test_a_client_that_has_gone_is_an_error_as_ever(self):
         response = Response(length=len(PAGE))
         self.server.begin(response)

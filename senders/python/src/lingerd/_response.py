@@ -18,6 +18,7 @@ import select
 import socket
 import stat
 import tempfile
+import threading
 from collections import deque
 from typing import IO, Any, Deque, List, Optional, Union
 
@@ -33,6 +34,10 @@ _WAIT = 1
 
 # How much of a file is read for the socket at once, in bytes.
 _PIECE = 65536
+
+# lingerd takes one response of a process at a time. Of threads that are told so one copies
+# its response, and not all in vain.
+_giving = threading.Lock()
 
 # How a response in chunks ends.
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -166,7 +171,11 @@ class Connection(socket.socket):
         while not self._write():
             if self._has_room(_MOMENT) or not self._sender.may_spool(_WAIT, self):
                 continue
-            if self._give():
+            with _giving:
+                if not self._sender.may_spool():
+                    continue  # another thread was faster
+                given = self._give()
+            if given:
                 self._kept.clear()
                 self._given = True
                 close(self)

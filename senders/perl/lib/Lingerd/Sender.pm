@@ -284,9 +284,10 @@ connection with TLS (L<IO::Socket::SSL>) is not taken.
 
 Hands over a connection on which up to four parts of files are still to be written, for a client that reads slowly:
 lingerd writes them, then lingers. It takes one when it has said so, which C<may_spool> asks, for so many seconds at
-most, and until C<$client> has room. A true C<$ours> says that nobody else has use for the file. What lingerd does not
-take the caller writes. C<spool($client, $parts, $patience)> has the connection reset if that does not get on for so
-many seconds; 300 unless told.
+most, and until C<$client> has room. A true C<$ours> says that nobody else has use for the file; what is in any other
+must not be changed until it is sent, though it may be removed, or another one be put in its place. What lingerd does
+not take the caller writes. C<spool($client, $parts, $patience)> has the connection reset if that does not get on for
+so many seconds; 300 unless told.
 
 =head2 error
 

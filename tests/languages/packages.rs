@@ -74,6 +74,7 @@ fn the_gem_is_built_and_installed_and_needs_nothing() {
     };
     let built = run(gem().args(["build", "lingerd.gemspec"]));
     assert!(source.join(format!("lingerd-{version}.gem")).exists(), "{built:?}");
+    assert_eq!(built.stderr, "");
     let installed =
         run(gem().args(["install", "--local", "--no-document", &format!("lingerd-{version}.gem")]));
     assert_eq!(installed.code, Some(0), "{installed:?}");

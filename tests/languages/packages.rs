@@ -74,6 +74,7 @@ fn the_gem_is_built_and_installed_and_needs_nothing() {
     };
     let built = run(gem().args(["build", "lingerd.gemspec"]));
     assert!(source.join(format!("lingerd-{version}.gem")).exists(), "{built:?}");
+    assert_eq!(built.stderr, "");
     let installed =
         run(gem().args(["install", "--local", "--no-document", &format!("lingerd-{version}.gem")]));
     assert_eq!(installed.code, Some(0), "{installed:?}");
@@ -119,6 +120,18 @@ fn what_is_for_perl_is_made_and_tested_and_installed_as_what_cpan_has() {
                 || text.contains(&format!("= '{version}';"))
         );
     }
+}
+
+#[test]
+fn the_tests_of_what_is_for_php_pass() {
+    if !have_php() {
+        return;
+    }
+    let tests = run(Command::new("php")
+        .args(["-d", "error_reporting=-1", "-d", "display_errors=1"])
+        .arg(sender("php/tests/sender.php")));
+    assert_eq!(tests.code, Some(0), "{tests:?}");
+    assert!(tests.stdout.lines().all(|line| line.starts_with("ok - ")), "{}", tests.stdout);
 }
 
 /// A server that prints its port, and may start others.

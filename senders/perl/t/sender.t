@@ -139,6 +139,15 @@ subtest 'what lingerd does not take is not sent' => sub {
     my (undef, $closed) = connection();
     close $closed;
     ok !$sender->give($_), 'not given' for $unix, $closed, \*STDERR;
+
+    # Net::Server's other TLS, which is no IO::Socket::SSL; and whatever is written through a class.
+    @Net::Server::Proto::SSLEAY::ISA = 'IO::Socket::INET';
+    my (undef, $tls)  = connection();
+    my (undef, $tied) = connection();
+    bless $tls, 'Net::Server::Proto::SSLEAY';
+    require Tie::Handle;
+    tie *$tied, 'Tie::StdHandle', '+<&=', fileno $tied;
+    ok !$sender->give($_), 'not given' for $tls, $tied;
     is $sender->error, undef, 'that is no error';
 };
 
@@ -170,6 +179,42 @@ subtest 'it half-closes, and lets go' => sub {
     is sysread($handle, my $late, 10), 4, 'which can still be heard';
 };
 
+subtest 'what Perl still keeps is written first' => sub {
+    my ($directory, $path, $sender) = place();
+    my $listener = listener($path);
+    my $link;
+    for my $method ('finish', 'give') {
+        my ($client, $server) = connection();
+        $server->autoflush(0);
+        print {$server} 'hello';
+        ok $sender->$method($server), $method;
+        $link ||= $listener->accept;
+        is sysread($client, my $got, 10), 5, 'the client has it';
+    }
+
+    # Without lingerd, too.
+    my ($client, $server) = connection();
+    $server->autoflush(0);
+    print {$server} 'hello';
+    shutdown $client, 1;
+    Lingerd::Closing::lingering_close($server);
+    is sysread($client, my $got, 10), 5, 'the client has it';
+};
+
+subtest 'what cannot be written is not handed over, and ends nobody' => sub {
+    my ($directory, $path, $sender) = place();
+    my $listener = listener($path);
+    my ($client, $server) = connection();
+    $server->autoflush(0);
+    print {$server} 'hello';
+    shutdown $server, 1;
+    local $SIG{PIPE} = sub { die 'SIGPIPE' };
+    ok !$sender->finish($server), 'not given';
+    ok !defined fileno $server, 'closed';
+    $listener->blocking(0);
+    ok !$listener->accept, 'nobody has come';
+};
+
 subtest 'nobody lingers on a client that is done' => sub {
     my ($directory, $path, $sender) = place();
     my $listener = listener($path);
@@ -195,12 +240,30 @@ subtest 'what lingerd does not take is closed as the caller says, or lingered on
     is sysread($client, my $nothing, 1), 0, 'the client has an end, and no reset';
 };
 
+subtest 'no signal ends the wait for a client' => sub {
+    my ($directory, $path, $sender) = place();
+    my ($client, $server) = connection();
+    my $signals = 0;
+    local $SIG{ALRM} = sub {
+        return if ++$signals < 3;
+        Time::HiRes::ualarm(0);
+        syswrite $client, 'late';
+        shutdown $client, 1;
+    };
+    Time::HiRes::ualarm(100_000, 100_000);
+    ok !$sender->finish($server), 'not given';
+    is $signals, 3, 'the third one had the client end';
+    is sysread($client, my $nothing, 1), 0, 'the client has an end, and no reset';
+};
+
 subtest 'a response goes when lingerd has said so' => sub {
     my ($directory, $path, $sender) = place();
     my $listener = listener("$path.2");
     my (undef, $server) = connection();
     open my $file, '+>', undef or die "no file: $!";
-    my $parts = [[$file, 2, 3, 1], [$file, 0, 8]];
+    print {$file} 'response';    # which Perl still keeps
+    open my $other, '<', $0 or die "no $0: $!";
+    my $parts = [[$file, 2, 3, 1], [$other, 0, 8]];
     ok !$sender->spool($server, $parts), 'not yet';
     my $link = $listener->accept;
     syswrite $link, 'G';
@@ -208,10 +271,42 @@ subtest 'a response goes when lingerd has said so' => sub {
     ok $sender->spool($server, $parts, 7), 'spooled';
     my ($head, @handles) = received($link, 72);
     is_deeply [unpack 'a C S> L> (Q>)8', $head], ['S', 2, 1, 7000, 2, 3, 0, 8, 0, 0, 0, 0], 'the head';
-    ok same($handles[0], $server) && same($handles[1], $file) && same($handles[2], $file), 'the descriptors';
+    ok same($handles[0], $server) && same($handles[1], $file) && same($handles[2], $other), 'the descriptors';
+    is -s $handles[1], 8, 'the file is all there';
     is_deeply linger($handles[0]), [1, 0], 'who is killed resets it';
     ok !$sender->may_spool, 'one G is for one response';
     ok !eval { $sender->spool($server, $_); 1 }, 'what cannot be' for [], [($parts->[0]) x 5], [[$file, -1, 8]];
+};
+
+{
+    package Refusing;
+    sub may_spool { return 1 }
+    sub spool { push @{ $_[0] }, 'asked'; return 0 }
+}
+
+subtest 'what lingerd does not take it is not asked for again at once' => sub {
+    plan skip_all => 'there is no Starman' unless eval { require Lingerd::Starman };
+    my ($client, $server) = connection();
+    my $sender = bless [], 'Refusing';
+    my $page   = 'x' x 8_000_000;
+    my $reader;
+    no warnings 'redefine', 'once';
+    local *Lingerd::Starman::wait_for = sub {
+        push @$sender, $_[0];
+        if (!defined $reader && !($reader = fork)) {
+            require POSIX;
+            my $got = 0;
+            close $server;
+            while (my $n = sysread $client, my $bytes, 65_536) { $got += $n }
+            POSIX::_exit($got == length $page ? 0 : 1);
+        }
+        return Lingerd::Closing::wait_for(@_);
+    };
+    bless({ lingerd => $sender }, 'Lingerd::Starman')->_write_last($server, \$page);
+    is_deeply [@$sender[0, 1]], ['asked', Lingerd::Starman::WAIT()], 'then it waits';
+    close $server;
+    waitpid $reader, 0;
+    is $?, 0, 'the client has it from the worker';
 };
 
 done_testing;

@@ -73,12 +73,24 @@ final class Link
             if ($left <= 0 || !($read || $write)) {
                 return false;
             }
-            $micros = (int) ceil($left * 1e6);
-            $ready = @socket_select($read, $write, $except, intdiv($micros, 1_000_000), $micros % 1_000_000);
-            if (!$ready || $write) {
+            $ready = self::select($read, $write, $except, $left);
+            if ($ready === 0 || ($ready && $write)) {
                 return false;
             }
         }
+    }
+
+    /**
+     * socket_select(), for so many seconds: how many are ready; 0 also if it fails; null if a signal has ended it.
+     *
+     * @param list<\Socket> $read
+     * @param ?list<\Socket> $write
+     */
+    public static function select(array &$read, ?array &$write, ?array &$except, float $seconds): ?int
+    {
+        $micros = (int) ceil($seconds * 1e6);
+        $ready = @socket_select($read, $write, $except, intdiv($micros, 1_000_000), $micros % 1_000_000);
+        return $ready === false && socket_last_error() === SOCKET_EINTR ? null : (int) $ready;
     }
 
     public function close(): void

@@ -57,7 +57,7 @@ final class Sender
             throw new \ValueError('seconds must be at least 1');
         }
         $socket = self::tcp($connection);
-        if ($socket === null) {
+        if ($socket === null || !self::flush($connection)) {
             return false;
         }
         if ($seconds !== null) {
@@ -82,7 +82,7 @@ final class Sender
     public function finish(mixed $connection, ?callable $instead = null): bool
     {
         $socket = self::tcp($connection);
-        if ($socket !== null && (self::halfClose($socket) || $this->give($connection))) {
+        if ($socket !== null && self::flush($connection) && (self::halfClose($socket) || $this->give($connection))) {
             self::close($connection);
             return true;
         }
@@ -121,8 +121,13 @@ final class Sender
             throw new \ValueError('patience must be more than 0');
         }
         $socket = self::tcp($connection);
-        if ($socket === null || !$this->maySpool()) {
+        if ($socket === null || !$this->maySpool() || !self::flush($connection)) {
             return false;
+        }
+        foreach ($parts as $part) {
+            if (!self::flush($part->file)) {
+                return false;
+            }
         }
         [$flags, $numbers] = [0, []];
         foreach (array_values($parts) as $n => $part) {
@@ -151,13 +156,16 @@ final class Sender
     public static function lingeringClose(mixed $connection): void
     {
         $socket = self::tcp($connection);
-        $until = hrtime(true) / 1e9 + 30;
-        if ($socket !== null && @socket_shutdown($socket, 1)) {
-            while (hrtime(true) / 1e9 < $until) {
+        $now = fn (): float => hrtime(true) / 1e9;
+        [$until, $silent] = [$now() + 30, $now() + 2];
+        if ($socket !== null && self::flush($connection) && @socket_shutdown($socket, 1)) {
+            while (($left = min($until, $silent) - $now()) > 0) {
                 [$read, $write, $except] = [[$socket], null, null];
-                if (!@socket_select($read, $write, $except, 2) || !@socket_recv($socket, $late, 65_536, MSG_DONTWAIT)) {
+                $ready = Link::select($read, $write, $except, $left);
+                if ($ready === 0 || ($ready && !@socket_recv($socket, $late, 65_536, MSG_DONTWAIT))) {
                     break;
                 }
+                $silent = $ready ? $now() + 2 : $silent;
             }
         }
         self::close($connection);
@@ -198,10 +206,14 @@ final class Sender
             }
             $connection = @socket_import_stream($connection);
         }
-        // A Unix socket has no port.
-        $is = $connection instanceof \Socket
-            && @socket_getsockname($connection, $address, $port) && $port !== null
-            && @socket_get_option($connection, SOL_SOCKET, SO_TYPE) === SOCK_STREAM;
+        try {
+            // A Unix socket has no port.
+            $is = $connection instanceof \Socket
+                && @socket_getsockname($connection, $address, $port) && $port !== null
+                && @socket_get_option($connection, SOL_SOCKET, SO_TYPE) === SOCK_STREAM;
+        } catch (\Error) {
+            return null;    // it is closed
+        }
         return $is ? $connection : null;
     }
 
@@ -230,6 +242,12 @@ final class Sender
         return $length === 0 || ($length === false && socket_last_error($socket) === SOCKET_ECONNRESET);
     }
 
+    /** Has the kernel have what a stream still keeps of what was written, as one with a filter may. */
+    private static function flush(mixed $stream): bool
+    {
+        return !is_resource($stream) || @fflush($stream);
+    }
+
     private static function linger(\Socket $socket, int $on, int $seconds): void
     {
         // Else the client has gone.
@@ -238,6 +256,10 @@ final class Sender
 
     private static function close(mixed $connection): void
     {
-        is_resource($connection) ? fclose($connection) : socket_close($connection);
+        try {
+            is_resource($connection) ? fclose($connection) : socket_close($connection);
+        } catch (\Error) {
+            // It is closed already.
+        }
     }
 }

@@ -148,6 +148,35 @@ class Slow(TestCase):
                 got, rest = self.sent()
                 self.assertTrue(got + rest == PAGE + (b"\r\n0\r\n\r\n" if chunked else b""))
 
+    def test_what_is_given_up_is_not_written(self):
+        with tempfile.TemporaryFile() as file:
+            file.write(PAGE)
+            file.flush()
+            self.server.begin(Response(chunked=True))
+            self.server.sendfile(file, 0, len(PAGE))
+        # By its number there is none, or another one.
+        self.server.forget()
+        self.server.end()
+        self.client.settimeout(60)
+        end = self.reading()
+        self.assertLess(len(end()), len(PAGE))
+
+    def test_into_half_a_response_nobody_writes_an_error(self):
+        response = Response()
+        self.server.begin(response)
+        self.server.all_is_there()
+        self.write(response, [PAGE])
+
+        def time_out(*_):
+            raise SystemExit(1)
+
+        self.sender.may_spool = time_out
+        with self.assertRaises(SystemExit):
+            self.server.end()
+        self.server.forget()
+        with self.assertRaises(OSError):
+            self.server.sendall(b"HTTP/1.1 500 Internal Server Error")
+
     def test_who_reads_at_once_needs_nobody(self):
         end = self.reading()
         response = Response(length=len(PAGE))
@@ -274,3 +303,13 @@ class Slow(TestCase):
                         self.assertEqual(same.gettimeout(), seconds)
                 finally:
                     socket.setdefaulttimeout(None)
+
+    def test_a_copy_is_as_any_other_socket(self):
+        self.server.settimeout(3)
+        with self.server.dup() as copy:
+            self.assertIs(type(copy), socket.socket)
+            self.assertEqual(copy.gettimeout(), 3)
+            self.assertFalse(os.get_inheritable(copy.fileno()))
+            copy.sendall(b"from a copy")
+        self.assertEqual(self.client.recv(100), b"from a copy")
+        self.assertGreaterEqual(self.server.fileno(), 0)

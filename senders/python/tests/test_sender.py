@@ -233,6 +233,29 @@ class Fork(TestCase):
         self.assertTrue(self.sender.give(server))
         self.assertEqual(self.received(parents)[0], b"L")
 
+    def test_a_child_parts_with_a_link_that_has_another_name_at_lingerd(self):
+        listener = self.listen()
+        os.symlink(self.directory, self.directory + ".link")
+        self.addCleanup(os.unlink, self.directory + ".link")
+        sender = lingerd.Sender(os.path.join(self.directory + ".link", "lingerd.sock"))
+        self.addCleanup(sender.close)
+        _, server = self.connection()
+        self.assertTrue(sender.give(server))
+        parents = self.accept(listener)
+
+        def parted():
+            before = sender._first._states[os.getppid()].sock
+            number, inode = before.fileno(), os.fstat(before.fileno()).st_ino
+            gives = sender.give(server)
+            try:
+                return gives and os.fstat(number).st_ino != inode
+            except OSError:
+                return gives
+
+        self.in_child(parted)
+        self.received(parents)
+        self.assertEqual(self.received(self.accept(listener))[0], b"L")
+
     def test_what_a_child_has_in_the_place_of_the_link_is_left_alone(self):
         listener = self.listen()
         _, server = self.connection()
@@ -323,8 +346,7 @@ class Spool(TestCase):
         super().setUp()
         self.file = tempfile.TemporaryFile()
         self.addCleanup(self.file.close)
-        self.file.write(b"0123456789")
-        self.file.flush()
+        self.file.write(b"0123456789")  # which Python still keeps
 
     def resets(self, sock):
         option = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
@@ -350,6 +372,7 @@ class Spool(TestCase):
         for descriptor, file in zip(descriptors, [server, self.file, self.file]):
             self.assert_is(descriptor, file)
         self.assertEqual(len(descriptors), 3)
+        self.assertEqual(os.fstat(self.file.fileno()).st_size, 10)
 
         _, another = self.connection()
         self.assertFalse(self.sender.may_spool())

@@ -12,6 +12,7 @@ require "socket"
 require "tempfile"
 require "tmpdir"
 require_relative "../lib/lingerd"
+require_relative "../lib/lingerd/prefork"
 
 class TestCase < Minitest::Test
   def setup
@@ -101,6 +102,16 @@ class Give < TestCase
     refute_nil @sender.error
   end
 
+  def test_a_link_that_was_closed_by_somebody_else_is_a_dead_one
+    listener = listen
+    server = connection[1]
+    assert @sender.give(server)
+    @sender.send(:links)[0].instance_variable_get(:@link).close
+    refute @sender.give(server)
+    later(1.1) { assert @sender.give(server) }
+    2.times { assert_equal "L", received(keep(listener.accept[0]))[0] }
+  end
+
   def test_one_who_does_not_read_holds_nobody_up_and_the_link_is_kept
     listener = listen
     server = connection[1]
@@ -166,6 +177,36 @@ class Finish < TestCase
     assert_equal "late", descriptor.read
   end
 
+  def test_what_ruby_still_keeps_is_written_first
+    listener = listen
+    %i[finish give].each do |method|
+      client, server = connection
+      server.sync = false
+      server.write("hello")
+      assert @sender.public_send(method, server)
+      keep(listener.accept[0]) if method == :finish
+      assert_equal "hello", client.readpartial(10)
+    end
+    # Without lingerd, too.
+    client, server = connection
+    server.sync = false
+    server.write("hello")
+    client.shutdown(Socket::SHUT_WR)
+    Lingerd.lingering_close(server)
+    assert_equal "hello", client.read
+  end
+
+  def test_what_cannot_be_written_is_not_handed_over
+    listener = listen
+    client, server = connection
+    server.sync = false
+    server.write("hello")
+    server.shutdown(Socket::SHUT_WR)
+    refute(@sender.finish(server) { |socket| Lingerd.quietly_close(socket) })
+    assert_equal :wait_readable, listener.accept_nonblock(exception: false)
+    assert_equal "", client.read
+  end
+
   def test_nobody_lingers_on_a_client_that_is_done
     listener = listen
     client, server = connection
@@ -189,6 +230,21 @@ class Finish < TestCase
     client.close
     refute waiting.value
     assert server.closed?
+  end
+end
+
+class Lingering < TestCase
+  def test_what_ruby_has_read_and_keeps_is_no_end
+    client, server = connection
+    client.write("line\nmore")
+    assert_equal "line\n", server.gets
+    waiting = Thread.new { Lingerd.lingering_close(server) }
+    assert_equal "", client.read
+    client.write("late")
+    client.close_write
+    waiting.join
+    assert server.closed?
+    assert_equal 0, client.getsockopt(:SOCKET, :ERROR).int
   end
 end
 
@@ -219,6 +275,15 @@ class Spool < TestCase
     refute @sender.spool(server, parts)
   end
 
+  def test_a_file_is_all_there_when_it_goes
+    server = connection[1]
+    refute @sender.may_spool?
+    keep(@listener.accept[0]).write("G")
+    @file.write(" and more")
+    assert @sender.spool(server, [Lingerd::Part.new(@file, 0, 17)])
+    assert_equal 17, @file.stat.size
+  end
+
   def test_it_waits_no_longer_than_until_the_client_has_room
     client, server = connection
     refute @sender.may_spool?(60, server)
@@ -232,5 +297,65 @@ class Spool < TestCase
     assert_raises(ArgumentError) { @sender.spool(server, [part] * 5) }
     assert_raises(ArgumentError) { @sender.spool(server, [part], 0) }
     assert_raises(ArgumentError) { @sender.spool(server, [Lingerd::Part.new(@file, -1, 8)]) }
+  end
+end
+
+# What Unicorn and Pitchfork serve, when lingerd would take a response that cannot be handed over.
+class Prefork < TestCase
+  SERVER = Struct.new(:taken?).new(false)
+  PAGE = "x" * 8_000_000
+
+  def setup
+    super
+    @listener = listen("#{@path}.2")
+    refute @sender.may_spool?
+    keep(@listener.accept[0]).write("G")
+    @client, @server = connection
+    @server.extend(Lingerd::Prefork::Connection)
+    @server.served_by(SERVER, @sender)
+  end
+
+  # What the client has in the end of one to whom the block, which is called before the worker waits, lets it read.
+  def read_when
+    reading = nil
+    @server.define_singleton_method(:wait_writable) do |*seconds|
+      reading ||= yield(seconds)
+      super()
+    end
+    @server.write_last(PAGE)
+    @server.close_write
+    reading.value
+  end
+
+  def test_what_lingerd_does_not_take_it_is_not_asked_for_again_at_once
+    asked = []
+    @sender.define_singleton_method(:spool) do |*|
+      asked << :asked
+      false
+    end
+    got = read_when do |seconds|
+      asked.concat(seconds)
+      Thread.new { @client.read }
+    end
+    assert_equal [:asked, Lingerd::Prefork::WAIT], asked.first(2)
+    assert_equal PAGE.size, got.size
+  end
+
+  def test_without_memory_the_worker_writes_itself
+    [Errno::EROFS, Errno::EMFILE, Errno::EFBIG, Errno::EDQUOT, IOError, ArgumentError].each do |error|
+      teardown && setup unless error == Errno::EROFS
+      got = File.stub(:open, ->(*) { raise Errno::ENOENT }) do
+        Tempfile.stub(:create, ->(*) { raise error }) do
+          read_when { Thread.new { @client.read } }
+        end
+      end
+      assert_equal PAGE.size, got.size
+    end
+  end
+
+  def test_what_is_longer_than_it_says_ends_with_its_length
+    body = Lingerd::Prefork::Body.new([PAGE, "more"], @server, PAGE.size)
+    body.each { flunk }
+    assert @server.closed?
   end
 end

@@ -10,24 +10,45 @@ use warnings;
 
 use Errno    ();
 use Exporter 'import';
+use IO::Handle ();
+use mro ();
 use Scalar::Util 'blessed';
 use Socket qw(AF_INET AF_INET6 MSG_DONTWAIT MSG_PEEK SHUT_WR SOCK_STREAM SOL_SOCKET SO_TYPE sockaddr_family);
 use Time::HiRes qw(CLOCK_MONOTONIC clock_gettime);
 
 our $VERSION   = '0.1.0';
-our @EXPORT_OK = qw(client_done half_close is_tcp lingering_close now wait_for);
+our @EXPORT_OK = qw(client_done close_quietly flush half_close is_tcp lingering_close now wait_for);
 
 sub now { return clock_gettime(CLOCK_MONOTONIC) }
 
-# Whether it is open, and of a kind that lingerd takes. TLS is not.
+# Whether it is open, and of a kind that lingerd takes. TLS is not: IO::Socket::SSL, Net::Server's SSL and SSLEAY.
 sub is_tcp {
     my ($sock) = @_;
-    return 0 if blessed $sock && $sock->isa('IO::Socket::SSL');
+    return 0 if blessed $sock && grep { /SSL/ } @{ mro::get_linear_isa(ref $sock) };
+    # What is written there goes through a class that may do anything with it.
+    return 0 if ref $sock && tied *$sock;
     return 0 unless defined fileno $sock;
     my $name = getsockname $sock or return 0;
     my $family = sockaddr_family($name);
     return 0 unless $family == AF_INET || $family == AF_INET6;
     return unpack('i', getsockopt($sock, SOL_SOCKET, SO_TYPE) || pack 'i', 0) == SOCK_STREAM;
+}
+
+# Has the kernel have what Perl itself still keeps of what was printed, to sockets or files; whether it took it. Waits as
+# a write does.
+sub flush {
+    my (@handles) = @_;
+    local $SIG{PIPE} = 'IGNORE';
+
+    # EINVAL is of one that is open for reading only.
+    return !grep { !IO::Handle::flush($_) && !$!{EINVAL} } @handles;
+}
+
+# close, which would try once more to write what could not be written.
+sub close_quietly {
+    my ($sock) = @_;
+    local $SIG{PIPE} = 'IGNORE';
+    return close $sock;
 }
 
 # Whether the client has nothing more to send, and nothing that it has sent is unread: then the socket can be closed
@@ -50,13 +71,17 @@ sub half_close {
 }
 
 # Waits, for so many seconds at most, until there is something to read of one of them, or room at one of the others.
-# Which of the two it was: two lists.
+# Which of the two it was: two lists. No signal ends it.
 sub wait_for {
     my ($seconds, $readable, $writable) = @_;
-    my ($in, $out) = ('', '');
-    vec($in,  fileno $_, 1) = 1 for @$readable;
-    vec($out, fileno $_, 1) = 1 for @$writable;
-    my $ready = select $in, $out, undef, $seconds;
+    my $until = now() + $seconds;
+    my ($in, $out, $ready);
+    do {
+        ($in, $out) = ('', '');
+        vec($in,  fileno $_, 1) = 1 for @$readable;
+        vec($out, fileno $_, 1) = 1 for @$writable;
+        $ready = select $in, $out, undef, $seconds;
+    } while $ready < 0 && $!{EINTR} && ($seconds = $until - now()) > 0;
     return ([], []) unless $ready > 0;
     return ([grep { vec $in, fileno $_, 1 } @$readable], [grep { vec $out, fileno $_, 1 } @$writable]);
 }
@@ -66,13 +91,15 @@ sub wait_for {
 sub lingering_close {
     my ($sock) = @_;
     my $until = now() + 30;
-    if (shutdown $sock, SHUT_WR) {
+    if (flush($sock) && shutdown $sock, SHUT_WR) {
         while ((my $left = $until - now()) > 0) {
             my ($ready) = wait_for($left < 2 ? $left : 2, [$sock], []);
-            last unless @$ready && sysread $sock, my $late, 65_536;
+            last unless @$ready;
+            my $read = sysread $sock, my $late, 65_536;
+            last unless $read || !defined $read && ($!{EINTR} || $!{EAGAIN});
         }
     }
-    return close $sock;
+    return close_quietly($sock);
 }
 
 1;

@@ -12,7 +12,7 @@ use Carp   'croak';
 use Errno  ();
 use Socket qw(SOL_SOCKET SO_LINGER);
 
-use Lingerd::Closing qw(half_close is_tcp lingering_close);
+use Lingerd::Closing qw(close_quietly flush half_close is_tcp lingering_close);
 
 our $VERSION = '0.1.0';
 
@@ -43,7 +43,7 @@ sub error { return $_[0]->_links->[0]{error} }
 sub give {
     my ($self, $sock, $seconds) = @_;
     croak 'seconds must be at least 1' if defined $seconds && $seconds < 1;
-    return 0 unless is_tcp($sock);
+    return 0 unless is_tcp($sock) && flush($sock);
     _linger($sock, 1, $seconds) if defined $seconds;
     my $given = $self->_links->[0]->send('L', [$sock]);
     _linger($sock, 0, 0) if defined $seconds && !$given;
@@ -52,8 +52,8 @@ sub give {
 
 sub finish {
     my ($self, $sock, $instead) = @_;
-    if (is_tcp($sock) && (half_close($sock) || $self->_links->[0]->send('L', [$sock]))) {
-        close $sock;
+    if (is_tcp($sock) && flush($sock) && (half_close($sock) || $self->_links->[0]->send('L', [$sock]))) {
+        close_quietly($sock);
         return 1;
     }
     ($instead || \&lingering_close)->($sock);
@@ -79,7 +79,7 @@ sub spool {
         $flags |= 1 << $n if $ours;
     }
     push @numbers, 0 while @numbers < 2 * MOST_PARTS;
-    return 0 unless is_tcp($sock) && $self->may_spool;
+    return 0 unless is_tcp($sock) && $self->may_spool && flush($sock, map { $_->[0] } @$parts);
     my $head = pack 'a C S> L> (Q>)8', 'S', scalar @$parts, $flags, $milliseconds, @numbers;
 
     # Whoever closes it last resets it from here on, if lingerd is killed before it has read this: the client might
@@ -263,7 +263,8 @@ can have.
   $sender->finish($client);
   $sender->finish($client, sub { close $_[0] });
 
-Ends a connection on which all is written: half-closes, hands over unless the client has closed already, and closes.
+Ends a connection on which all is written (what was printed to it, and Perl still keeps, is written first, here and by
+the methods below): half-closes, hands over unless the client has closed already, and closes.
 If lingerd does not take it the code is called, which closes it as the server would; without it a lingering close is
 done here, which waits. Whether that was not needed is returned.
 
@@ -283,9 +284,10 @@ connection with TLS (L<IO::Socket::SSL>) is not taken.
 
 Hands over a connection on which up to four parts of files are still to be written, for a client that reads slowly:
 lingerd writes them, then lingers. It takes one when it has said so, which C<may_spool> asks, for so many seconds at
-most, and until C<$client> has room. A true C<$ours> says that nobody else has use for the file. What lingerd does not
-take the caller writes. C<spool($client, $parts, $patience)> has the connection reset if that does not get on for so
-many seconds; 300 unless told.
+most, and until C<$client> has room. A true C<$ours> says that nobody else has use for the file; what is in any other
+must not be changed until it is sent, though it may be removed, or another one be put in its place. What lingerd does
+not take the caller writes. C<spool($client, $parts, $patience)> has the connection reset if that does not get on for
+so many seconds; 300 unless told.
 
 =head2 error
 

@@ -15,16 +15,16 @@ use Plack::Util  ();
 use Socket       qw(MSG_DONTWAIT);
 use Symbol       'gensym';
 
-use Lingerd::Closing 'is_tcp';
+use Lingerd::Closing qw(is_tcp wait_for);
 use Lingerd::Sender ();
 
 our $VERSION = '0.1.0';
 
 # How long to wait, in seconds, for lingerd and the client, before lingerd is tried to be reached again if it is not
-# there.
+# there, or asked again if it did not take it.
 use constant WAIT => 1;
 
-# How much of a file is read for the socket at once, in bytes.
+# How much of a file is read for the socket at once, in bytes, and how much is copied of what is in memory.
 use constant PIECE => 65_536;
 
 sub child_init_hook {
@@ -39,7 +39,7 @@ sub child_init_hook {
 sub post_process_request {
     my ($self) = @_;
     my ($sender, $client) = ($self->{lingerd}, $self->{server}{client});
-    if ($sender && is_tcp($client)) {
+    if ($sender && _is_plain($client)) {
         $sender->finish($client, sub { });
         my $error = $sender->error;
         if (defined $error ne !!$self->{lingerd_alone}) {
@@ -59,7 +59,7 @@ sub _finalize_response {
     my $file = defined $body && ref $body ne 'ARRAY';
     my $length = $file ? _length_of_file($response) : defined $body;
     return $self->SUPER::_finalize_response($env, $response)
-        unless $length && $self->{lingerd} && is_tcp($client);
+        unless $length && $self->{lingerd} && _is_plain($client);
 
     my $written = '';
     {
@@ -82,6 +82,12 @@ sub _finalize_response {
     return;
 }
 
+# Net::Server's own word for what it has accepted; others are TLS, whatever is added to it.
+sub _is_plain {
+    my ($client) = @_;
+    return $client && $client->can('NS_proto') && $client->NS_proto eq 'TCP' && is_tcp($client);
+}
+
 # How long a file is that is all there is of a response; 0 if it is none, or Starman is not told.
 sub _length_of_file {
     my ($response) = @_;
@@ -101,7 +107,7 @@ sub _write_last {
         $file->flush or return;
         return [$file, 0, length($$bytes) - $at, 1];
     };
-    return $self->_write_or_spool($client, 0, length $$bytes, sub { substr $$bytes, $_[0] }, $rest);
+    return $self->_write_or_spool($client, 0, length $$bytes, sub { substr $$bytes, $_[0], PIECE }, $rest);
 }
 
 sub _write_file {
@@ -132,6 +138,9 @@ sub _write_or_spool {
                 close $client;
                 last;
             }
+
+            # It did not, and would not at once if it was asked again.
+            wait_for(WAIT, [], [$client]);
         }
         elsif (!$!{EINTR}) {
             last;    # the client has gone

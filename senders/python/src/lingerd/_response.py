@@ -19,7 +19,8 @@ import socket
 import stat
 import tempfile
 import threading
-from typing import IO, Any, List, Optional, Union
+from collections import deque
+from typing import IO, Any, Deque, List, Optional, Union
 
 from ._closing import close
 from ._sender import Part, Sender
@@ -54,7 +55,7 @@ class Connection(socket.socket):
         # gunicorn's, from when the application is called until it is written.
         self._response: Any = None
         self._all_is_there = False
-        self._kept: List[Union[memoryview, Part]] = []
+        self._kept: Deque[Union[memoryview, Part]] = deque()
         self._given = False
 
     def begin(self, response: Any) -> None:
@@ -67,14 +68,21 @@ class Connection(socket.socket):
         self._all_is_there = True
 
     def end(self) -> None:
-        """The response is complete, or given up: what is kept of it goes. Of one on
-        which nobody can write any more there is none."""
+        """The response is complete: what is kept of it goes. Of one on which nobody
+        can write any more there is none."""
         try:
             if self.fileno() >= 0:
                 self._flush()
-        finally:
-            self._kept.clear()
-            self._response = None  # which has the connection
+        except BaseException:
+            # gunicorn would write a page for the error into the midst of it.
+            close(self)
+            raise
+
+    def forget(self) -> None:
+        """The response is over, or given up: what is kept of it is dropped. Its file
+        is closed, and by its number there may be another one."""
+        self._kept.clear()
+        self._response = None  # which has the connection
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         is_last = self._is_last(data)
@@ -94,6 +102,12 @@ class Connection(socket.socket):
         if not self._response.chunked:
             self._flush()
         return count
+
+    def dup(self) -> socket.socket:  # type: ignore[override]  # which has it of the same class
+        """A copy, as any other socket: what is kept is only here."""
+        same = socket.socket(self.family, self.type, self.proto, fileno=os.dup(self.fileno()))
+        same.settimeout(self.gettimeout())
+        return same
 
     def recv(self, *args: Any) -> bytes:
         # What the client says is lingerd's.
@@ -140,7 +154,7 @@ class Connection(socket.socket):
             else:
                 data = os.pread(_number(first), min(_PIECE, first.length), first.offset)
             if not len(data):  # or the file is not what it was
-                del self._kept[0]
+                self._kept.popleft()
                 continue
             try:
                 sent = self.send(data, socket.MSG_DONTWAIT)

@@ -16,7 +16,7 @@ import struct
 import sys
 import threading
 import time
-from typing import Callable, Dict, NamedTuple, Optional, Protocol, Sequence, Union
+from typing import Callable, Dict, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
 
 from ._closing import close, close_notify, half_close, lingering_close
 
@@ -72,6 +72,8 @@ class _State:
         # Taken by one thread twice where a signal's handler hands over, too.
         self.lock = threading.RLock()
         self.sock: Optional[socket.socket] = None
+        # Which file that is.
+        self.inode: Optional[Tuple[int, int]] = None
         self.connected = False
         self.tried: Optional[float] = None
         self.may_spool = False
@@ -112,7 +114,8 @@ class _Link:
         if state.sock is None:
             return
         try:
-            ours = state.sock.getpeername() == self.path
+            # Not the name of lingerd's end, which may be another one for the same.
+            ours = _inode(state.sock) == state.inode
         except OSError:
             ours = False
         if ours:
@@ -131,6 +134,7 @@ class _Link:
             try:
                 state.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 state.sock.setblocking(False)
+                state.inode = _inode(state.sock)
             except OSError as error:
                 state.error = error
                 state.sock = None
@@ -329,6 +333,8 @@ class Sender:
                 raise ValueError("a part has no negative offset or length")
             numbers[2 * n : 2 * n + 2] = part.offset, part.length
             flags |= part.ours << n
+            if not isinstance(part.file, int) and not _flush(part.file):
+                return False
             descriptors.append(part.file if isinstance(part.file, int) else part.file.fileno())
         head = _SPOOL.pack(b"S", len(parts), flags, milliseconds, *numbers)
         if not self._second.go_ahead(0, None):
@@ -354,6 +360,21 @@ def _is_tcp(sock: socket.socket) -> bool:
         and sock.family in (socket.AF_INET, socket.AF_INET6)
         and sock.type == socket.SOCK_STREAM
     )
+
+
+def _inode(sock: socket.socket) -> Tuple[int, int]:
+    status = os.fstat(sock.fileno())
+    return status.st_dev, status.st_ino
+
+
+def _flush(file: HasFileno) -> bool:
+    """Whether the kernel has all that was written to it; what Python still keeps it is
+    given."""
+    try:
+        getattr(file, "flush", bool)()
+    except OSError:
+        return False
+    return True
 
 
 def _set_linger(sock: socket.socket, on: bool, seconds: int) -> None:

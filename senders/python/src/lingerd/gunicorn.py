@@ -126,9 +126,11 @@ class SyncWorker(_Lingering, sync.SyncWorker):  # type: ignore[misc]
     def handle_request(self, listener: Any, req: Any, client: socket.socket, addr: Any) -> None:
         try:
             super().handle_request(listener, req, client, addr)
-        finally:
             if isinstance(client, Connection):
                 client.end()
+        finally:
+            if isinstance(client, Connection):
+                client.forget()
 
 
 class ThreadWorker(_Lingering, gthread.ThreadWorker):  # type: ignore[misc]
@@ -143,7 +145,10 @@ class ThreadWorker(_Lingering, gthread.ThreadWorker):  # type: ignore[misc]
     def handle_request(self, req: Any, conn: Any) -> Any:
         connection = conn.sock
         try:
-            return super().handle_request(req, conn)
-        finally:
+            goes_on = super().handle_request(req, conn)
             if isinstance(connection, Connection):
                 connection.end()
+            return goes_on
+        finally:
+            if isinstance(connection, Connection):
+                connection.forget()

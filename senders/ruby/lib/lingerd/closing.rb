@@ -23,6 +23,15 @@ module Lingerd
       false
     end
 
+    # Has the kernel have what Ruby itself still keeps of what was written, of a socket or a file; whether it took it.
+    # Waits as a write does.
+    def flush(io)
+      io.flush
+      true
+    rescue *GONE
+      false
+    end
+
     # Whether the client has nothing more to send, and nothing that it has sent is unread: then the socket can be
     # closed at once, and nobody lingers. Does not wait.
     def client_done?(socket)
@@ -51,13 +60,14 @@ module Lingerd
     # silent for +idle+ seconds, or +limit+ seconds are over.
     def lingering_close(socket, idle: 2, limit: 30)
       til = now + limit
+      socket.flush
       socket.shutdown(Socket::SHUT_WR)
       loop do
         left = til - now
         break unless left.positive? && socket.wait_readable([idle, left].min)
 
-        said = socket.recv_nonblock(65_536, exception: false)
-        break if said.nil? || said == ""
+        # recv would fail where what was read before came by lines, and Ruby keeps more.
+        break if socket.read_nonblock(65_536, exception: false).nil?
       end
     rescue *GONE
       # The client has gone.

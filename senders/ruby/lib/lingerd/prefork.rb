@@ -13,7 +13,7 @@ module Lingerd
   # Stands before the methods of the server's class.
   module Prefork
     # How long to wait, in seconds, for lingerd and the client, before lingerd is tried to be reached again if it is
-    # not there.
+    # not there, or asked again if it did not take it.
     WAIT = 1
 
     # How much of a file is read for the socket at once, in bytes.
@@ -75,11 +75,15 @@ module Lingerd
           written = sendmsg_nonblock(piece.call(at), Socket::MSG_NOSIGNAL, exception: false)
           if written != :wait_writable
             at += written
-          elsif @lingerd.may_spool?(WAIT, self) && yield(at)
-            # Lingerd has it: what is left here is a copy.
-            served
-            close
-            return
+          elsif @lingerd.may_spool?(WAIT, self)
+            if yield(at)
+              # Lingerd has it: what is left here is a copy.
+              served
+              close
+              return
+            end
+            # It did not, and would not at once if it was asked again.
+            wait_writable(WAIT)
           end
         end
       end
@@ -93,17 +97,20 @@ module Lingerd
         end
         file.binmode
         block.call(file)
-      rescue Errno::ENOSPC, Errno::EMFILE, Errno::ENFILE
+      rescue SystemCallError, IOError, ArgumentError # which Dir.tmpdir raises
         false
       ensure
-        file&.close
+        Lingerd.quietly_close(file) if file # which writes what could not be written once more
       end
     end
 
-    # A body of which the last piece is written by write_last.
+    # A body of which the last piece is written by write_last. What is longer than it said is cut off there, where the
+    # client does not look any more either.
     Body = Struct.new(:body, :client, :left) do
       def each
         body.each do |piece|
+          return if client.closed?
+
           self.left -= piece.bytesize
           left.positive? ? yield(piece) : client.write_last(piece)
         end

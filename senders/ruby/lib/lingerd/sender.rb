@@ -51,7 +51,7 @@ module Lingerd
             drop(Errno::EPIPE.new(@path)) # a part of it has gone
           rescue *NOT_NOW
             return false
-          rescue SystemCallError => e
+          rescue SystemCallError, IOError => e
             drop(e)
           end
         end
@@ -114,7 +114,7 @@ module Lingerd
       @link
     rescue Errno::EALREADY
       nil
-    rescue SystemCallError => e
+    rescue SystemCallError, IOError => e
       drop(e)
       nil
     end
@@ -131,7 +131,7 @@ module Lingerd
       @may_spool
     rescue *NOT_NOW
       false
-    rescue SystemCallError => e
+    rescue SystemCallError, IOError => e
       drop(e)
       false
     end
@@ -188,7 +188,7 @@ module Lingerd
     # +seconds+, at least 1, is for one that is not worth more: lingerd ends it then, whatever its client does.
     def give(socket, seconds = nil)
       raise ArgumentError, "seconds must be at least 1" if seconds && seconds < 1
-      return false unless Lingerd.tcp?(socket)
+      return false unless Lingerd.tcp?(socket) && Lingerd.flush(socket)
       return links[0].send("L", [socket]) unless seconds
 
       with_linger(socket, seconds) { links[0].send("L", [socket]) }
@@ -200,7 +200,8 @@ module Lingerd
     # If lingerd does not take it the block is called, with the socket, which closes it as the server would; without
     # one it is Lingerd.lingering_close, which waits. Returns whether that was not needed.
     def finish(socket)
-      if Lingerd.tcp?(socket) && (Lingerd.half_close(socket) || links[0].send("L", [socket]))
+      if Lingerd.tcp?(socket) && Lingerd.flush(socket) &&
+         (Lingerd.half_close(socket) || links[0].send("L", [socket]))
         Lingerd.quietly_close(socket)
         return true
       end
@@ -231,6 +232,7 @@ module Lingerd
         raise ArgumentError, "a part has no negative offset or length"
       end
       return false unless Lingerd.tcp?(socket) && may_spool?
+      return false unless [socket, *parts.map(&:file)].all? { |io| Lingerd.flush(io) }
 
       flags = parts.each_with_index.sum { |part, n| part.ours ? 1 << n : 0 }
       numbers = parts.flat_map { |part| [part.offset, part.length] }
@@ -250,12 +252,14 @@ module Lingerd
 
     # The two of this process.
     def links
-      @links[Process.pid] || begin
-        of_others = @links.values.flatten
+      pid = Process.pid
+      @links[pid] || begin
         mine = [Link.new(@path), Link.new("#{@path}.2")]
-        @links = { Process.pid => mine }
+        # Not those of another thread that was here first, too.
+        of_others = @links.except(pid).values.flatten
+        @links = { pid => mine }
         of_others.each(&:left)
-        mine
+        @links[pid]
       end
     end
 

@@ -230,3 +230,29 @@ fn a_child_that_is_made_while_a_thread_hands_over_does_not_hang() {
     let (_client, told) = server.exchange("busy 200");
     assert_eq!(told, "given error 0");
 }
+
+#[test]
+fn a_child_keeps_no_link_of_its_parent_whose_path_is_another_than_the_daemons() {
+    let daemon = Daemon::start(&[]);
+    let Some(program) = program() else { return };
+    // As /var/run is where systemd listens in /run.
+    let elsewhere = daemon.site.path("elsewhere");
+    let socket = daemon.site.socket();
+    std::os::unix::fs::symlink(socket.parent().unwrap(), &elsewhere).unwrap();
+    let server = Server::run(Command::new(program).arg(elsewhere.join(socket.file_name().unwrap())));
+    let mut clients = Vec::new();
+    for request in ["finish", "fork", "fork"] {
+        let (client, told) = server.exchange(request);
+        assert_eq!(told, "given error 0", "{request}");
+        clients.push(client);
+    }
+    daemon.wait_for("lingering=3 senders=1");
+}
+
+#[test]
+fn the_handler_of_a_signal_may_make_children() {
+    let daemon = Daemon::start(&[]);
+    let Some(server) = Server::start(&daemon.site) else { return };
+    let (_client, told) = server.exchange("signal 100");
+    assert_eq!(told, "given error 0");
+}

@@ -40,84 +40,98 @@ typedef struct way {
     lingerd_sender sender;
 } way;
 
+/* Also read in a child that was made while another thread, or the one that a
+ * signal has interrupted, was just changing it: hence volatile. */
 struct lingerd {
     way first, second;
-    lingerd *next;
+    lingerd *volatile next;
 };
 
-/* ---- Threads and fork(2) ------------------------------------------------- */
+/* ---- Threads, fork(2), and who is cancelled ------------------------------- */
 
-/* All there are: their locks are nobody's while a process is copied, so that none
- * is held for ever in the child by a thread that is not there. */
+/* All there are, for the child of a fork(2). */
 static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
-static lingerd *all;
+static lingerd *volatile all;
 
-static void before_fork(void)
+/*
+ * Part with the link of a parent, of which nobody here has done anything else
+ * yet: what is open by that number is still the link.  A lock that a thread held
+ * which is not here is made anew.
+ */
+static void leave(way *w)
 {
-    lingerd *each;
-
-    (void)pthread_mutex_lock(&all_lock);
-    for (each = all; each != NULL; each = each->next) {
-        (void)pthread_mutex_lock(&each->first.lock);
-        (void)pthread_mutex_lock(&each->second.lock);
-    }
+    (void)pthread_mutex_init(&w->lock, NULL);
+    lingerd_drop(&w->sender, 0);
+    w->sender.tried = (time_t)-1;
+    w->pid = getpid();
 }
 
+/*
+ * In the child, before fork(2) returns there.  Nothing is done before it: who
+ * waited for a lock then could wait for itself, as fork(2) may be called by the
+ * handler of a signal.
+ */
 static void after_fork(void)
 {
     lingerd *each;
 
+    (void)pthread_mutex_init(&all_lock, NULL);
     for (each = all; each != NULL; each = each->next) {
-        (void)pthread_mutex_unlock(&each->second.lock);
-        (void)pthread_mutex_unlock(&each->first.lock);
+        leave(&each->first);
+        leave(&each->second);
     }
-    (void)pthread_mutex_unlock(&all_lock);
 }
 
 static int watch_error;
 
 static void watch_forks(void)
 {
-    watch_error = pthread_atfork(before_fork, after_fork, after_fork);
+    watch_error = pthread_atfork(NULL, NULL, after_fork);
 }
 
-/*
- * Part with the link of a parent.  Who closes all descriptors after fork(2), as
- * daemons do, may have something else by that number, which stays.
- */
-static void leave(lingerd_sender *s)
+/* A thread that is cancelled in a system call would hold a lock, or a
+ * descriptor, for ever.  Android has no such thing. */
+static int defer_cancel(void)
 {
-    struct sockaddr_un peer;
-    socklen_t size = sizeof(peer);
+    int state = 0;
 
-    memset(&peer, 0, sizeof(peer));
-    if (s->fd >= 0
-        && (getpeername(s->fd, (struct sockaddr *)&peer, &size) != 0
-            || peer.sun_family != AF_UNIX
-            || strncmp(peer.sun_path, s->addr.sun_path,
-                       sizeof(peer.sun_path)) != 0)) {
-        s->fd = -1;
-    }
-    lingerd_drop(s, 0);
-    s->tried = (time_t)-1;
+#ifdef PTHREAD_CANCEL_DISABLE
+    (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+#endif
+    return state;
 }
 
-static lingerd_sender *enter(way *w)
+static void allow_cancel(int state)
+{
+#ifdef PTHREAD_CANCEL_DISABLE
+    (void)pthread_setcancelstate(state, &state);
+#else
+    (void)state;
+#endif
+}
+
+static lingerd_sender *enter(way *w, int *cancel)
 {
     pid_t pid = getpid();
 
+    *cancel = defer_cancel();
     (void)pthread_mutex_lock(&w->lock);
     if (w->pid != pid) {
-        leave(&w->sender);
+        /* A copy that was made past after_fork(), by _Fork(3) or clone(2): what
+         * is open by that number by now may be anything, and stays. */
+        w->sender.fd = -1;
+        lingerd_drop(&w->sender, 0);
+        w->sender.tried = (time_t)-1;
         w->pid = pid;
     }
     return &w->sender;
 }
 
 /* errno is kept, here and in what follows that has no result. */
-static void go(way *w)
+static void go(way *w, int cancel)
 {
     (void)pthread_mutex_unlock(&w->lock);
+    allow_cancel(cancel);
 }
 
 static void make(way *w)
@@ -128,8 +142,10 @@ static void make(way *w)
 
 static void unmake(way *w)
 {
-    lingerd_drop(enter(w), 0);
-    go(w);
+    int cancel;
+
+    lingerd_drop(enter(w, &cancel), 0);
+    go(w, cancel);
     (void)pthread_mutex_destroy(&w->lock);
 }
 
@@ -170,7 +186,7 @@ lingerd *lingerd_new(const char *path)
 
 void lingerd_free(lingerd *l)
 {
-    lingerd **each = &all;
+    lingerd *volatile *each = &all;
 
     if (l == NULL) {
         return;
@@ -214,7 +230,7 @@ static int is_taken(int sock)
 int lingerd_linger(lingerd *l, int sock, int seconds)
 {
     lingerd_sender *s;
-    int rc;
+    int rc, cancel;
 
     if (seconds < 0) {
         errno = EINVAL;
@@ -223,9 +239,9 @@ int lingerd_linger(lingerd *l, int sock, int seconds)
     if (!is_taken(sock)) {
         return -1;
     }
-    s = enter(&l->first);
+    s = enter(&l->first, &cancel);
     rc = seconds > 0 ? lingerd_give_for(s, sock, seconds) : lingerd_give(s, sock);
-    go(&l->first);
+    go(&l->first, cancel);
     return rc;
 }
 
@@ -356,7 +372,8 @@ int lingerd_write_rest(lingerd *l, int sock, const lingerd_piece *pieces,
 {
     lingerd_part parts[LINGERD_PARTS];
     lingerd_sender *s;
-    int may, rc = -1, memory = -1, saved;
+    unsigned long link;
+    int may, rc = -1, memory = -1, saved, cancel, inner;
 
     if (!are_sound(pieces, count) || !is_taken(sock)) {
         return -1;
@@ -365,37 +382,56 @@ int lingerd_write_rest(lingerd *l, int sock, const lingerd_piece *pieces,
         errno = EINVAL;
         return -1;
     }
-    s = enter(&l->second);
+    s = enter(&l->second, &cancel);
     may = lingerd_may_spool(s);
-    if (may == 0) {
-        errno = EAGAIN;
+    if (may <= 0) {
+        if (may == 0) {
+            errno = EAGAIN;
+        }
+        go(&l->second, cancel);
+        return -1;
     }
-    if (may > 0 && gather(parts, pieces, count, &memory) == 0) {
+    /* Nobody is to wait while this copies: it goes on without the lock, and the
+     * lingerd's word, which is for one response, is not there for others. */
+    link = s->links;
+    s->may_spool = 0;
+    (void)pthread_mutex_unlock(&l->second.lock);
+    rc = gather(parts, pieces, count, &memory);
+    saved = errno;
+    s = enter(&l->second, &inner);
+    if (s->fd >= 0 && s->links == link) {
+        s->may_spool = 1;
+    }
+    errno = saved;
+    if (rc == 0) {
         rc = lingerd_spool(s, sock, parts, count, patience);
     }
     saved = errno;
+    go(&l->second, inner);
     if (memory >= 0) {
         (void)close(memory);
     }
-    go(&l->second);
+    allow_cancel(cancel);
     errno = saved;
     return rc;
 }
 
 int lingerd_link(lingerd *l)
 {
-    lingerd_sender *s = enter(&l->second);
+    int cancel;
+    lingerd_sender *s = enter(&l->second, &cancel);
     int fd = s->connected ? s->fd : -1;
 
-    go(&l->second);
+    go(&l->second, cancel);
     return fd;
 }
 
 int lingerd_error(lingerd *l)
 {
-    lingerd_sender *s = enter(&l->first);
+    int cancel;
+    lingerd_sender *s = enter(&l->first, &cancel);
     int error = s->fd < 0 ? s->error : s->connected ? 0 : EAGAIN;
 
-    go(&l->first);
+    go(&l->first, cancel);
     return error;
 }

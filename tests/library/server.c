@@ -20,6 +20,8 @@
  *                        others, ends it
  *     busy N             while a thread hands over copies all the time, N children
  *                        hand over one each, one after the other
+ *     signal N           the handler of a signal makes N children, while copies are
+ *                        handed over all the time
  *     wrong              what is to be refused
  *
  * The line says "done" or "given", or else "kept ERRNO"; and then what
@@ -35,6 +37,8 @@
 #include <sys/types.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <netinet/in.h>
 #include <arpa/inet.h>
@@ -165,6 +169,24 @@ static int in_threads(int sock, int number)
     return 0;
 }
 
+/** How many links, of any process, are open here. */
+static int links(void)
+{
+    int fd, count = 0;
+
+    for (fd = 0; fd < 64; fd++) {
+        union {
+            struct sockaddr any;
+            struct sockaddr_un room;
+        } name;
+        socklen_t size = sizeof(name);
+
+        count += getsockname(fd, &name.any, &size) == 0
+                 && name.any.sa_family == AF_UNIX;
+    }
+    return count;
+}
+
 /** The errno with which a child hands it over, or 0. */
 static int in_child(int sock, int as_daemon)
 {
@@ -189,6 +211,9 @@ static int in_child(int sock, int as_daemon)
         }
         if (lingerd_linger(way, sock, 0) != 0) {
             _exit(errno);
+        }
+        if (links() != 1) {
+            _exit(EMLINK);      /* it has its parent's, too */
         }
         for (n = 0; as_daemon && n < 8; n++) {
             struct stat still;
@@ -230,6 +255,43 @@ static int in_children_of_the_busy(int sock, int number)
     busy = 0;
     (void)pthread_join(thread, NULL);
     return error;
+}
+
+static volatile sig_atomic_t made;
+
+static void make_child(int signal)
+{
+    int saved = errno;
+    pid_t pid = fork();
+
+    (void)signal;
+    if (pid == 0) {
+        _exit(0);
+    }
+    (void)waitpid(pid, NULL, 0);
+    made++;
+    errno = saved;
+}
+
+static int in_a_handler(int sock, int number)
+{
+    struct itimerval often, never;
+    struct sigaction action;
+
+    memset(&action, 0, sizeof(action));
+    action.sa_handler = make_child;
+    action.sa_flags = SA_RESTART;
+    memset(&never, 0, sizeof(never));
+    memset(&often, 0, sizeof(often));
+    often.it_value.tv_usec = often.it_interval.tv_usec = 2000;
+    made = 0;
+    check(sigaction(SIGALRM, &action, NULL) == 0
+          && setitimer(ITIMER_REAL, &often, NULL) == 0, "a signal");
+    while (made < number) {
+        (void)lingerd_linger(way, sock, 0);
+    }
+    check(setitimer(ITIMER_REAL, &never, NULL) == 0, "a signal");
+    return 0;
 }
 
 static void refuse(int sock)
@@ -299,6 +361,9 @@ static int serve(int sock)
     }
     else if (sscanf(line, "busy %ld", &number) == 1) {
         rc = errno = in_children_of_the_busy(sock, (int)number);
+    }
+    else if (sscanf(line, "signal %ld", &number) == 1) {
+        rc = in_a_handler(sock, (int)number);
     }
     else if (strcmp(line, "wrong") == 0) {
         refuse(sock);

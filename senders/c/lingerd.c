@@ -247,12 +247,15 @@ int lingerd_linger(lingerd *l, int sock, int seconds)
 
 int lingerd_finish(lingerd *l, int sock)
 {
-    if (!is_taken(sock)
-        || (!lingerd_half_close(sock) && lingerd_linger(l, sock, 0) != 0)) {
-        return -1;
+    int rc = -1, cancel = defer_cancel();
+
+    if (is_taken(sock)
+        && (lingerd_half_close(sock) || lingerd_linger(l, sock, 0) == 0)) {
+        (void)close(sock);
+        rc = 0;
     }
-    (void)close(sock);
-    return 0;
+    allow_cancel(cancel);
+    return rc;
 }
 
 /* ---- To write ------------------------------------------------------------ */

@@ -211,16 +211,20 @@ static int is_taken(int sock)
         struct sockaddr any;
         struct sockaddr_un room;
     } name;
-    socklen_t size = sizeof(name);
+    socklen_t size = sizeof(name), type_size = sizeof(int);
+    int type = 0, listens = 0;
 
-    if (getsockname(sock, &name.any, &size) != 0) {
+    if (getsockname(sock, &name.any, &size) != 0
+        || getsockopt(sock, SOL_SOCKET, SO_TYPE, (void *)&type, &type_size) != 0) {
         return 0;
     }
-    if (name.any.sa_family != AF_INET
+    type_size = sizeof(int);
+    (void)getsockopt(sock, SOL_SOCKET, SO_ACCEPTCONN, (void *)&listens, &type_size);
+    if ((name.any.sa_family != AF_INET
 #ifdef AF_INET6
-        && name.any.sa_family != AF_INET6
+         && name.any.sa_family != AF_INET6
 #endif
-        ) {
+         ) || type != SOCK_STREAM || listens) {
         errno = EAFNOSUPPORT;
         return 0;
     }

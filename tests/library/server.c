@@ -297,7 +297,7 @@ static int in_a_handler(int sock, int number)
 static void refuse(int sock)
 {
     lingerd_piece piece;
-    int ends[2];
+    int ends[2], n;
 
     memset(&piece, 0, sizeof(piece));
     piece.data = "";
@@ -307,6 +307,18 @@ static void refuse(int sock)
     check(lingerd_write_rest(way, ends[0], &piece, 1, 1) != 0
           && errno == EAFNOSUPPORT, "unix");
     check(write(ends[0], "", 1) == 1, "it was half-closed");
+    for (n = 0; n < 2; n++) {
+        int other = socket(AF_INET, n == 0 ? SOCK_DGRAM : SOCK_STREAM, 0);
+
+        check(n == 0 || listen(other, 1) == 0, "listen");
+        check(lingerd_linger(way, other, 0) != 0 && errno == EAFNOSUPPORT,
+              "no connection");
+        check(lingerd_finish(way, other) != 0 && errno == EAFNOSUPPORT,
+              "no connection");
+        check(lingerd_write_rest(way, other, &piece, 1, 1) != 0
+              && errno == EAFNOSUPPORT, "no connection");
+        (void)close(other);
+    }
     check(lingerd_linger(way, fileno(stdin), 0) != 0 && errno == ENOTSOCK, "null");
     check(lingerd_linger(way, -1, 0) != 0 && errno == EBADF, "-1");
     check(lingerd_linger(way, sock, -1) != 0 && errno == EINVAL, "seconds");

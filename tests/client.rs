@@ -188,8 +188,11 @@ fn a_daemon_that_does_not_say_that_it_takes_a_response_is_given_none_and_waited_
     });
     assert_eq!(tcp::read_to_end(&mut client), b"hello\n");
     daemon.kill();
+    assert!(sender.error().is_none(), "nothing was asked");
     let (_client, server) = tcp::connection();
-    assert!(errno(sender.spool(server, &parts, LONG)).is_some());
+    let refused = errno(sender.spool(server, &parts, LONG));
+    assert!(refused.is_some());
+    assert_eq!(sender.error().unwrap().raw_os_error(), refused);
     assert!(!sender.may_spool(LONG, None), "there is no link, and nobody to wait for");
 }
 

@@ -175,6 +175,12 @@ fn what_is_in_memory_and_in_files_the_daemon_writes() {
     daemon.thaw();
     clients.into_iter().for_each(|client| assert_whole(client, 1_000));
     daemon.wait_for("spooling=0 broken=0 stalled=0 rejected=0 protocol_errors=0");
+    daemon.kill();
+    let client = server.ask("now rest 1000");
+    let told = server.told();
+    let error = told.rsplit(' ').next().unwrap();
+    assert!(error != "0" && told == format!("kept {error} error {error}"), "{told}");
+    assert_whole(client, 1_000);
 }
 
 #[test]

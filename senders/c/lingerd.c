@@ -433,12 +433,19 @@ int lingerd_link(lingerd *l)
     return fd;
 }
 
-int lingerd_error(lingerd *l)
+static int error_of(way *w)
 {
     int cancel;
-    lingerd_sender *s = enter(&l->first, &cancel);
+    lingerd_sender *s = enter(w, &cancel);
     int error = s->fd < 0 ? s->error : s->connected ? 0 : EAGAIN;
 
-    go(&l->first, cancel);
+    go(w, cancel);
     return error;
+}
+
+int lingerd_error(lingerd *l)
+{
+    int error = error_of(&l->first);
+
+    return error != 0 ? error : error_of(&l->second);
 }

@@ -260,10 +260,11 @@ impl Sender {
         sent.inspect_err(|_| connection::set_linger(socket, None)).map_err(io::Error::from)
     }
 
-    /// Why there is no link to lingerd, for a line in a log when that changes; `None` if there is one, or none was needed
-    /// yet. A connection that is refused all the same is so as lingerd is busy.
+    /// Why there is no link to lingerd, or if there is one none for [`spool`](Self::spool): for a line in a log when that
+    /// changes. `None` if there is one, or none was needed yet. A connection that is refused all the same is so as lingerd is busy.
     pub fn error(&self) -> Option<io::Error> {
-        self.first.link().error.map(io::Error::from)
+        let first = self.first.link().error;
+        first.or_else(|| self.second.link().error).map(io::Error::from)
     }
 }
 

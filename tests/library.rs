@@ -144,7 +144,7 @@ fn what_is_wrong_is_refused_and_costs_neither_the_connection_nor_the_link() {
     assert_eq!((told.as_str(), server.exchange("wrong").1.as_str()), ("given error 0", "given error 0"));
     let (_second, told) = server.exchange("finish");
     assert_eq!(told, "given error 0");
-    daemon.wait_for("lingering=2 senders=1 rejected=0 protocol_errors=0");
+    daemon.wait_for("lingering=2 senders=2 rejected=0 protocol_errors=0");
 }
 
 #[test]

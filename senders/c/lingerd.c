@@ -14,6 +14,8 @@
 #include "../../apache-1.3/ap_lingerd.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/time.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -313,6 +315,25 @@ static int write_all(int fd, const char *data, size_t length)
     return 0;
 }
 
+/* Whether a file may have as many bytes as are in memory: else errno says so.  A
+ * write(2) beyond what setrlimit(2) lets this process is a signal that ends it. */
+static int has_room(const lingerd_piece *pieces, int count)
+{
+    struct rlimit limit;
+    int64_t all = 0;
+    int n;
+
+    for (n = 0; n < count; n++) {
+        all += pieces[n].data != NULL ? pieces[n].length : 0;
+    }
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY
+        && (uint64_t)all > (uint64_t)limit.rlim_cur) {
+        errno = EFBIG;
+        return 0;
+    }
+    return 1;
+}
+
 /* What the pieces are as parts of files; those in memory are put into one, which is
  * -1 as long as there is none. */
 static int gather(lingerd_part *parts, const lingerd_piece *pieces, int count,
@@ -321,6 +342,9 @@ static int gather(lingerd_part *parts, const lingerd_piece *pieces, int count,
     off_t at = 0;
     int n;
 
+    if (!has_room(pieces, count)) {
+        return -1;
+    }
     for (n = 0; n < count; n++) {
         parts[n].fd = pieces[n].fd;
         parts[n].offset = (off_t)pieces[n].offset;

@@ -36,6 +36,7 @@
 
 #include <sys/types.h>
 #include <sys/socket.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -294,6 +295,33 @@ static int in_a_handler(int sock, int number)
     return 0;
 }
 
+/** More in memory than a file may have, which is no signal. */
+static void refuse_large(int sock)
+{
+    struct rlimit limit, small;
+    lingerd_piece piece;
+    int rc;
+
+    memset(&piece, 0, sizeof(piece));
+    piece.data = "ab";
+    piece.length = 2;
+    check(getrlimit(RLIMIT_FSIZE, &limit) == 0, "getrlimit");
+    small = limit;
+    small.rlim_cur = 1;
+    check(setrlimit(RLIMIT_FSIZE, &small) == 0, "setrlimit");
+    while ((rc = lingerd_write_rest(way, sock, &piece, 1, 1000000)) != 0
+           && errno == EAGAIN && lingerd_link(way) >= 0) {
+        struct pollfd link;
+
+        link.fd = lingerd_link(way);
+        link.events = POLLIN;
+        (void)poll(&link, 1, -1);
+    }
+    check(rc != 0 && errno == EFBIG, "a large file");
+    check(!has_so_linger(sock), "SO_LINGER was left on");
+    check(setrlimit(RLIMIT_FSIZE, &limit) == 0, "setrlimit");
+}
+
 static void refuse(int sock)
 {
     lingerd_piece piece;
@@ -379,6 +407,7 @@ static int serve(int sock)
     }
     else if (strcmp(line, "wrong") == 0) {
         refuse(sock);
+        refuse_large(sock);
         rc = 0;
     }
     else {

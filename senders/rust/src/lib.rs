@@ -217,8 +217,8 @@ impl Sender {
     ///
     /// # Errors
     /// lingerd does not take it: the caller writes. `WouldBlock`, too, when [`may_spool`](Self::may_spool) would say that
-    /// it does not yet; `InvalidInput` for another number of parts, or more bytes than
-    /// a file can have.
+    /// it does not yet; `InvalidInput` for another number of parts, or more bytes than a file can have, and EFBIG for more
+    /// in memory than one of this process may have.
     pub fn spool<S: AsFd>(
         &self,
         socket: S,

@@ -40,6 +40,9 @@ typedef struct way {
     pthread_mutex_t lock;
     pid_t pid;
     lingerd_sender sender;
+    /* When, by time(2), the system had no room for a response that the lingerd
+     * takes; for as long as that is now it is not asked again. */
+    time_t full;
 } way;
 
 /* Also read in a child that was made while another thread, or the one that a
@@ -64,7 +67,7 @@ static void leave(way *w)
 {
     (void)pthread_mutex_init(&w->lock, NULL);
     lingerd_drop(&w->sender, 0);
-    w->sender.tried = (time_t)-1;
+    w->sender.tried = w->full = (time_t)-1;
     w->pid = getpid();
 }
 
@@ -123,7 +126,7 @@ static lingerd_sender *enter(way *w, int *cancel)
          * is open by that number by now may be anything, and stays. */
         w->sender.fd = -1;
         lingerd_drop(&w->sender, 0);
-        w->sender.tried = (time_t)-1;
+        w->sender.tried = w->full = (time_t)-1;
         w->pid = pid;
     }
     return &w->sender;
@@ -139,6 +142,7 @@ static void go(way *w, int cancel)
 static void make(way *w)
 {
     (void)pthread_mutex_init(&w->lock, NULL);
+    w->full = (time_t)-1;
     w->pid = getpid();
 }
 
@@ -415,6 +419,9 @@ int lingerd_write_rest(lingerd *l, int sock, const lingerd_piece *pieces,
     }
     s = enter(&l->second, &cancel);
     may = lingerd_may_spool(s);
+    if (may > 0 && l->second.full == time(NULL)) {
+        may = 0;    /* or what is in memory is copied in vain, again and again */
+    }
     if (may <= 0) {
         if (may == 0) {
             errno = EAGAIN;
@@ -438,6 +445,9 @@ int lingerd_write_rest(lingerd *l, int sock, const lingerd_piece *pieces,
         rc = lingerd_spool(s, sock, parts, count, patience);
     }
     saved = errno;
+    if (rc != 0 && s->may_spool && lingerd_transient(saved)) {
+        l->second.full = time(NULL);
+    }
     go(&l->second, inner);
     if (memory >= 0) {
         (void)close(memory);

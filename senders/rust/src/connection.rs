@@ -11,8 +11,12 @@ use std::time::Duration;
 
 /// That it is one of TCP: lingerd closes any other, and cannot linger for one that listens.
 pub fn is_taken(socket: impl AsFd) -> io::Result<()> {
-    let is_inet = matches!(getsockname(&socket)?.address_family(), AddressFamily::INET | AddressFamily::INET6);
-    if is_inet && sockopt::socket_type(&socket)? == SocketType::STREAM && !sockopt::socket_acceptconn(&socket)? {
+    let is_inet =
+        matches!(getsockname(&socket)?.address_family(), AddressFamily::INET | AddressFamily::INET6);
+    if is_inet
+        && sockopt::socket_type(&socket)? == SocketType::STREAM
+        && !sockopt::socket_acceptconn(&socket)?
+    {
         return Ok(());
     }
     Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no connection of TCP"))

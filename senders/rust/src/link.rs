@@ -44,6 +44,9 @@ pub struct Link {
     tried: Option<Instant>,
     /// Whether lingerd has said that it takes a response, and has none yet.
     may_spool: bool,
+    /// When the system had no room for a response that lingerd takes: it is not tried again for a while, as what is in
+    /// memory would be copied in vain.
+    full: Option<Instant>,
     /// Why there is no link.
     pub error: Option<Errno>,
 }
@@ -58,6 +61,7 @@ impl Link {
             connected: false,
             tried: None,
             may_spool: false,
+            full: None,
             error: None,
         }
     }
@@ -84,7 +88,12 @@ impl Link {
                     return Ok(());
                 }
                 Ok(_) => failed = Errno::PIPE,
-                Err(error) if is_passing(error) => return Err(error),
+                Err(error) if is_passing(error) => {
+                    if go == Go::Needed {
+                        self.full = Some(Instant::now());
+                    }
+                    return Err(error);
+                }
                 Err(error) => failed = error,
             }
             self.drop(failed);
@@ -103,7 +112,8 @@ impl Link {
                 Err(_) => return (false, None),
             };
             if self.may_spool || self.hear(&socket) {
-                return (self.may_spool, Some(socket));
+                let is_full = self.full.is_some_and(|full| full.elapsed() < PAUSE);
+                return (self.may_spool && !is_full, Some(socket));
             }
         }
         (false, None)
@@ -255,7 +265,8 @@ mod tests {
     use super::*;
     use crate::processes::PerProcess;
     use std::fs;
-    use std::io::{ErrorKind, Read};
+    use std::io::{ErrorKind, Read, Write};
+    use std::os::fd::AsFd;
     use std::os::unix::fs::symlink;
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::path::PathBuf;
@@ -320,5 +331,20 @@ mod tests {
             assert_eq!(theirs.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "it was closed");
             fs::remove_dir_all(&elsewhere.folder).unwrap();
         }
+    }
+    #[test]
+    fn one_that_had_no_room_for_a_response_is_asked_again_after_a_while() {
+        let mut elsewhere = Elsewhere::new("full");
+        let link = &mut elsewhere.link;
+        let null = fs::File::open("/dev/null").unwrap();
+        (&elsewhere.peer).write_all(b"G").unwrap();
+        assert!(link.may_spool().0);
+        while link.send(b"L", &[null.as_fd()], Go::NotNeeded).is_ok() {}
+        assert!(link.may_spool().0, "only a response is no longer tried");
+        let start = Instant::now();
+        assert!(is_passing(link.send(b"S", &[null.as_fd()], Go::Needed).unwrap_err()));
+        let (may, waited_for) = link.may_spool();
+        assert!(!may || start.elapsed() >= PAUSE);
+        assert!(waited_for.is_some(), "the link is good");
     }
 }

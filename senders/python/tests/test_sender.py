@@ -233,6 +233,26 @@ class Fork(TestCase):
         self.assertTrue(self.sender.give(server))
         self.assertEqual(self.received(parents)[0], b"L")
 
+    def test_a_child_closes_its_parents_link_whatever_the_daemon_calls_it(self):
+        # As /var/run is where systemd listens in /run.
+        elsewhere = os.path.join(self.directory, "elsewhere")
+        os.symlink(self.directory, elsewhere)
+        listener = self.listen(os.path.join(elsewhere, "lingerd.sock"))
+        _, server = self.connection()
+        self.assertTrue(self.sender.give(server))
+        self.accept(listener)
+        sock = self.sender._first.state().sock
+        number, inode = sock.fileno(), os.fstat(sock.fileno()).st_ino
+
+        def closed():
+            self.sender.give(server)
+            try:
+                return os.fstat(number).st_ino != inode
+            except OSError:
+                return True
+
+        self.in_child(closed)
+
     def test_what_a_child_has_in_the_place_of_the_link_is_left_alone(self):
         listener = self.listen()
         _, server = self.connection()

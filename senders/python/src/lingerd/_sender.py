@@ -72,6 +72,8 @@ class _State:
         # Taken by one thread twice where a signal's handler hands over, too.
         self.lock = threading.RLock()
         self.sock: Optional[socket.socket] = None
+        # Which file that is: what the daemon calls it need not be what we do.
+        self.stat: Optional[os.stat_result] = None
         self.connected = False
         self.tried: Optional[float] = None
         self.may_spool = False
@@ -112,7 +114,8 @@ class _Link:
         if state.sock is None:
             return
         try:
-            ours = state.sock.getpeername() == self.path
+            now = os.fstat(state.sock.fileno())
+            ours = state.stat is not None and os.path.samestat(now, state.stat)
         except OSError:
             ours = False
         if ours:
@@ -131,6 +134,7 @@ class _Link:
             try:
                 state.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 state.sock.setblocking(False)
+                state.stat = os.fstat(state.sock.fileno())
             except OSError as error:
                 state.error = error
                 state.sock = None

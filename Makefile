@@ -153,9 +153,10 @@ install:
 	  put 644 $$module "$(DESTDIR)$$modules/mod_lingerd.so"; \
 	else echo "mod_lingerd was not built and is not installed"; fi
 
-# What 'make library' has built, for who compiles servers.
+# What 'make library' has built, for who compiles servers. A DESTDIR is relative to here, not to there.
 install-library:
-	@cd senders/c && $(MAKE) install DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" MANDIR="$(MANDIR)"
+	@case "$(DESTDIR)" in ''|/*) to="$(DESTDIR)" ;; *) to="$$PWD/$(DESTDIR)" ;; esac; \
+	cd senders/c && $(MAKE) install DESTDIR="$$to" PREFIX="$(PREFIX)" MANDIR="$(MANDIR)"
 
 # The SMF service of illumos and Solaris; 'svcadm restart manifest-import' imports it.
 install-smf:
@@ -171,7 +172,8 @@ ips:
 
 uninstall:
 	rm -f $(DESTDIR)$(SBINDIR)/lingerd $(DESTDIR)$(BINDIR)/ablinger
-	@cd senders/c && $(MAKE) uninstall DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" MANDIR="$(MANDIR)"
+	@case "$(DESTDIR)" in ''|/*) to="$(DESTDIR)" ;; *) to="$$PWD/$(DESTDIR)" ;; esac; \
+	cd senders/c && $(MAKE) uninstall DESTDIR="$$to" PREFIX="$(PREFIX)" MANDIR="$(MANDIR)"
 	for page in man/*.[178]; do rm -f $(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}; done
 	for program in lingerd ablinger; do \
 	  rm -f $(DESTDIR)$(BASHDIR)/$$program $(DESTDIR)$(ZSHDIR)/_$$program $(DESTDIR)$(FISHDIR)/$$program.fish; \

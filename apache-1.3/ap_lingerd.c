@@ -161,11 +161,13 @@ LINGERD_API int lingerd_way_back(struct sockaddr_un *back, const char *path,
 LINGERD_API void lingerd_drop(lingerd_sender *s, int error)
 {
     int saved = errno;
+    int fd = s->fd;
 
-    if (s->fd >= 0) {
-        close(s->fd);
-    }
+    /* Before it is closed: what fork(2) copies then has no number of another. */
     s->fd = -1;
+    if (fd >= 0) {
+        close(fd);
+    }
     s->connected = 0;
     s->may_spool = 0;
     s->parking = 0;

@@ -182,8 +182,11 @@ fn a_daemon_that_does_not_say_that_it_takes_a_response_is_given_none_and_waited_
     });
     assert_eq!(tcp::read_to_end(&mut client), b"hello\n");
     daemon.kill();
+    assert!(sender.error().is_none(), "nothing was asked");
     let (_client, server) = tcp::connection();
-    assert!(sender.spool(server, &parts, LONG).is_err());
+    let refused = errno(sender.spool(server, &parts, LONG));
+    assert!(refused.is_some());
+    assert_eq!(sender.error().unwrap().raw_os_error(), refused);
     assert!(!sender.may_spool(LONG, None), "there is no link, and nobody to wait for");
 }
 
@@ -218,6 +221,9 @@ fn what_is_wrong_is_refused_and_costs_neither_the_connection_nor_the_link() {
     is_refused(sender.spool(&unix, &[Part::Memory(b"")], LONG).map_err(io::Error::from));
     io::Write::write_all(&mut unix, b"x").expect("it was half-closed");
     other.read_exact(&mut [0]).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    is_refused(sender.finish(&listener).map_err(io::Error::from));
+    is_refused(sender.finish(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).map_err(io::Error::from));
     let (_client, server) = tcp::connection();
     let file = File::open("/dev/null").unwrap();
     let file = |offset, length| Part::File { file: file.as_fd(), offset, length, ours: false };
@@ -232,4 +238,35 @@ fn what_is_wrong_is_refused_and_costs_neither_the_connection_nor_the_link() {
     }
     let _last = end_until_taken(&sender);
     daemon.wait_for("lingering=2 senders=2 rejected=0 protocol_errors=0");
+}
+
+/// As often as it is asked, while there is no room for one more at its socket.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_daemon_that_has_no_room_for_one_more_is_tried_once_a_second_at_most() {
+    use socket2::{Domain, SockAddr, Socket, Type};
+
+    let another = || Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    loop {
+        let site = Site::new();
+        let path = site.path("full");
+        let address = SockAddr::unix(&path).unwrap();
+        let listener = another();
+        listener.bind(&address).unwrap();
+        listener.listen(0).unwrap();
+        let filler = another();
+        filler.connect(&address).unwrap();
+        let sender = Sender::new(&path).unwrap();
+        let (_client, server) = tcp::connection();
+        let start = std::time::Instant::now();
+        assert_eq!(errno(sender.give(&server)), Some(libc::EAGAIN));
+        assert_eq!(sender.error().unwrap().kind(), ErrorKind::WouldBlock);
+        listener.accept().unwrap();
+        let again = sender.give(&server);
+        // On a machine that is so slow this says nothing.
+        if start.elapsed() < Duration::from_secs(1) {
+            assert_eq!(errno(again), Some(libc::EAGAIN));
+            return;
+        }
+    }
 }

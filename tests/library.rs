@@ -144,7 +144,7 @@ fn what_is_wrong_is_refused_and_costs_neither_the_connection_nor_the_link() {
     assert_eq!((told.as_str(), server.exchange("wrong").1.as_str()), ("given error 0", "given error 0"));
     let (_second, told) = server.exchange("finish");
     assert_eq!(told, "given error 0");
-    daemon.wait_for("lingering=2 senders=1 rejected=0 protocol_errors=0");
+    daemon.wait_for("lingering=2 senders=2 rejected=0 protocol_errors=0");
 }
 
 #[test]
@@ -175,6 +175,12 @@ fn what_is_in_memory_and_in_files_the_daemon_writes() {
     daemon.thaw();
     clients.into_iter().for_each(|client| assert_whole(client, 1_000));
     daemon.wait_for("spooling=0 broken=0 stalled=0 rejected=0 protocol_errors=0");
+    daemon.kill();
+    let client = server.ask("now rest 1000");
+    let told = server.told();
+    let error = told.rsplit(' ').next().unwrap();
+    assert!(error != "0" && told == format!("kept {error} error {error}"), "{told}");
+    assert_whole(client, 1_000);
 }
 
 #[test]
@@ -228,5 +234,31 @@ fn a_child_that_is_made_while_a_thread_hands_over_does_not_hang() {
     let daemon = Daemon::start(&[]);
     let Some(server) = Server::start(&daemon.site) else { return };
     let (_client, told) = server.exchange("busy 200");
+    assert_eq!(told, "given error 0");
+}
+
+#[test]
+fn a_child_keeps_no_link_of_its_parent_whose_path_is_another_than_the_daemons() {
+    let daemon = Daemon::start(&[]);
+    let Some(program) = program() else { return };
+    // As /var/run is where systemd listens in /run.
+    let elsewhere = daemon.site.path("elsewhere");
+    let socket = daemon.site.socket();
+    std::os::unix::fs::symlink(socket.parent().unwrap(), &elsewhere).unwrap();
+    let server = Server::run(Command::new(program).arg(elsewhere.join(socket.file_name().unwrap())));
+    let mut clients = Vec::new();
+    for request in ["finish", "fork", "fork"] {
+        let (client, told) = server.exchange(request);
+        assert_eq!(told, "given error 0", "{request}");
+        clients.push(client);
+    }
+    daemon.wait_for("lingering=3 senders=1");
+}
+
+#[test]
+fn the_handler_of_a_signal_may_make_children() {
+    let daemon = Daemon::start(&[]);
+    let Some(server) = Server::start(&daemon.site) else { return };
+    let (_client, told) = server.exchange("signal 100");
     assert_eq!(told, "given error 0");
 }

@@ -14,6 +14,8 @@
 #include "../../apache-1.3/ap_lingerd.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/time.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -38,98 +40,118 @@ typedef struct way {
     pthread_mutex_t lock;
     pid_t pid;
     lingerd_sender sender;
+    /* When, by time(2), the system had no room for a response that the lingerd
+     * takes; for as long as that is now it is not asked again. */
+    time_t full;
 } way;
 
+/* Also read in a child that was made while another thread, or the one that a
+ * signal has interrupted, was just changing it: hence volatile. */
 struct lingerd {
     way first, second;
-    lingerd *next;
+    lingerd *volatile next;
 };
 
-/* ---- Threads and fork(2) ------------------------------------------------- */
+/* ---- Threads, fork(2), and who is cancelled ------------------------------- */
 
-/* All there are: their locks are nobody's while a process is copied, so that none
- * is held for ever in the child by a thread that is not there. */
+/* All there are, for the child of a fork(2). */
 static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
-static lingerd *all;
+static lingerd *volatile all;
 
-static void before_fork(void)
+/*
+ * Part with the link of a parent, of which nobody here has done anything else
+ * yet: what is open by that number is still the link.  A lock that a thread held
+ * which is not here is made anew.
+ */
+static void leave(way *w)
 {
-    lingerd *each;
-
-    (void)pthread_mutex_lock(&all_lock);
-    for (each = all; each != NULL; each = each->next) {
-        (void)pthread_mutex_lock(&each->first.lock);
-        (void)pthread_mutex_lock(&each->second.lock);
-    }
+    (void)pthread_mutex_init(&w->lock, NULL);
+    lingerd_drop(&w->sender, 0);
+    w->sender.tried = w->full = (time_t)-1;
+    w->pid = getpid();
 }
 
+/*
+ * In the child, before fork(2) returns there.  Nothing is done before it: who
+ * waited for a lock then could wait for itself, as fork(2) may be called by the
+ * handler of a signal.
+ */
 static void after_fork(void)
 {
     lingerd *each;
 
+    (void)pthread_mutex_init(&all_lock, NULL);
     for (each = all; each != NULL; each = each->next) {
-        (void)pthread_mutex_unlock(&each->second.lock);
-        (void)pthread_mutex_unlock(&each->first.lock);
+        leave(&each->first);
+        leave(&each->second);
     }
-    (void)pthread_mutex_unlock(&all_lock);
 }
 
 static int watch_error;
 
 static void watch_forks(void)
 {
-    watch_error = pthread_atfork(before_fork, after_fork, after_fork);
+    watch_error = pthread_atfork(NULL, NULL, after_fork);
 }
 
-/*
- * Part with the link of a parent.  Who closes all descriptors after fork(2), as
- * daemons do, may have something else by that number, which stays.
- */
-static void leave(lingerd_sender *s)
+/* A thread that is cancelled in a system call would hold a lock, or a
+ * descriptor, for ever.  Android has no such thing. */
+static int defer_cancel(void)
 {
-    struct sockaddr_un peer;
-    socklen_t size = sizeof(peer);
+    int state = 0;
 
-    memset(&peer, 0, sizeof(peer));
-    if (s->fd >= 0
-        && (getpeername(s->fd, (struct sockaddr *)&peer, &size) != 0
-            || peer.sun_family != AF_UNIX
-            || strncmp(peer.sun_path, s->addr.sun_path,
-                       sizeof(peer.sun_path)) != 0)) {
-        s->fd = -1;
-    }
-    lingerd_drop(s, 0);
-    s->tried = (time_t)-1;
+#ifdef PTHREAD_CANCEL_DISABLE
+    (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+#endif
+    return state;
 }
 
-static lingerd_sender *enter(way *w)
+static void allow_cancel(int state)
+{
+#ifdef PTHREAD_CANCEL_DISABLE
+    (void)pthread_setcancelstate(state, &state);
+#else
+    (void)state;
+#endif
+}
+
+static lingerd_sender *enter(way *w, int *cancel)
 {
     pid_t pid = getpid();
 
+    *cancel = defer_cancel();
     (void)pthread_mutex_lock(&w->lock);
     if (w->pid != pid) {
-        leave(&w->sender);
+        /* A copy that was made past after_fork(), by _Fork(3) or clone(2): what
+         * is open by that number by now may be anything, and stays. */
+        w->sender.fd = -1;
+        lingerd_drop(&w->sender, 0);
+        w->sender.tried = w->full = (time_t)-1;
         w->pid = pid;
     }
     return &w->sender;
 }
 
 /* errno is kept, here and in what follows that has no result. */
-static void go(way *w)
+static void go(way *w, int cancel)
 {
     (void)pthread_mutex_unlock(&w->lock);
+    allow_cancel(cancel);
 }
 
 static void make(way *w)
 {
     (void)pthread_mutex_init(&w->lock, NULL);
+    w->full = (time_t)-1;
     w->pid = getpid();
 }
 
 static void unmake(way *w)
 {
-    lingerd_drop(enter(w), 0);
-    go(w);
+    int cancel;
+
+    lingerd_drop(enter(w, &cancel), 0);
+    go(w, cancel);
     (void)pthread_mutex_destroy(&w->lock);
 }
 
@@ -170,7 +192,7 @@ lingerd *lingerd_new(const char *path)
 
 void lingerd_free(lingerd *l)
 {
-    lingerd **each = &all;
+    lingerd *volatile *each = &all;
 
     if (l == NULL) {
         return;
@@ -195,16 +217,20 @@ static int is_taken(int sock)
         struct sockaddr any;
         struct sockaddr_un room;
     } name;
-    socklen_t size = sizeof(name);
+    socklen_t size = sizeof(name), type_size = sizeof(int);
+    int type = 0, listens = 0;
 
-    if (getsockname(sock, &name.any, &size) != 0) {
+    if (getsockname(sock, &name.any, &size) != 0
+        || getsockopt(sock, SOL_SOCKET, SO_TYPE, (void *)&type, &type_size) != 0) {
         return 0;
     }
-    if (name.any.sa_family != AF_INET
+    type_size = sizeof(int);
+    (void)getsockopt(sock, SOL_SOCKET, SO_ACCEPTCONN, (void *)&listens, &type_size);
+    if ((name.any.sa_family != AF_INET
 #ifdef AF_INET6
-        && name.any.sa_family != AF_INET6
+         && name.any.sa_family != AF_INET6
 #endif
-        ) {
+         ) || type != SOCK_STREAM || listens) {
         errno = EAFNOSUPPORT;
         return 0;
     }
@@ -214,7 +240,7 @@ static int is_taken(int sock)
 int lingerd_linger(lingerd *l, int sock, int seconds)
 {
     lingerd_sender *s;
-    int rc;
+    int rc, cancel;
 
     if (seconds < 0) {
         errno = EINVAL;
@@ -223,20 +249,23 @@ int lingerd_linger(lingerd *l, int sock, int seconds)
     if (!is_taken(sock)) {
         return -1;
     }
-    s = enter(&l->first);
+    s = enter(&l->first, &cancel);
     rc = seconds > 0 ? lingerd_give_for(s, sock, seconds) : lingerd_give(s, sock);
-    go(&l->first);
+    go(&l->first, cancel);
     return rc;
 }
 
 int lingerd_finish(lingerd *l, int sock)
 {
-    if (!is_taken(sock)
-        || (!lingerd_half_close(sock) && lingerd_linger(l, sock, 0) != 0)) {
-        return -1;
+    int rc = -1, cancel = defer_cancel();
+
+    if (is_taken(sock)
+        && (lingerd_half_close(sock) || lingerd_linger(l, sock, 0) == 0)) {
+        (void)close(sock);
+        rc = 0;
     }
-    (void)close(sock);
-    return 0;
+    allow_cancel(cancel);
+    return rc;
 }
 
 /* ---- To write ------------------------------------------------------------ */
@@ -290,6 +319,25 @@ static int write_all(int fd, const char *data, size_t length)
     return 0;
 }
 
+/* Whether a file may have as many bytes as are in memory: else errno says so.  A
+ * write(2) beyond what setrlimit(2) lets this process is a signal that ends it. */
+static int has_room(const lingerd_piece *pieces, int count)
+{
+    struct rlimit limit;
+    int64_t all = 0;
+    int n;
+
+    for (n = 0; n < count; n++) {
+        all += pieces[n].data != NULL ? pieces[n].length : 0;
+    }
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY
+        && (uint64_t)all > (uint64_t)limit.rlim_cur) {
+        errno = EFBIG;
+        return 0;
+    }
+    return 1;
+}
+
 /* What the pieces are as parts of files; those in memory are put into one, which is
  * -1 as long as there is none. */
 static int gather(lingerd_part *parts, const lingerd_piece *pieces, int count,
@@ -298,6 +346,9 @@ static int gather(lingerd_part *parts, const lingerd_piece *pieces, int count,
     off_t at = 0;
     int n;
 
+    if (!has_room(pieces, count)) {
+        return -1;
+    }
     for (n = 0; n < count; n++) {
         parts[n].fd = pieces[n].fd;
         parts[n].offset = (off_t)pieces[n].offset;
@@ -356,7 +407,8 @@ int lingerd_write_rest(lingerd *l, int sock, const lingerd_piece *pieces,
 {
     lingerd_part parts[LINGERD_PARTS];
     lingerd_sender *s;
-    int may, rc = -1, memory = -1, saved;
+    unsigned long link;
+    int may, rc = -1, memory = -1, saved, cancel, inner;
 
     if (!are_sound(pieces, count) || !is_taken(sock)) {
         return -1;
@@ -365,37 +417,69 @@ int lingerd_write_rest(lingerd *l, int sock, const lingerd_piece *pieces,
         errno = EINVAL;
         return -1;
     }
-    s = enter(&l->second);
+    s = enter(&l->second, &cancel);
     may = lingerd_may_spool(s);
-    if (may == 0) {
-        errno = EAGAIN;
+    if (may > 0 && l->second.full == time(NULL)) {
+        may = 0;    /* or what is in memory is copied in vain, again and again */
     }
-    if (may > 0 && gather(parts, pieces, count, &memory) == 0) {
+    if (may <= 0) {
+        if (may == 0) {
+            errno = EAGAIN;
+        }
+        go(&l->second, cancel);
+        return -1;
+    }
+    /* Nobody is to wait while this copies: it goes on without the lock, and the
+     * lingerd's word, which is for one response, is not there for others. */
+    link = s->links;
+    s->may_spool = 0;
+    (void)pthread_mutex_unlock(&l->second.lock);
+    rc = gather(parts, pieces, count, &memory);
+    saved = errno;
+    s = enter(&l->second, &inner);
+    if (s->fd >= 0 && s->links == link) {
+        s->may_spool = 1;
+    }
+    errno = saved;
+    if (rc == 0) {
         rc = lingerd_spool(s, sock, parts, count, patience);
     }
     saved = errno;
+    if (rc != 0 && s->may_spool && lingerd_transient(saved)) {
+        l->second.full = time(NULL);
+    }
+    go(&l->second, inner);
     if (memory >= 0) {
         (void)close(memory);
     }
-    go(&l->second);
+    allow_cancel(cancel);
     errno = saved;
     return rc;
 }
 
 int lingerd_link(lingerd *l)
 {
-    lingerd_sender *s = enter(&l->second);
+    int cancel;
+    lingerd_sender *s = enter(&l->second, &cancel);
     int fd = s->connected ? s->fd : -1;
 
-    go(&l->second);
+    go(&l->second, cancel);
     return fd;
+}
+
+static int error_of(way *w)
+{
+    int cancel;
+    lingerd_sender *s = enter(w, &cancel);
+    int error = s->fd < 0 ? s->error : s->connected ? 0 : EAGAIN;
+
+    go(w, cancel);
+    return error;
 }
 
 int lingerd_error(lingerd *l)
 {
-    lingerd_sender *s = enter(&l->first);
-    int error = s->fd < 0 ? s->error : s->connected ? 0 : EAGAIN;
+    int error = error_of(&l->first);
 
-    go(&l->first);
-    return error;
+    return error != 0 ? error : error_of(&l->second);
 }

@@ -60,7 +60,8 @@ int lingerd_finish(lingerd *l, int sock);
  * @param seconds After so many the daemon ends it whatever the client does; 0:
  *                when it ends any other.
  * @return 0: the daemon has it, and the caller closes its copy.
- *         -1 with errno: as above; it is neither half-closed nor changed.
+ *         -1 with errno: as above; it is not half-closed, and with seconds
+ *         SO_LINGER is off.
  */
 int lingerd_linger(lingerd *l, int sock, int seconds);
 
@@ -85,8 +86,8 @@ int lingerd_write_rest(lingerd *l, int sock, const lingerd_piece *pieces,
 int lingerd_link(lingerd *l);
 
 /**
- * Why there is no link to the daemon: what is worth a line in a log when it
- * changes.
+ * Why there is no link to the daemon, or if there is one none for
+ * lingerd_write_rest(): what is worth a line in a log when it changes.
  * @return An errno; 0: there is a link, or none was needed yet.
  */
 int lingerd_error(lingerd *l);

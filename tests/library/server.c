@@ -20,6 +20,8 @@
  *                        others, ends it
  *     busy N             while a thread hands over copies all the time, N children
  *                        hand over one each, one after the other
+ *     signal N           the handler of a signal makes N children, while copies are
+ *                        handed over all the time
  *     wrong              what is to be refused
  *
  * The line says "done" or "given", or else "kept ERRNO"; and then what
@@ -34,7 +36,10 @@
 
 #include <sys/types.h>
 #include <sys/socket.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <netinet/in.h>
 #include <arpa/inet.h>
@@ -165,6 +170,24 @@ static int in_threads(int sock, int number)
     return 0;
 }
 
+/** How many links, of any process, are open here. */
+static int links(void)
+{
+    int fd, count = 0;
+
+    for (fd = 0; fd < 64; fd++) {
+        union {
+            struct sockaddr any;
+            struct sockaddr_un room;
+        } name;
+        socklen_t size = sizeof(name);
+
+        count += getsockname(fd, &name.any, &size) == 0
+                 && name.any.sa_family == AF_UNIX;
+    }
+    return count;
+}
+
 /** The errno with which a child hands it over, or 0. */
 static int in_child(int sock, int as_daemon)
 {
@@ -189,6 +212,9 @@ static int in_child(int sock, int as_daemon)
         }
         if (lingerd_linger(way, sock, 0) != 0) {
             _exit(errno);
+        }
+        if (links() != 1) {
+            _exit(EMLINK);      /* it has its parent's, too */
         }
         for (n = 0; as_daemon && n < 8; n++) {
             struct stat still;
@@ -232,10 +258,74 @@ static int in_children_of_the_busy(int sock, int number)
     return error;
 }
 
+static volatile sig_atomic_t made;
+
+static void make_child(int signal)
+{
+    int saved = errno;
+    pid_t pid = fork();
+
+    (void)signal;
+    if (pid == 0) {
+        _exit(0);
+    }
+    (void)waitpid(pid, NULL, 0);
+    made++;
+    errno = saved;
+}
+
+static int in_a_handler(int sock, int number)
+{
+    struct itimerval often, never;
+    struct sigaction action;
+
+    memset(&action, 0, sizeof(action));
+    action.sa_handler = make_child;
+    action.sa_flags = SA_RESTART;
+    memset(&never, 0, sizeof(never));
+    memset(&often, 0, sizeof(often));
+    often.it_value.tv_usec = often.it_interval.tv_usec = 2000;
+    made = 0;
+    check(sigaction(SIGALRM, &action, NULL) == 0
+          && setitimer(ITIMER_REAL, &often, NULL) == 0, "a signal");
+    while (made < number) {
+        (void)lingerd_linger(way, sock, 0);
+    }
+    check(setitimer(ITIMER_REAL, &never, NULL) == 0, "a signal");
+    return 0;
+}
+
+/** More in memory than a file may have, which is no signal. */
+static void refuse_large(int sock)
+{
+    struct rlimit limit, small;
+    lingerd_piece piece;
+    int rc;
+
+    memset(&piece, 0, sizeof(piece));
+    piece.data = "ab";
+    piece.length = 2;
+    check(getrlimit(RLIMIT_FSIZE, &limit) == 0, "getrlimit");
+    small = limit;
+    small.rlim_cur = 1;
+    check(setrlimit(RLIMIT_FSIZE, &small) == 0, "setrlimit");
+    while ((rc = lingerd_write_rest(way, sock, &piece, 1, 1000000)) != 0
+           && errno == EAGAIN && lingerd_link(way) >= 0) {
+        struct pollfd link;
+
+        link.fd = lingerd_link(way);
+        link.events = POLLIN;
+        (void)poll(&link, 1, -1);
+    }
+    check(rc != 0 && errno == EFBIG, "a large file");
+    check(!has_so_linger(sock), "SO_LINGER was left on");
+    check(setrlimit(RLIMIT_FSIZE, &limit) == 0, "setrlimit");
+}
+
 static void refuse(int sock)
 {
     lingerd_piece piece;
-    int ends[2];
+    int ends[2], n;
 
     memset(&piece, 0, sizeof(piece));
     piece.data = "";
@@ -245,6 +335,18 @@ static void refuse(int sock)
     check(lingerd_write_rest(way, ends[0], &piece, 1, 1) != 0
           && errno == EAFNOSUPPORT, "unix");
     check(write(ends[0], "", 1) == 1, "it was half-closed");
+    for (n = 0; n < 2; n++) {
+        int other = socket(AF_INET, n == 0 ? SOCK_DGRAM : SOCK_STREAM, 0);
+
+        check(n == 0 || listen(other, 1) == 0, "listen");
+        check(lingerd_linger(way, other, 0) != 0 && errno == EAFNOSUPPORT,
+              "no connection");
+        check(lingerd_finish(way, other) != 0 && errno == EAFNOSUPPORT,
+              "no connection");
+        check(lingerd_write_rest(way, other, &piece, 1, 1) != 0
+              && errno == EAFNOSUPPORT, "no connection");
+        (void)close(other);
+    }
     check(lingerd_linger(way, fileno(stdin), 0) != 0 && errno == ENOTSOCK, "null");
     check(lingerd_linger(way, -1, 0) != 0 && errno == EBADF, "-1");
     check(lingerd_linger(way, sock, -1) != 0 && errno == EINVAL, "seconds");
@@ -300,8 +402,12 @@ static int serve(int sock)
     else if (sscanf(line, "busy %ld", &number) == 1) {
         rc = errno = in_children_of_the_busy(sock, (int)number);
     }
+    else if (sscanf(line, "signal %ld", &number) == 1) {
+        rc = in_a_handler(sock, (int)number);
+    }
     else if (strcmp(line, "wrong") == 0) {
         refuse(sock);
+        refuse_large(sock);
         rc = 0;
     }
     else {

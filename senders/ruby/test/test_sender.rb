@@ -137,6 +137,23 @@ class Give < TestCase
     assert_equal "L", received(first)[0]
   end
 
+  def test_what_a_child_has_in_the_place_of_the_link_is_left_alone
+    listener = listen
+    server = connection[1]
+    assert @sender.give(server)
+    received(keep(listener.accept[0]))
+    link = @sender.send(:links)[0].instance_variable_get(:@link)
+    child = fork do
+      other = IO.for_fd(link.fileno, autoclose: false)
+      other.reopen(File.open(File::NULL))
+      inode = other.stat.ino
+      given = @sender.give(server)
+      exit!(given && other.stat.ino == inode)
+    end
+    assert Process.wait2(child)[1].success?
+    assert_equal "L", received(keep(listener.accept[0]))[0]
+  end
+
   def test_what_lingerd_does_not_take_is_not_sent
     listen
     pair = UNIXSocket.pair.each { |each| keep(each) }

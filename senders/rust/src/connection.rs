@@ -3,18 +3,23 @@
 //! A client's connection: what is asked of it, and changed, before it is handed over. Must not know how lingerd is reached.
 
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{AddressFamily, RecvFlags, Shutdown, getsockname, recv, shutdown, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketType, getsockname, recv, shutdown, sockopt};
 use std::io;
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
-/// That it is one of TCP: lingerd closes any other.
+/// That it is one of TCP: lingerd closes any other, and cannot linger for one that listens.
 pub fn is_taken(socket: impl AsFd) -> io::Result<()> {
-    match getsockname(socket)?.address_family() {
-        AddressFamily::INET | AddressFamily::INET6 => Ok(()),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no connection of TCP")),
+    let is_inet =
+        matches!(getsockname(&socket)?.address_family(), AddressFamily::INET | AddressFamily::INET6);
+    if is_inet
+        && sockopt::socket_type(&socket)? == SocketType::STREAM
+        && !sockopt::socket_acceptconn(&socket)?
+    {
+        return Ok(());
     }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no connection of TCP"))
 }
 
 /// Half-closes it, and returns whether the client is done, so that nobody has to linger.

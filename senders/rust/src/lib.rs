@@ -217,8 +217,8 @@ impl Sender {
     ///
     /// # Errors
     /// lingerd does not take it: the caller writes. `WouldBlock`, too, when [`may_spool`](Self::may_spool) would say that
-    /// it does not yet; `InvalidInput` for another number of parts, or more bytes than
-    /// a file can have.
+    /// it does not yet; `InvalidInput` for another number of parts, or more bytes than a file can have, and EFBIG for more
+    /// in memory than one of this process may have.
     pub fn spool<S: AsFd>(
         &self,
         socket: S,
@@ -260,10 +260,11 @@ impl Sender {
         sent.inspect_err(|_| connection::set_linger(socket, None)).map_err(io::Error::from)
     }
 
-    /// Why there is no link to lingerd, for a line in a log when that changes; `None` if there is one, or none was needed
-    /// yet. A connection that is refused all the same is so as lingerd is busy.
+    /// Why there is no link to lingerd, or if there is one none for [`spool`](Self::spool): for a line in a log when that
+    /// changes. `None` if there is one, or none was needed yet. A connection that is refused all the same is so as lingerd is busy.
     pub fn error(&self) -> Option<io::Error> {
-        self.first.link().error.map(io::Error::from)
+        let first = self.first.link().error;
+        first.or_else(|| self.second.link().error).map(io::Error::from)
     }
 }
 

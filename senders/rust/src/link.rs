@@ -3,10 +3,11 @@
 //! A connection to one of lingerd's sockets, and what is said there: lingerd-protocol(7). Must not know whose it is.
 
 use crate::{MAX_PARTS, Part};
+use rustix::fs::fstat;
 use rustix::io::{Errno, FdFlags, fcntl_setfd, ioctl_fionbio, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
-    SocketType, connect, getpeername, recv, sendmsg, socket_with,
+    SocketType, connect, recv, sendmsg, socket_with,
 };
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -27,17 +28,25 @@ pub enum Go {
     NotNeeded,
 }
 
+/// What tells an open file from any other: st_dev and st_ino of fstat(2).
+type Identity = (u64, u64);
+
 /// A link, as one process has it.
 #[derive(Debug)]
 pub struct Link {
     address: SocketAddrUnix,
     /// Shared with who waits on it: it is closed when nobody does any more.
     socket: Option<Arc<OwnedFd>>,
+    /// Which file that is, for who has other things by its number since.
+    identity: Option<Identity>,
     /// Whether connect(2) has succeeded; else it is still under way.
     connected: bool,
     tried: Option<Instant>,
     /// Whether lingerd has said that it takes a response, and has none yet.
     may_spool: bool,
+    /// When the system had no room for a response that lingerd takes: it is not tried again for a while, as what is in
+    /// memory would be copied in vain.
+    full: Option<Instant>,
     /// Why there is no link.
     pub error: Option<Errno>,
 }
@@ -45,7 +54,21 @@ pub struct Link {
 impl Link {
     /// One to that address, which is opened when it is needed.
     pub fn to(address: SocketAddrUnix) -> Self {
-        Link { address, socket: None, connected: false, tried: None, may_spool: false, error: None }
+        Link {
+            address,
+            socket: None,
+            identity: None,
+            connected: false,
+            tried: None,
+            may_spool: false,
+            full: None,
+            error: None,
+        }
+    }
+
+    #[cfg(test)]
+    pub fn address(&self) -> &SocketAddrUnix {
+        &self.address
     }
 
     /// Sends a message. A link that turns out to be dead most likely means that lingerd was started anew, so that the same
@@ -65,7 +88,12 @@ impl Link {
                     return Ok(());
                 }
                 Ok(_) => failed = Errno::PIPE,
-                Err(error) if is_passing(error) => return Err(error),
+                Err(error) if is_passing(error) => {
+                    if go == Go::Needed {
+                        self.full = Some(Instant::now());
+                    }
+                    return Err(error);
+                }
                 Err(error) => failed = error,
             }
             self.drop(failed);
@@ -84,7 +112,8 @@ impl Link {
                 Err(_) => return (false, None),
             };
             if self.may_spool || self.hear(&socket) {
-                return (self.may_spool, Some(socket));
+                let is_full = self.full.is_some_and(|full| full.elapsed() < PAUSE);
+                return (self.may_spool && !is_full, Some(socket));
             }
         }
         (false, None)
@@ -93,11 +122,11 @@ impl Link {
     /// Parts with what is a parent's. Who closes all descriptors after fork(2), as daemons do, may have something else by
     /// that number, which stays.
     pub fn leave(&mut self) {
-        let socket = self.socket.take();
+        let (socket, identity) = (self.socket.take(), self.identity);
         *self = Link::to(self.address.clone());
+        // What a thread of the parent's was waiting on stays open: it is not here to give its share back.
         let Some(socket) = socket.and_then(Arc::into_inner) else { return };
-        let peer = getpeername(&socket).ok().and_then(|peer| SocketAddrUnix::try_from(peer?).ok());
-        if peer.is_none_or(|peer| peer.path_bytes() != self.address.path_bytes()) {
+        if identity.is_none() || identity_of(&socket) != identity {
             let _ = socket.into_raw_fd();
         }
     }
@@ -112,6 +141,7 @@ impl Link {
                 }
                 self.tried = Some(Instant::now());
                 let socket = new_socket().inspect_err(|&error| self.error = Some(error))?;
+                self.identity = identity_of(&socket);
                 Arc::clone(self.socket.insert(Arc::new(socket)))
             }
         };
@@ -126,7 +156,8 @@ impl Link {
                 Ok(socket)
             }
             Err(error) => {
-                if is_passing(error) || matches!(error, Errno::INPROGRESS | Errno::ALREADY) {
+                // Under way. Not so where it has no room for one more (EAGAIN): each connect(2) is a try then.
+                if matches!(error, Errno::INPROGRESS | Errno::ALREADY | Errno::INTR) {
                     self.error = Some(error);
                 } else {
                     self.drop(error);
@@ -154,6 +185,12 @@ impl Link {
         self.may_spool = false;
         self.error = Some(error);
     }
+}
+
+/// Its types differ by system.
+#[allow(clippy::unnecessary_cast)]
+fn identity_of(socket: &OwnedFd) -> Option<Identity> {
+    fstat(socket).ok().map(|stat| (stat.st_dev as u64, stat.st_ino as u64))
 }
 
 /// A socket that does not block, and that no program inherits.
@@ -221,4 +258,93 @@ pub fn spool_head<'a>(
         head[16 + 16 * n..][..8].copy_from_slice(&length.to_be_bytes());
     }
     (head, files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::processes::PerProcess;
+    use std::fs;
+    use std::io::{ErrorKind, Read, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::path::PathBuf;
+
+    /// A daemon that listens where `/var/run` has another name, as it has where systemd listens, and what it has accepted
+    /// of one that came by that name.
+    struct Elsewhere {
+        folder: PathBuf,
+        link: Link,
+        peer: UnixStream,
+    }
+
+    impl Elsewhere {
+        fn new(name: &str) -> Self {
+            let folder = std::env::temp_dir().join(format!("lingerd-client.{name}.{}", std::process::id()));
+            let (run, var_run) = (folder.join("run"), folder.join("var-run"));
+            fs::create_dir_all(&run).unwrap();
+            symlink(&run, &var_run).unwrap();
+            let listener = UnixListener::bind(run.join("sock")).unwrap();
+            let mut link = Link::to(SocketAddrUnix::new(var_run.join("sock")).unwrap());
+            link.open().unwrap();
+            let (peer, _) = listener.accept().unwrap();
+            peer.set_nonblocking(true).unwrap();
+            Elsewhere { folder, link, peer }
+        }
+
+        fn is_closed(&mut self) -> bool {
+            match self.peer.read(&mut [0]) {
+                Ok(count) => count == 0,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                    false
+                }
+            }
+        }
+    }
+
+    impl Drop for Elsewhere {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+
+    #[test]
+    fn a_parents_link_is_closed_whatever_its_path_is_called() {
+        let mut elsewhere = Elsewhere::new("left");
+        assert!(!elsewhere.is_closed());
+        elsewhere.link.leave();
+        assert!(elsewhere.is_closed());
+    }
+
+    #[test]
+    fn what_has_come_by_the_number_of_a_parents_link_stays_open() {
+        for leave in [Link::leave, |link: &mut Link| drop(PerProcess::of_a_parent(link))] {
+            let mut elsewhere = Elsewhere::new("replaced");
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            theirs.set_nonblocking(true).unwrap();
+            let number = Arc::get_mut(elsewhere.link.socket.as_mut().unwrap()).unwrap();
+            rustix::io::dup2(&ours, number).unwrap();
+            drop(ours);
+            leave(&mut elsewhere.link);
+            assert_eq!(theirs.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "it was closed");
+            fs::remove_dir_all(&elsewhere.folder).unwrap();
+        }
+    }
+    #[test]
+    fn one_that_had_no_room_for_a_response_is_asked_again_after_a_while() {
+        let mut elsewhere = Elsewhere::new("full");
+        let link = &mut elsewhere.link;
+        let null = fs::File::open("/dev/null").unwrap();
+        (&elsewhere.peer).write_all(b"G").unwrap();
+        assert!(link.may_spool().0);
+        while link.send(b"L", &[null.as_fd()], Go::NotNeeded).is_ok() {}
+        assert!(link.may_spool().0, "only a response is no longer tried");
+        let start = Instant::now();
+        assert!(is_passing(link.send(b"S", &[null.as_fd()], Go::Needed).unwrap_err()));
+        let (may, waited_for) = link.may_spool();
+        assert!(!may || start.elapsed() >= PAUSE);
+        assert!(waited_for.is_some(), "the link is good");
+    }
 }

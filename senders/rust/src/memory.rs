@@ -3,11 +3,20 @@
 //! Files that nobody else has, for what is in memory.
 
 use crate::Part;
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use std::fs::File;
 use std::io::{self, Write};
 
 /// One with all that is in memory, in order; `None` where nothing is.
+///
+/// # Errors
+/// EFBIG, too, for more than RLIMIT_FSIZE lets a file have: a write(2) beyond it is a signal that ends the process.
 pub fn of(parts: &[Part<'_>]) -> io::Result<Option<File>> {
+    let length = |part: &Part<'_>| if let Part::Memory(bytes) = part { bytes.len() as u64 } else { 0 };
+    if getrlimit(Resource::Fsize).current.is_some_and(|most| parts.iter().map(length).sum::<u64>() > most) {
+        return Err(Errno::FBIG.into());
+    }
     let mut memory = None;
     for part in parts {
         if let Part::Memory(bytes) = part {
@@ -29,7 +38,7 @@ fn unnamed() -> io::Result<File> {
     // That it is no program: a Linux may be told to have no others, and one older than 6.3 does not know it.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     match memfd_create(c"lingerd", MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL) {
-        Err(rustix::io::Errno::INVAL) => {}
+        Err(Errno::INVAL) => {}
         made => return Ok(made?.into()),
     }
     Ok(memfd_create(c"lingerd", MemfdFlags::CLOEXEC)?.into())

@@ -68,6 +68,14 @@ impl PerProcess {
         at.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// That of a process which is not this one.
+    #[cfg(test)]
+    pub fn of_a_parent(link: &mut Link) -> Self {
+        let address = link.address().clone();
+        let link = Mutex::new(std::mem::replace(link, Link::to(address.clone())));
+        PerProcess { address, first: Process { id: 0, link, child: OnceLock::new() } }
+    }
+
     /// Closes those of all processes before this one that can be had; nobody else has one that cannot.
     fn leave_parents(&self, id: u32) {
         let mut at = &self.first;
@@ -77,6 +85,20 @@ impl PerProcess {
             }
             let Some(child) = at.child.get() else { return };
             at = child;
+        }
+    }
+}
+
+/// What is a parent's is parted with in a child that has not asked for a link, too.
+impl Drop for PerProcess {
+    fn drop(&mut self) {
+        let id = process::id();
+        let mut next = Some(&mut self.first);
+        while let Some(process) = next {
+            if process.id != id {
+                process.link.get_mut().unwrap_or_else(PoisonError::into_inner).leave();
+            }
+            next = process.child.get_mut().map(AsMut::as_mut);
         }
     }
 }

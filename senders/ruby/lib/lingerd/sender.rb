@@ -84,16 +84,21 @@ module Lingerd
       @lock.synchronize { drop(Errno::ENOTCONN.new(@path)) if @link }
     end
 
-    # For a child of fork(2), which is to have a link of its own: the parent's goes with its copy.
+    # For a child of fork(2), which is to have a link of its own: the parent's goes with its copy. Who closes all
+    # descriptors after fork(2), as daemons do, may have something else by that number, which stays.
     def left
-      Lingerd.quietly_close(@link) if @link
+      return unless @link
+
+      identity(@link) == @identity ? Lingerd.quietly_close(@link) : @link.autoclose = false
+    rescue *GONE
+      @link.autoclose = false unless @link.closed?
     end
 
     private
 
     def forget
       @lock = Mutex.new
-      @link = @tried = @error = nil
+      @link = @identity = @tried = @error = nil
       @connected = @may_spool = false
     end
 
@@ -106,6 +111,7 @@ module Lingerd
 
         @tried = now
         @link = Socket.new(:UNIX, :STREAM)
+        @identity = identity(@link)
       end
       return if @link.connect_nonblock(@address, exception: false) == :wait_writable
 
@@ -117,6 +123,12 @@ module Lingerd
     rescue SystemCallError, IOError => e
       drop(e)
       nil
+    end
+
+    # Which file it is.
+    def identity(link)
+      stat = link.stat
+      [stat.dev, stat.ino]
     end
 
     # With the lock held; takes note of what lingerd has said.

@@ -3,7 +3,7 @@
 //! The crate lingerd-client, senders/rust, with a real lingerd: what it offers. What any sender has to do is
 //! tests/conformance's.
 
-use lingerd_client::{MAX_PARTS, Part, Sender};
+use lingerd_client::{MAX_PARTS, Part, Refused, Sender};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::net::TcpStream;
@@ -23,6 +23,11 @@ const MUCH: usize = 8_000_000;
 
 fn sender(site: &Site) -> Sender {
     Sender::new(site.socket()).unwrap()
+}
+
+/// Why it was refused, by its number; `None` where it was taken.
+fn errno<S>(result: Result<(), Refused<S>>) -> Option<i32> {
+    result.err()?.error.raw_os_error()
 }
 
 /// Ends connections until one is taken, and returns its client.

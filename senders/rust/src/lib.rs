@@ -249,7 +249,14 @@ impl Sender {
         if !link.may_spool().0 {
             return Err(link.error.unwrap_or(Errno::AGAIN).into());
         }
-        let memory = memory::of(parts)?;
+        // No other thread is to wait while this copies: it does so without the link, and with lingerd's word, which is for
+        // one response.
+        let word = link.take_word();
+        drop(link);
+        let memory = memory::of(parts);
+        let mut link = self.second.link();
+        link.return_word(&word);
+        let memory = memory?;
         let (head, files) = link::spool_head(parts, memory.as_ref().map(AsFd::as_fd), patience);
         let mut descriptors = vec![socket];
         descriptors.extend(files);

@@ -12,7 +12,7 @@ use rustix::net::{
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// How long lingerd is not asked again when it could not be reached.
@@ -117,6 +117,17 @@ impl Link {
             }
         }
         (false, None)
+    }
+
+    /// Takes lingerd's word that it takes a response, which is of this link.
+    pub fn take_word(&mut self) -> Weak<OwnedFd> {
+        self.may_spool = false;
+        self.socket.as_ref().map_or_else(Weak::new, Arc::downgrade)
+    }
+
+    /// Gives it back, unless there is another link by now.
+    pub fn return_word(&mut self, word: &Weak<OwnedFd>) {
+        self.may_spool |= self.socket.as_ref().is_some_and(|socket| word.as_ptr() == Arc::as_ptr(socket));
     }
 
     /// Parts with what is a parent's. Who closes all descriptors after fork(2), as daemons do, may have something else by

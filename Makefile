@@ -29,7 +29,7 @@ all:
 library:
 	@cd senders/c && $(MAKE) CC="$(CC)" CFLAGS="$(CFLAGS)" LDFLAGS="$(LDFLAGS)" PREFIX="$(PREFIX)"
 
-# Stock Apache against Apache with lingerd, on this machine, in under a minute.
+# Stock Apache against Apache with lingerd, on this machine, in a minute.
 demo:
 	@sh ci/packages
 	@$(BUILD) --quiet

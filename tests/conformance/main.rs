@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 //! One suite that any sender passes: what lingerd-protocol(7) has a server do, whatever it is written in. What a program
-//! has to do to be tested is said in CONTRIBUTING.md, "A sender in another language".
+//! has to do to be tested is said in CONTRIBUTING.md, "What a sender under test does".
 //!
 //! `make check-sender CMD='...'` runs it on one program, and `make check` on those in the file `senders` whose language
 //! is installed.
@@ -18,6 +18,7 @@ use program::{Program, Stop};
 use report::{Column, table};
 use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
+use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
@@ -49,7 +50,10 @@ fn senders() -> Vec<Sender> {
                     std::env::split_paths(&path).any(|directory| directory.join(need).is_file())
                 }
             };
-            match needs.split_whitespace().find(|need| !is_there(need)) {
+            let (needs, trial) = needs.split_once(';').unwrap_or((needs, ":"));
+            let missing = needs.split_whitespace().find(|need| !is_there(need)).map(str::to_owned);
+            let works = || Command::new("sh").arg("-c").arg(trial).output().unwrap().status.success();
+            match missing.or_else(|| (!works()).then(|| format!("success of {}", trial.trim()))) {
                 Some(missing) => {
                     skip(&format!("{name}: there is no {missing}"));
                     None
@@ -81,6 +85,9 @@ fn run(command: &str, case: &'static Case, patience: Duration) -> Result<(), Sto
 /// What becomes of each in all cases, a few at a time: most of it is waiting.
 fn run_all(senders: &[Sender]) -> Vec<(String, Column)> {
     let wanted = std::env::var("LINGERD_CHECK_CASES").unwrap_or_default();
+    for name in wanted.split_whitespace() {
+        assert!(CASES.iter().any(|case| case.name == name), "there is no case '{name}'");
+    }
     let is_wanted =
         |case: &&Case| wanted.is_empty() || wanted.split_whitespace().any(|name| name == case.name);
     let all = (0..senders.len()).flat_map(|n| CASES.iter().filter(is_wanted).map(move |case| (n, case)));
@@ -98,7 +105,15 @@ fn run_all(senders: &[Sender]) -> Vec<(String, Column)> {
             });
         }
     });
-    columns.into_inner().unwrap()
+    let columns = columns.into_inner().unwrap();
+    for (name, column) in &columns {
+        for (case, ended) in column {
+            if let Err(Stop::NotHere(why)) = ended {
+                skip(&format!("{name}, {case}: {why}"));
+            }
+        }
+    }
+    columns
 }
 
 fn has_failed(columns: &[(String, Column)]) -> bool {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use support::apache::make_certificate;
 use support::daemon::{Daemon, Site};
 use support::http::{self, Held, exchange, exchange_tls, get, record, request, under_load, upload};
-use support::{PATIENCE, built, eventually, skip, tcp, wait_until};
+use support::{PATIENCE, built, eventually, not_run, skip, tcp, wait_until};
 
 /// The workers.
 const SYNC: &str = "lingerd.gunicorn.SyncWorker";
@@ -381,7 +381,7 @@ fn a_daemon_may_come_and_stand_still_and_go() {
 fn the_end_of_tls_is_said_before_the_connection_is_handed_over() {
     each(|gunicorn| {
         if !gunicorn.has_tls() {
-            return skip("gunicorn 20.1.0 has TLS with Python 3.11 or older only");
+            return not_run("gunicorn 20.1.0 has TLS with Python 3.11 or older only");
         }
         let lingerd = Daemon::start(&[]);
         make_certificate(&lingerd.site).unwrap();

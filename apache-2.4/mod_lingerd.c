@@ -81,6 +81,7 @@
 #include "unixd.h"
 #include "apr_atomic.h"
 #include "apr_buckets.h"
+#include "apr_lib.h"
 #include "apr_optional.h"
 #include "apr_portable.h"
 #include "apr_shm.h"

@@ -375,20 +375,36 @@ static int park_make_directory(apr_pool_t *p, const char *path, uid_t uid)
 static int park_give_to_lingerd(apr_pool_t *p, const char *back,
                                 const char *path, uid_t uid)
 {
+    const char *of_back = apr_filepath_name_get(back);
+    const char *ctl = apr_pstrcat(p, apr_filepath_name_get(path), ".ctl",
+                                  NULL);
+    int directory, error, rc = 0;
     struct stat of, file;
 
-    if (geteuid() != 0 || stat(ap_make_dirstr_parent(p, back), &of) != 0
-        || of.st_uid != 0 || of.st_mode & (S_IWGRP | S_IWOTH)) {
+    if (geteuid() != 0) {
         return 0;
     }
-    if (lstat(apr_pstrcat(p, path, ".ctl", NULL), &file) == 0) {
-        uid = file.st_uid;
-    }
-    else if (uid == (uid_t)-1) {
+    /* Whatever has its name later, it is this one that was looked at. */
+    directory = open(ap_make_dirstr_parent(p, back), O_RDONLY | O_DIRECTORY);
+    if (directory < 0) {
         return 0;
     }
-    return lstat(back, &file) == 0 && file.st_uid == uid
-           ? 0 : lchown(back, uid, (gid_t)-1);
+    if (fstat(directory, &of) == 0 && of.st_uid == 0
+        && !(of.st_mode & (S_IWGRP | S_IWOTH))) {
+        if (fstatat(directory, ctl, &file, AT_SYMLINK_NOFOLLOW) == 0) {
+            uid = file.st_uid;
+        }
+        if (uid != (uid_t)-1
+            && (fstatat(directory, of_back, &file, AT_SYMLINK_NOFOLLOW) != 0
+                || file.st_uid != uid)) {
+            rc = fchownat(directory, of_back, uid, (gid_t)-1,
+                          AT_SYMLINK_NOFOLLOW);
+        }
+    }
+    error = errno;
+    close(directory);
+    errno = error;
+    return rc;
 }
 
 /**
@@ -502,7 +518,7 @@ static int park_make_way(apr_pool_t *process, apr_pool_t *p,
     uid_t lingerd = park_own_user(p, command);
     struct sockaddr_un addr;
     struct stat file;
-    int fd;
+    int fd, error;
 
     if (lingerd_way_back(&addr, path, park.name) != 0) {
         return errno;
@@ -510,8 +526,12 @@ static int park_make_way(apr_pool_t *process, apr_pool_t *p,
     if (kept->listener && kept->listener->active
         && strcmp(kept->path, addr.sun_path) == 0 && park_is_there(kept)) {
         /* It may be another user's by now. */
-        return park_give_to_lingerd(p, addr.sun_path, path, lingerd) == 0
-               ? 0 : errno;
+        if (park_give_to_lingerd(p, addr.sun_path, path, lingerd) == 0) {
+            return 0;
+        }
+        error = errno;
+        park_give_up(kept);
+        return error;
     }
     park_give_up(kept);
     if (command && park_make_directory(p, path, lingerd) != 0) {
@@ -891,6 +911,29 @@ static int park_is_login(request_rec *r)
 
 /* ---- A connection goes --------------------------------------------------- */
 
+/** Whether lingerd may come back that way: where Apache was here first it is
+ *  root's until park_monitor() finds lingerd.  Once it may it does. */
+static int park_is_given(const conn_rec *c)
+{
+    static int is_given;
+    const char *path = config_of(c->base_server)->path;
+    struct stat ctl, back;
+
+    if (is_given) {
+        return 1;
+    }
+    if (lstat(apr_pstrcat(c->pool, path, ".ctl", NULL), &ctl) != 0) {
+        is_given = errno != ENOENT;     /* it may be told to nobody else */
+    }
+    else {
+        is_given = lstat(apr_pstrcat(c->pool, path, ".back.", park.name, NULL),
+                         &back) != 0
+                   || back.st_uid != 0 || back.st_mode & S_IWGRP
+                   || ctl.st_uid == 0;
+    }
+    return is_given;
+}
+
 /** @return Whether lingerd has it.  Our own copy is closed then, so that Apache
  *          finds nothing to be done. */
 static int park_give(conn_rec *c, int sock, lingerd_kind kind,
@@ -910,7 +953,7 @@ static int park_give(conn_rec *c, int sock, lingerd_kind kind,
     if (parked.patience == 0) {
         parked.patience = 1;
     }
-    if (!give_parked(sock, park.name, &parked)) {
+    if (!park_is_given(c) || !give_parked(sock, park.name, &parked)) {
         return 0;
     }
     (void)apr_socket_close(ap_get_conn_socket(c));

@@ -25,7 +25,7 @@ use crate::service::logger;
 use crate::source::{Source, Speech};
 use crate::stats::minute::LastMinute;
 use crate::stats::{Moment, Snapshot};
-use lingerd_platform::backend::{Backend, Descriptor, Interest, Token};
+use lingerd_platform::backend::{Backend, Descriptor, Interest, MOST_READY, Token};
 use lingerd_platform::fdpass;
 use lingerd_platform::manager::Notice;
 use lingerd_platform::signals::{Signal, Signals};
@@ -130,8 +130,8 @@ pub struct Daemon<W: World> {
     summary_at: Option<Time>,
     /// What was done since it was looked whether anybody asks or says stop.
     work: usize,
-    /// The number of this turn.
-    turns: u64,
+    /// How often each that was ready has been reported, see [`Senders::says_more`].
+    rounds: u64,
     /// What came with a message, on its way to the table; and what is ready in this turn. Kept for
     /// their memory.
     received: Vec<W::Received>,
@@ -179,7 +179,7 @@ impl<W: World> Daemon<W> {
             end_at: None,
             summary_at: None,
             work: 0,
-            turns: 0,
+            rounds: 1,
             received: Vec::with_capacity(fdpass::MAX_DESCRIPTORS),
             ready: Vec::new(),
         })
@@ -276,7 +276,8 @@ impl<W: World> Daemon<W> {
             self.clock.pause();
         }
         self.clock.turn();
-        self.turns += 1;
+        // Beyond that there may be others, who were not reported.
+        self.rounds += u64::from(self.ready.len() < MOST_READY);
         let now = self.clock.now();
         if self.last_minute.wants_look(now) {
             self.last_minute.look(now, &self.figures());
@@ -370,7 +371,7 @@ impl<W: World> Daemon<W> {
             Source::Sender(sender) if self.is_stopping() => drop(self.part_with(sender)),
             Source::Sender(sender) => {
                 // Only who is reported is reported again.
-                let says_more = !is_reported || self.senders.says_more(sender, self.turns);
+                let says_more = !is_reported || self.senders.says_more(sender, self.rounds);
                 let budget = if says_more { SOCKET_BUDGET } else { 1 };
                 if self.receive(sender, budget) == Said::NotNow {
                     self.not_now(sender);

@@ -497,7 +497,8 @@ fn a_lingerd_that_starts_later_parks_too_whoever_it_runs_as() {
         let mut client = http::connect(apache.address);
         assert_eq!(ask(&mut client, "/small").1, "hello\n");
         let lingerd = site.start(options);
-        // Apache looks every ten seconds whose the way back is to be.
+        // Apache looks every ten seconds whose the way back is to be. Until then the worker waits itself.
+        (0..3).for_each(|_| assert_eq!(ask(&mut client, "/small").1, "hello\n"));
         lingerd.wait_for("parked=1");
         assert_eq!(ask(&mut client, "/small").1, "hello\n");
     }

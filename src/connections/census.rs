@@ -16,8 +16,9 @@ const PLACES: usize = 4096;
 pub struct Origin(u16);
 
 impl Origin {
-    /// Of a place without a connection.
-    pub const NOWHERE: Origin = Origin(0);
+    /// Of a place without a connection, and of one that was parked: of these there may be more than of any address. It is not
+    /// counted.
+    pub const NOWHERE: Origin = Origin(u16::MAX - 1);
 
     /// Of one that nobody has asked yet. It is not counted.
     pub const UNKNOWN: Origin = Origin(u16::MAX);

@@ -80,7 +80,7 @@ impl<W: World> Daemon<W> {
                     return Said::Gone;
                 }
                 Said::Nothing | Said::NotNow => {
-                    self.senders.was_read(sender, self.turns, false, messages);
+                    self.senders.was_read(sender, self.rounds, false, messages);
                     self.acknowledge(sender, now);
                     return said;
                 }
@@ -113,7 +113,7 @@ impl<W: World> Daemon<W> {
             messages += 1;
             left = left.saturating_sub(many);
             if left == 0 {
-                self.senders.was_read(sender, self.turns, true, messages);
+                self.senders.was_read(sender, self.rounds, true, messages);
                 self.acknowledge(sender, now);
                 return said;
             }

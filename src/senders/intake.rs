@@ -334,17 +334,18 @@ impl<W: World> Senders<W> {
 
     /// Whether `sender` is to be read until it has nothing more to say. Most have said one thing, and to find that
     /// out costs as much as to read it. So one that lingers only is read once when it is reported, and what else it has said is
-    /// reported in the next turn: then it is read to the end, and so is one of which there was more the last time. (Of the
-    /// others, what is said at once is judged at once: between two turns it may be allowed.)
-    pub fn says_more(&self, sender: Sender, turn: u64) -> bool {
-        let says_more = |peer: &Peer<_, _>| peer.says_much || peer.left + 1 == turn;
+    /// reported in the next round: then it is read to the end, and so is one of which there was more the last time. (Of the
+    /// others, what is said at once is judged at once: between two turns it may be allowed.) In a round each that is ready is
+    /// reported once; it takes more than one turn where more are ready than one reports.
+    pub fn says_more(&self, sender: Sender, round: u64) -> bool {
+        let says_more = |peer: &Peer<_, _>| peer.says_much || peer.left != 0 && round - peer.left <= 1;
         self.senders.get(sender).is_some_and(|peer| peer.speech == Speech::Spool || says_more(peer))
     }
 
-    /// Notes that `sender` was left in this turn with perhaps more to say, or not, after so many messages.
-    pub fn was_read(&mut self, sender: Sender, turn: u64, is_left: bool, messages: usize) {
+    /// Notes that `sender` was left in this round with perhaps more to say, or not, after so many messages.
+    pub fn was_read(&mut self, sender: Sender, round: u64, is_left: bool, messages: usize) {
         if let Some(peer) = self.senders.get_mut(sender) {
-            peer.left = if is_left { turn } else { 0 };
+            peer.left = if is_left { round } else { 0 };
             peer.says_much = messages > 1;
         }
     }

@@ -150,10 +150,10 @@ fn what_is_wrong_leads_to_maintenance() {
     startd.set("lingerd/group", "");
     startd.method("start", "online").assert_failed(96, "must be set");
     startd.set("lingerd/group", "0");
-    startd.set("lingerd/user", "no one; touch /tmp/x");
+    startd.set("lingerd/user", "no one; touch /tmp/lingerd-no-one");
     let failed = startd.method("start", "online");
-    failed.assert_failed(1, "-u 'no one; touch /tmp/x'");
-    root.must("test ! -e /tmp/x");
+    failed.assert_failed(1, "-u 'no one; touch /tmp/lingerd-no-one'");
+    root.must("test ! -e /tmp/lingerd-no-one");
     root.must("! pidof lingerd");
     let method = "/lib/svc/method/svc-lingerd";
     root.run(&format!("ksh93 {method} start")).assert_failed(99, "svcadm");

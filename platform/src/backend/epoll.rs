@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// How many events one epoll_wait(2) may return. The kernel rotates its ready list, so a small
 /// number starves nobody; 256 already makes the call's own cost vanish.
-const BATCH: usize = 256;
+const BATCH: usize = super::MOST_READY;
 
 /// See the module's head.
 pub struct Epoll {

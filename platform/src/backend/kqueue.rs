@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// How many changes one kevent(2) takes along, and how many events it may return: as many, so that
 /// there is room for the errors of all of them.
-const BATCH: usize = 256;
+const BATCH: usize = super::MOST_READY;
 
 /// The change or event itself, a `struct kevent`.
 type Kevent = kqueue_sys::kevent;

@@ -42,6 +42,10 @@ cfg_if::cfg_if! {
     }
 }
 
+/// How many a wait reports at most, but with poll(2), which reports all. Where it is as many there may be others, who
+/// come first then.
+pub const MOST_READY: usize = 256;
+
 /// What the caller of [`Backend::add`] wants back when that descriptor is ready.
 ///
 /// A backend returns it bit for bit and never looks inside. The caller puts a generation into it,

@@ -23,7 +23,7 @@ cfg_if::cfg_if! {
 
 /// How many events one port_getn(3C) may return. The port is a queue, so that a small number
 /// starves nobody.
-const BATCH: usize = 256;
+const BATCH: usize = super::MOST_READY;
 
 /// What a place in the list has as its source until the kernel has written an event there: no
 /// source has this number, see port_create(3C).

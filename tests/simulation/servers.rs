@@ -51,10 +51,11 @@ impl Parked {
     /// Since when what is waited for has been there, if it is; or, of a head, the end behind a part of it.
     pub fn ready(&self) -> Option<Duration> {
         let facts = self.client.facts();
-        let spoke = match self.talk.whole.get() {
-            _ if !self.is_new => facts.heard,
-            None => facts.heard.and(facts.client_ended.or(facts.client_gone)),
-            whole => whole,
+        // Where it goes before its head is whole, the rest of that does not arrive.
+        let ended = facts.heard.and(facts.client_ended.or(facts.client_gone));
+        let spoke = match self.is_new {
+            false => facts.heard,
+            true => [self.talk.whole.get(), ended].into_iter().flatten().min(),
         };
         spoke.filter(|_| self.client.unheard() > 0)
     }

@@ -395,6 +395,34 @@ fn a_sender_that_always_has_more_keeps_no_other_waiting_for_more_than_two_turns_
     }
 }
 
+/// Of which one wait does not report all.
+#[test]
+fn hundreds_of_senders_that_have_more_are_read_to_the_end_when_they_are_reported_again() {
+    for flavour in flavours() {
+        let mut scene = Scene::new(flavour, NEVER);
+        let mut senders = Vec::new();
+        while senders.len() < 600 {
+            senders.extend((0..100).map(|_| scene.sender()));
+            let all = senders.len() as u64;
+            scene.until("they are let in", |scene| scene.figure("senders") == all);
+        }
+        let mut clients = Vec::new();
+        for sender in &senders {
+            for _ in 0..10 {
+                let (client, held) = scene.kernel.connection(&Setup::default());
+                send(sender, &[held]);
+                clients.push(client);
+            }
+        }
+        let mut turns = 0;
+        while clients.iter().any(|client| client.facts().received.is_none()) {
+            scene.daemon.turn().expect("a backend that can wait");
+            turns += 1;
+        }
+        assert!(turns <= 9, "{turns} turns");
+    }
+}
+
 /// Each of them takes all that it is given at once, so that the daemon could write to one of them for ever.
 #[test]
 fn fast_readers_of_much_keep_nobody_waiting_for_more_than_a_turn_with_a_few_pieces_of_each() {

@@ -246,7 +246,7 @@ impl<W: World> Connections<W> {
         if self.table.len() < most / (2 * SHARE) {
             return Origin::UNKNOWN;
         }
-        for entry in self.table.of_unknown_origin() {
+        for entry in self.table.of_unknown_origin(most / (2 * SHARE)) {
             let Some((socket, _)) = self.table.get(entry) else { continue };
             let origin = self.table.census().origin(socket.peer().ok());
             self.table.note_origin(entry, origin);

@@ -111,7 +111,7 @@ impl<S> Linked for ByDue<'_, S> {
 const LOOKED_AT: usize = 64;
 const PASSED: u32 = 4 * PIECE as u32;
 
-/// How many places are looked at for those of which it is not known from where they come.
+/// How many places are looked at, at least, for those of which it is not known from where they come.
 const SOME: u32 = 16;
 
 /// The chains that there are in [`Table::ages`], in the order in which their connections are to go where one has to:
@@ -210,14 +210,16 @@ impl<S> Table<S> {
         entry
     }
 
-    /// Some of those of which it is not known from where they come: all of them in time, if it is asked often enough.
-    pub fn of_unknown_origin(&mut self) -> Vec<Entry> {
+    /// Some of those of which it is not known from where they come: all of them, if it is asked so many `times`.
+    pub fn of_unknown_origin(&mut self, times: usize) -> Vec<Entry> {
         let places = (self.slab.0.len() * PIECE) as u32; // less than 2^30, see Entry
         if self.unknown == 0 || places == 0 {
             return Vec::new();
         }
-        let some = (self.unknown_hand..self.unknown_hand + SOME).map(|place| place % places);
-        self.unknown_hand = (self.unknown_hand + SOME) % places;
+        let times = times.clamp(1, places as usize) as u32;
+        let many = SOME.max(places.div_ceil(times)).min(places);
+        let some = (self.unknown_hand..self.unknown_hand + many).map(|place| place % places);
+        self.unknown_hand = (self.unknown_hand + many) % places;
         let is_unknown = |&place: &u32| {
             let row = self.slab.row(place);
             row.socket.is_some() && row.origin == Origin::UNKNOWN
@@ -544,9 +546,11 @@ mod tests {
         table.remove(entries[7]).unwrap();
         assert_eq!(table.evictable(1, at(300)), Some(known), "they count nowhere");
         let origin = table.census().origin(Some(([192, 0, 2, 2], 80).into()));
-        let mut found = Vec::new();
+        let mut found = table.of_unknown_origin(1);
+        assert_eq!(found.len(), PIECE - 1, "all of them at once");
+        found.clear();
         for _ in 0..2 * PIECE as u32 / SOME {
-            for entry in table.of_unknown_origin() {
+            for entry in table.of_unknown_origin(usize::MAX) {
                 table.note_origin(entry, origin);
                 found.push(entry);
             }

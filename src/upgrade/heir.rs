@@ -135,6 +135,12 @@ impl<R> Heir<R> {
     }
 
     /// The next frame, with its descriptors, once all of it is there.
+    /// What came behind the last frame, in one piece with it: who is too slow is told that nothing is its own while it still
+    /// has that to read.
+    pub fn last_word(&self) -> Option<u8> {
+        self.bytes.front().copied()
+    }
+
     fn next(&mut self) -> Result<Option<(Frame, Vec<R>)>, Nonsense> {
         let Some(head) = self.bytes.iter().copied().take(HEAD).collect::<Vec<_>>().try_into().ok() else {
             return Ok(None);
@@ -249,6 +255,18 @@ mod tests {
         let [(5, strange), (6, silent)] = &estate.connections[..] else { panic!("{estate:?}") };
         for facts in [strange, silent] {
             assert_eq!(facts.at(NOW), Linger { stage: Stage::Asked, ..Linger::new(NOW) });
+        }
+    }
+
+    #[test]
+    fn what_is_said_behind_it_in_one_piece_with_it_is_not_lost() {
+        let household = image::frame(&json!({"frame": "household", "roles": []}), 0);
+        let end = image::frame(&json!({"frame": "end"}), 0);
+        for said in [&[][..], &[image::KEPT]] {
+            let mut heir = Heir::<u8>::default();
+            let all = [&household, &end, said].concat();
+            assert!(matches!(heir.feed(&all, []), Ok(Progress::Complete(_))));
+            assert_eq!(heir.last_word(), said.first().copied());
         }
     }
 

@@ -98,6 +98,8 @@ pub struct Predecessor {
     link: UnixStream,
     path: PathBuf,
     asked: Instant,
+    /// What it has said already when everything was there.
+    said: Option<u8>,
 }
 
 /// Asks the daemon with the control socket at `path` for everything; with `only_if_stopping` it gives
@@ -119,7 +121,7 @@ pub fn find(
         }
         _ => {} // where the system does not tell, the directory has to do
     }
-    let mut predecessor = Predecessor { link, path: path.to_owned(), asked: Instant::now() };
+    let mut predecessor = Predecessor { link, path: path.to_owned(), asked: Instant::now(), said: None };
     let request = Request {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         only_if_stopping,
@@ -157,7 +159,10 @@ pub fn find(
                 let pid = predecessor.pid();
                 return Err(Error::Serves { path: predecessor.path, pid });
             }
-            Progress::Complete(estate) => return Ok(Some((predecessor, estate))),
+            Progress::Complete(estate) => {
+                predecessor.said = heir.last_word();
+                return Ok(Some((predecessor, estate)));
+            }
         }
     }
 }
@@ -169,6 +174,9 @@ impl Predecessor {
     /// # Errors
     /// [`Error::Kept`] when it does not wait for that any more.
     pub fn succeed(mut self) -> Result<OwnedFd, Error> {
+        if self.said.is_some() {
+            return Err(Error::Kept(self.path)); // it can have said nothing else
+        }
         let told = self.link.write_all(&[image::HAVE_IT]);
         let deadline = Instant::now() + ANSWER;
         let mut word = [0];

@@ -215,7 +215,10 @@ impl Successor {
                     assert!(self.wish.only_if_stopping, "who says so is taken over from");
                     return self.dies();
                 }
-                Progress::Complete(estate) => return self.starts(kernel, estate),
+                Progress::Complete(estate) => {
+                    self.word.borrow_mut().extend(self.heir.borrow().last_word());
+                    return self.starts(kernel, estate);
+                }
             }
         }
     }
@@ -291,7 +294,7 @@ impl Successor {
     }
 
     fn says_that_it_has_it(&self, _: &Kernel) {
-        if self.caller.send(&[image::HAVE_IT], &[]).is_err() {
+        if !self.word.borrow().is_empty() || self.caller.send(&[image::HAVE_IT], &[]).is_err() {
             return self.dies(); // the one before it serves on
         }
         let fate = self.fate.replace(Fate::Gone);

@@ -603,7 +603,7 @@ impl Model {
         // One that was given up before, and is away again when it is looked for.
         let is_away =
             parked.server.was_away(half_closed.saturating_sub(turn + TICK), half_closed) > Duration::ZERO;
-        let is_still_lost = is_away && parked.server.was_away(Duration::ZERO, half_closed) >= ten;
+        let is_still_lost = is_away && parked.server.longest_away(half_closed) >= ten;
         // They may have half of the table, and then one of them makes room.
         let peak = figure(&stage.daemon.snapshot(), "peak");
         let is_full = |most: usize| peak >= most as u64;

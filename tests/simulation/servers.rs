@@ -149,6 +149,12 @@ impl Server {
         within(&self.away.borrow(), from, to)
     }
 
+    /// For how long it was away at once, of all the times until then.
+    pub fn longest_away(&self, until: Duration) -> Duration {
+        let lengths = self.away.borrow().iter().map(|&(from, to)| to.min(until).saturating_sub(from)).max();
+        lengths.unwrap_or_default()
+    }
+
     /// For how long it was busy.
     pub fn was_busy(&self, from: Duration, to: Duration) -> Duration {
         within(&self.busy.borrow(), from, to)

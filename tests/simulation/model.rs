@@ -178,7 +178,9 @@ impl Model {
         let parts = stage.daemon.is_stopping() || !has_room;
         for name in ["handed_over", "rejected", "protocol_errors", "bytes_discarded", "senders", "peak"] {
             let (is, was) = (figure(&now, name), figure(&self.before, name));
-            assert!(is == was || parts, "{name}: {was} and then {is}");
+            // A parked one whose time is over lingers at once, and may speak in that very moment.
+            let spoke = name == "bytes_discarded" && is > was;
+            assert!(is == was || spoke || parts, "{name}: {was} and then {is}");
         }
         self.judge(stage, plan);
     }

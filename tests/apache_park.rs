@@ -17,7 +17,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 use support::apache::{Apache, Mpm, Setup, user};
-use support::daemon::{Daemon, Site, run};
+use support::daemon::{Daemon, Site};
 use support::http::{self, exchange, read_one};
 use support::{fuzz, is_root, skip, tcp, wait_until};
 
@@ -534,7 +534,10 @@ fn what_it_does_not_go_with_is_said_in_the_log_of_one_in_the_background_too() {
     apache.stop();
     let tell = |what| {
         let conf = apache.site.path("httpd.conf");
-        assert_eq!(run(Command::new(&httpd).args(["-k", what, "-f"]).arg(conf)).code, Some(0));
+        assert_eq!(
+            support::daemon::run(Command::new(&httpd).args(["-k", what, "-f"]).arg(conf)).code,
+            Some(0)
+        );
     };
     tell("start");
     wait_until("it serves again", || apache.errors_with("resuming normal operations").len() == 2);

@@ -13,13 +13,21 @@ use std::time::Duration;
 pub fn is_taken(socket: impl AsFd) -> io::Result<()> {
     let is_inet =
         matches!(getsockname(&socket)?.address_family(), AddressFamily::INET | AddressFamily::INET6);
-    if is_inet
-        && sockopt::socket_type(&socket)? == SocketType::STREAM
-        && !sockopt::socket_acceptconn(&socket)?
-    {
+    if is_inet && sockopt::socket_type(&socket)? == SocketType::STREAM && !listens(&socket)? {
         return Ok(());
     }
     Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no connection of TCP"))
+}
+
+#[cfg(not(target_vendor = "apple"))]
+fn listens(socket: impl AsFd) -> io::Result<bool> {
+    Ok(sockopt::socket_acceptconn(socket)?)
+}
+
+/// There the option has a name, and no more.
+#[cfg(target_vendor = "apple")]
+fn listens(_: impl AsFd) -> io::Result<bool> {
+    Ok(false)
 }
 
 /// Half-closes it, and returns whether the client is done, so that nobody has to linger.

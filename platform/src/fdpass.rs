@@ -74,8 +74,8 @@ pub trait Link: Descriptor + Sized {
     /// whether the system can do that: else it may go on talking, and nothing is changed.
     fn silence(&self) -> bool;
 
-    /// Whether the system says that nothing is queued, and that nothing more will come: Linux does.
-    fn has_ended(&self) -> bool;
+    /// Whether nothing is queued for certain. Where [`silence`](Self::silence) did nothing more may come.
+    fn is_empty(&self) -> bool;
 
     /// Who is at the other end, as it was when it connected: what it becomes later, and whom it gives
     /// its end to, changes nothing.
@@ -169,15 +169,17 @@ impl Link for UnixStream {
         process::SHUTDOWN_KEEPS_QUEUE
     }
 
-    /// Elsewhere a message of no bytes may bring descriptors, and look like the end.
-    fn has_ended(&self) -> bool {
+    /// At the end, too, on Linux; elsewhere a message of no bytes may bring descriptors, and look like the end.
+    fn is_empty(&self) -> bool {
         let mut byte = 0u8;
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
         // SAFETY: recv(2) writes at most one byte to `byte`, which outlives the call. MSG_PEEK leaves what is there, with the
         // descriptors that came with it.
-        cfg!(any(target_os = "linux", target_os = "android"))
-            && unsafe {
-                libc::recv(self.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_PEEK | libc::MSG_DONTWAIT)
-            } == 0
+        match unsafe { libc::recv(self.as_raw_fd(), (&raw mut byte).cast(), 1, flags) } {
+            0 => cfg!(any(target_os = "linux", target_os = "android")),
+            1.. => false,
+            _ => io::Error::last_os_error().kind() == ErrorKind::WouldBlock,
+        }
     }
 
     fn peer(&self) -> io::Result<Peer> {

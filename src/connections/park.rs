@@ -826,12 +826,11 @@ impl<W: World> Connections<W> {
         self.close_links(link);
     }
 
-    /// Closes a link that is of no use any more. What is still queued in it closes with it, which may take long: at the
-    /// end of what was sent, behind which nothing comes, there is nothing.
+    /// Closes a link that is of no use any more. What is still queued in it closes with it, which may take long. Where
+    /// nothing is, it is closed at once: who cannot be silenced is not to say more to nobody.
     pub fn close_link(&mut self, link: W::Link) {
-        // Most have hung up.
-        let is_empty = link.has_ended() || link.silence() && link.has_ended();
-        if !is_empty {
+        link.silence();
+        if !link.is_empty() {
             link.finish(); // whoever is there is hung up on now
             self.slow_close.close(link.into_received());
         }

@@ -542,12 +542,11 @@ impl fdpass::Link for Link {
         got
     }
 
-    fn has_ended(&self) -> bool {
+    fn is_empty(&self) -> bool {
         let (mut state, link) = self.enter(Call::Receive);
-        let is_over = |it: &Channel| it.inbox.is_empty() && it.error.is_none() && (it.silenced || !it.caller);
-        let has_ended = state.links.get(link).is_none_or(is_over);
-        state.note(Call::Receive, self.0.number(), has_ended);
-        has_ended
+        let is_empty = state.links.get(link).is_none_or(|it| it.inbox.is_empty());
+        state.note(Call::Receive, self.0.number(), is_empty);
+        is_empty
     }
 
     fn silence(&self) -> bool {

@@ -12,6 +12,8 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 use support::daemon::{Daemon, Ended, Site, lingerd, run};
 use support::{is_root, not_run, tcp, wait_until};
 
@@ -91,7 +93,14 @@ fn who_asks_when_the_limit_was_lowered_is_answered_in_the_same_way() {
     daemon.wait_for("lingering=5");
     let pid = daemon.pid.to_string();
     let is_free = |number: &u32| fs::symlink_metadata(format!("/proc/{pid}/fd/{number}")).is_err();
-    let limit = format!("--nofile={}:", (0..).find(is_free).unwrap());
+    let first_free = || (0..).find(is_free).unwrap();
+    // Whoever asked last may still have a number.
+    wait_until("they stay as they are", || {
+        let before = first_free();
+        thread::sleep(Duration::from_millis(100));
+        before == first_free()
+    });
+    let limit = format!("--nofile={}:", first_free());
     let lowered = run(Command::new("prlimit").args(["--pid", &pid, &limit]));
     assert_eq!(lowered.code, Some(0), "{lowered:?}");
     assert_one_is_evicted_for_an_answer(daemon, clients, libc::EMFILE);

@@ -8,7 +8,7 @@
 use lingerd_platform::process;
 use lingerd_platform::tcp::TELLS_ENDED;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -791,6 +791,7 @@ fn next(client: &mut TcpStream) -> Next {
             Ok(1) => said.push(byte[0]),
             Ok(_) => return if said.is_empty() { Next::End } else { Next::Cut },
             Err(e) if tcp::is_gone(&e) => return if said.is_empty() { Next::End } else { Next::Cut },
+            Err(e) if e.kind() == ErrorKind::Interrupted => {} // by a stop and a go, as it has a time-out
             Err(e) => panic!("{e}"),
         }
     }

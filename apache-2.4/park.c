@@ -923,7 +923,8 @@ static int park_is_given(const conn_rec *c)
         return 1;
     }
     if (lstat(apr_pstrcat(c->pool, path, ".ctl", NULL), &ctl) != 0) {
-        is_given = errno != ENOENT;     /* it may be told to nobody else */
+        /* Who may not look there leaves it to lingerd, as without a look. */
+        is_given = errno != ENOENT;
     }
     else {
         is_given = lstat(apr_pstrcat(c->pool, path, ".back.", park.name, NULL),

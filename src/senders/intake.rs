@@ -28,7 +28,7 @@ struct Peer<L, R> {
     owed: usize,
     /// [`Senders::messages`] as of its last one.
     last: u64,
-    /// In which turn it was left with perhaps more to say.
+    /// In which round it was left with perhaps more to say; 0 if it was not.
     left: u64,
     /// Whether it had more than one message when it was read to the end.
     says_much: bool,

@@ -22,6 +22,7 @@ macro_rules! fdpass_tests {
             nobody_waits_and_then_somebody_does
             a_link_is_ready_when_something_was_said
             what_is_silenced_can_still_be_read
+            where_something_is_queued_it_is_not_empty_and_stays_queued
             a_shut_door_keeps_those_who_wait
             what_is_told_arrives
             more_than_there_is_room_for_is_told_in_part
@@ -182,6 +183,20 @@ pub fn what_is_silenced_can_still_be_read<S: Stage>(stage: &mut S) {
         assert_eq!(receive::<S>(&link).0, byte(b'x'));
         assert!(nothing::<S>(&link), "nothing is changed");
     }
+}
+
+pub fn where_something_is_queued_it_is_not_empty_and_stays_queued<S: Stage>(stage: &mut S) {
+    let (peer, _received) = stage.connection();
+    let (mut caller, link) = linked(stage);
+    assert!(link.is_empty());
+    caller.send(b"L", &peer, 2).unwrap();
+    ready(stage, &link);
+    assert!(!link.is_empty());
+    link.silence();
+    assert!(!link.is_empty());
+    let (received, descriptors) = receive::<S>(&link);
+    assert_eq!((received, descriptors.len()), (byte(b'L'), 2));
+    assert!(link.is_empty());
 }
 
 pub fn a_shut_door_keeps_those_who_wait<S: Stage>(stage: &mut S) {

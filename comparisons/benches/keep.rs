@@ -187,7 +187,7 @@ fn measure(kind: Kind, clients: usize) -> Result<[String; 10], String> {
 /// As many as there are workers, so that each can have one for itself.
 fn saturate() -> Result<(), String> {
     progress(&format!("clients that do not think, {PAIRS} times {PAIR_SECONDS} s each"));
-    let kinds = [Kind::Stock, Kind::Park];
+    let kinds = [Kind::Stock, Kind::Lingerd];
     let [stock, park] = kinds.map(start);
     let set_ups = [stock?, park?];
     let counters = || {

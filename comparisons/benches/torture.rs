@@ -334,7 +334,7 @@ fn print_slow(cases: &[Case], seen: &[(Vec<Seen>, f64)]) -> usize {
          reset\n",
         slow::WORKERS
     );
-    let with_lingerd = Kind::SLOW_READERS.map(|kind| matches!(kind, Kind::WithoutSpool | Kind::Spool));
+    let with_lingerd = Kind::SLOW_READERS.map(|kind| matches!(kind, Kind::WithoutSpool | Kind::Lingerd));
     let none = Held::default();
     let mut lost = 0;
     let mut rows = vec![line_of("", Kind::SLOW_READERS.map(|kind| kind.name().to_owned()))];

@@ -25,24 +25,26 @@ pub enum Kind {
     Event,
     /// Apache prefork with lingerd, and `LingerdSpool Off`.
     WithoutSpool,
-    /// The same as it comes.
-    Spool,
     /// Apache prefork with `KeepAlive Off`, where others keep connections alive.
     KeepAliveOff,
-    /// Apache prefork with lingerd, and `LingerdPark On`.
-    Park,
+    /// Apache prefork with lingerd, as it is for such clients: with `LingerdPark On` where they keep their connections,
+    /// and with `LingerdHead On` too where they are slow to ask.
+    Lingerd,
 }
 
 impl Kind {
     /// What there is against slow readers.
     pub const SLOW_READERS: [Kind; 6] =
-        [Kind::Stock, Kind::LargeBuffer, Kind::Nginx, Kind::Event, Kind::WithoutSpool, Kind::Spool];
+        [Kind::Stock, Kind::LargeBuffer, Kind::Nginx, Kind::Event, Kind::WithoutSpool, Kind::Lingerd];
 
     /// Against clients that keep their connections.
-    pub const KEPT: [Kind; 5] = [Kind::Stock, Kind::KeepAliveOff, Kind::Event, Kind::Nginx, Kind::Park];
+    pub const KEPT: [Kind; 5] = [Kind::Stock, Kind::KeepAliveOff, Kind::Event, Kind::Nginx, Kind::Lingerd];
+
+    /// Against each wait of a worker: as it comes, two that people put in its place, and lingerd.
+    pub const EACH_WAIT: [Kind; 4] = [Kind::Stock, Kind::Nginx, Kind::Event, Kind::Lingerd];
 
     /// Against slow heads of requests.
-    pub const SLOW_HEADS: [Kind; 4] = [Kind::Stock, Kind::Event, Kind::Nginx, Kind::Park];
+    pub const SLOW_HEADS: [Kind; 4] = [Kind::Stock, Kind::Event, Kind::Nginx, Kind::Lingerd];
 
     /// What a command line calls it.
     pub fn word(self) -> &'static str {
@@ -52,9 +54,8 @@ impl Kind {
             Kind::Nginx => "nginx",
             Kind::Event => "event",
             Kind::WithoutSpool => "unspooled",
-            Kind::Spool => "spooled",
             Kind::KeepAliveOff => "off",
-            Kind::Park => "park",
+            Kind::Lingerd => "lingerd",
         }
     }
 
@@ -66,9 +67,8 @@ impl Kind {
             Kind::Nginx => "nginx in front",
             Kind::Event => "event, php-fpm",
             Kind::WithoutSpool => "lingerd, no spool",
-            Kind::Spool => "lingerd",
             Kind::KeepAliveOff => "KeepAlive Off",
-            Kind::Park => "lingerd, park",
+            Kind::Lingerd => "lingerd",
         }
     }
 }
@@ -76,6 +76,8 @@ impl Kind {
 /// Which clients it is set up for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clients {
+    /// Those that ask once on a connection. None is kept alive.
+    Once,
     /// Those that read slowly, with TLS too. No connection is kept alive.
     SlowReaders,
     /// Those that keep their connections, as long as the server does by itself.
@@ -91,14 +93,14 @@ impl Clients {
         // A second port would cost each that has no use for it.
         let setup = if self == Clients::SlowReaders { setup.tls() } else { setup };
         match (self, kind) {
-            (Clients::SlowReaders, _) | (Clients::Kept, Kind::KeepAliveOff) => setup,
-            (Clients::Kept, Kind::Park) => setup.with("KeepAlive On\nLingerdPark On"),
+            (Clients::Once | Clients::SlowReaders, _) | (Clients::Kept, Kind::KeepAliveOff) => setup,
+            (Clients::Kept, Kind::Lingerd) => setup.with("KeepAlive On\nLingerdPark On"),
             // By itself it keeps 450 connections, and others wait until it accepts them.
             (Clients::Kept, Kind::Event) => setup.with("KeepAlive On\nAsyncRequestWorkerFactor 60"),
             (Clients::Kept, _) => setup.with("KeepAlive On"),
             (Clients::SlowHeads, _) => {
                 let setup = setup.modules(&["reqtimeout"]).with(READ_TIMEOUT);
-                if kind == Kind::Park { setup.with("LingerdPark On\nLingerdHead On") } else { setup }
+                if kind == Kind::Lingerd { setup.with("LingerdPark On\nLingerdHead On") } else { setup }
             }
         }
     }
@@ -149,7 +151,7 @@ impl SetUp {
                 ))
             }
             Kind::WithoutSpool => with_lingerd(lingerd.insert(daemon())).with("LingerdSpool Off"),
-            Kind::Spool | Kind::Park => with_lingerd(lingerd.insert(daemon())),
+            Kind::Lingerd => with_lingerd(lingerd.insert(daemon())),
         }
         .try_start()?;
         let mut server = pages::server(&apache);

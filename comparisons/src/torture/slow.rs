@@ -104,7 +104,7 @@ pub fn play(set_up: &SetUp, cases: &[Case], each: usize) -> (Vec<Seen>, f64) {
 /// # Errors
 /// What is missing on this system.
 pub fn kill() -> Result<(u64, [Vec<Seen>; 2]), String> {
-    let mut set_up = SetUp::try_start(Kind::Spool, Clients::SlowReaders, WORKERS)?;
+    let mut set_up = SetUp::try_start(Kind::Lingerd, Clients::SlowReaders, WORKERS)?;
     publish(&set_up);
     let cases = &cases()[..4];
     let clients = with_addresses(cases.iter().cycle().take(KILLED), |_| set_up.server);

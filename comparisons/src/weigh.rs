@@ -20,19 +20,24 @@ fn stat(pid: &str) -> Option<Vec<i64>> {
     Some(fields.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect())
 }
 
-/// CPU seconds of a process: proc(5), utime and stime.
+/// CPU seconds of a process, of the threads that it has now: proc(5), schedstat, which has nanoseconds.
 pub fn cpu(pid: i32) -> Option<f64> {
-    let stat = stat(&pid.to_string())?;
-    Some((stat[11] + stat[12]) as f64 / TICKS_PER_SECOND)
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let time = |task: fs::DirEntry| {
+        let told = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        told.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    Some(tasks.filter_map(|task| time(task.ok()?)).sum::<u64>() as f64 / 1e9)
 }
 
-/// CPU seconds of a process group, and of those that have left it by their end.
+/// CPU seconds of a process group, and of those that have left it by their end: proc(5), cutime and cstime.
 pub fn group_cpu(leader: i32) -> Option<f64> {
-    let ticks: Vec<_> = members(leader)
-        .into_iter()
-        .filter_map(|pid| Some(stat(&pid.to_string())?[11..15].iter().sum::<i64>()))
-        .collect();
-    (!ticks.is_empty()).then(|| ticks.iter().sum::<i64>() as f64 / TICKS_PER_SECOND)
+    let of = |pid: i32| {
+        let left = stat(&pid.to_string())?[13..15].iter().sum::<i64>();
+        Some(cpu(pid)? + left as f64 / TICKS_PER_SECOND)
+    };
+    let seconds: Vec<_> = members(leader).into_iter().filter_map(of).collect();
+    (!seconds.is_empty()).then(|| seconds.iter().sum())
 }
 
 /// The processes of a group.

@@ -19,6 +19,7 @@
 //!
 //! It must not know how either is built inside.
 
+use comparisons::machine::{self, machine, version, write_report};
 use comparisons::{print_table, progress, row, spread};
 use lingerd_platform::{fdpass, process};
 use serde_json::{Value, json};
@@ -409,26 +410,6 @@ impl Compared {
     }
 }
 
-/// The machine, and what runs on it.
-fn machine(lingerd: &Path) -> Value {
-    let file = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let said = |command: &mut Command| {
-        let output = command.output().map(|output| output.stdout).unwrap_or_default();
-        String::from_utf8_lossy(&output).lines().next().unwrap_or_default().to_owned()
-    };
-    let processor = file("/proc/cpuinfo").lines().find_map(|line| {
-        line.strip_prefix("model name").map(|name| name.trim_start_matches(['\t', ' ', ':']).to_owned())
-    });
-    json!({
-        "kernel": file("/proc/sys/kernel/osrelease").trim(),
-        "processor": processor,
-        "processors": thread::available_parallelism().map_or(0, std::num::NonZero::get),
-        "load": file("/proc/loadavg").trim(),
-        "lingerd": said(Command::new(lingerd).arg("-V")),
-        "cc": said(Command::new("cc").arg("--version")),
-    })
-}
-
 fn main() -> ExitCode {
     if !cfg!(target_os = "linux") {
         eprintln!("receiver: it reads the /proc of Linux");
@@ -471,20 +452,18 @@ fn times(rig: &mut Rig, crowds: &[(usize, usize)]) {
             }
         }
     }
-    let machine = machine(&rig.lingerd);
+    let machine = machine(&[("cc", version(Path::new("cc"), "--version"))]);
     println!(
-        "\nCPU a linger in microseconds, {ROUNDS} rounds: the median, and from the least to the most. {machine}\n"
+        "\nCPU a linger in microseconds, {ROUNDS} rounds: the median, and from the least to the most.\n"
     );
     let head = row(["", "they come", "bare receiver", "lingerd", "ratio"]);
     print_table(&[vec![head], all.iter().map(Compared::row).collect()].concat());
-    let report = json!({ "machine": machine, "rows": all.iter().map(Compared::json).collect::<Vec<_>>() });
-    let path = built::project().join(REPORT);
-    let written =
-        path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, report.to_string()));
-    match written {
-        Ok(()) => println!("\nround by round: {REPORT}"),
-        Err(e) => eprintln!("{}: {e}", path.display()),
-    }
+    println!();
+    machine::print(&machine);
+    write_report(
+        REPORT,
+        &json!({ "machine": machine, "rows": all.iter().map(Compared::json).collect::<Vec<_>>() }),
+    );
 }
 
 fn calls(rig: &mut Rig, crowds: &[(usize, usize)]) {

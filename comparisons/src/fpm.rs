@@ -53,8 +53,11 @@ impl Fpm {
     }
 }
 
-/// Its name has its version in it.
-fn find() -> Result<PathBuf, String> {
+/// Where it is: its name has its version in it.
+///
+/// # Errors
+/// It is missing on this system.
+pub fn find() -> Result<PathBuf, String> {
     // Where ci/packages unpacks it.
     let directories = [PathBuf::from("/usr/sbin"), project().join("target/php-fpm/usr/sbin")];
     let files = directories.iter().flat_map(fs::read_dir).flatten().flatten().map(|entry| entry.path());

@@ -12,6 +12,7 @@ pub mod gunicorn;
 pub mod haproxy;
 pub mod heads;
 pub mod load;
+pub mod machine;
 pub mod nginx;
 pub mod picture;
 pub mod server;

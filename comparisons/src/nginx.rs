@@ -92,9 +92,7 @@ impl Nginx {
 
     /// With servers of these lines, of which there are four at most.
     fn start(upstreams: &str, lines: &[String]) -> Result<Nginx, String> {
-        // Where ci/packages unpacks it.
-        let unpacked = project().join("target/nginx/usr/sbin/nginx");
-        let nginx: PathBuf = program("NGINX", &["nginx", &unpacked.to_string_lossy()])?;
+        let nginx = find()?;
         let servers = |addresses: &[SocketAddr]| -> Vec<Server> {
             lines.iter().zip(addresses.chunks(2)).map(|(_, pair)| server(pair[0], pair[1])).collect()
         };
@@ -109,6 +107,16 @@ impl Nginx {
             })?;
         Ok(Nginx { process, servers: servers(&addresses) })
     }
+}
+
+/// Where it is.
+///
+/// # Errors
+/// It is missing on this system.
+pub fn find() -> Result<PathBuf, String> {
+    // Where ci/packages unpacks it.
+    let unpacked = project().join("target/nginx/usr/sbin/nginx");
+    program("NGINX", &["nginx", &unpacked.to_string_lossy()])
 }
 
 /// On both addresses, and on ::1 with the same port as the first, if there is IPv6.

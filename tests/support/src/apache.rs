@@ -154,6 +154,14 @@ pub fn program(variable: &str, names: &[&str]) -> Result<PathBuf, String> {
     candidates.find(|file| file.is_file()).ok_or_else(|| format!("there is no {}", names.join(" or ")))
 }
 
+/// The Apache that is installed.
+///
+/// # Errors
+/// What is missing on this system.
+pub fn httpd() -> Result<&'static Path, String> {
+    Installation::find().map(|installation| &*installation.httpd)
+}
+
 /// mod_lingerd, built for the Apache that is installed.
 ///
 /// # Errors

@@ -1,0 +1,445 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+//! What workers wait for, and what people put in their place: Apache prefork as it comes, with nginx in front, event
+//! with php-fpm, and prefork with lingerd, side by side: a part of `make bench`.
+//!
+//! The set-ups take turns, round by round, each by itself, on this machine, as do their clients; a round's ratio is of
+//! runs that follow each other, so that whatever else the machine does falls on all of them. CPU and memory are those
+//! of all processes of a set-up, memory with what the kernel keeps for its sockets and with files that hold responses,
+//! when it was most. It runs on Linux only, which tells these.
+//!
+//!     cargo bench -p comparisons --bench waits                        all of it, in about twenty-five minutes
+//!     cargo bench -p comparisons --bench waits -- nginx lingerd linger hold=1 workers=10 rounds=3 seconds=6
+//!
+//! It must not know which ought to win: it says which has.
+
+use comparisons::machine::{self, machine, version, write_report};
+use comparisons::set_up::{Clients, Kind, SetUp};
+use comparisons::weigh::Memory;
+use comparisons::{fpm, load, milliseconds, nginx, print_table, progress, row, spread};
+use serde_json::{Value, json};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+use support::{apache, during};
+
+/// Where the figures are written, beside being printed.
+const REPORT: &str = "target/waits.json";
+
+/// How many pages are made at a time.
+const WORKERS: [usize; 3] = [5, 10, 50];
+
+/// Rounds, in each of which all are measured.
+const ROUNDS: usize = 5;
+
+/// Clients, but of those that close at once, of whom so many keep the machine busy.
+const CLIENTS: usize = 1000;
+const CLOSERS: usize = 32;
+
+/// In bytes.
+const PAGE: usize = 20_000;
+const LARGE_PAGE: usize = 300_000;
+
+/// How many bytes a second a slow client reads: a page takes three seconds.
+const READ: usize = 100_000;
+
+/// For how long a client thinks that keeps its connection, and how many requests it makes on it: Apache's own
+/// MaxKeepAliveRequests.
+const PAUSE_MS: usize = 1000;
+const REQUESTS: usize = 100;
+
+/// How often to look at memory.
+const WEIGH: Duration = Duration::from_secs(1);
+
+/// What a worker waits for.
+#[derive(Clone, Copy, PartialEq)]
+enum Wait {
+    /// The client holds its socket for so many milliseconds after the response.
+    Linger(usize),
+    Slow,
+    Keep,
+}
+
+impl Wait {
+    const ALL: [Wait; 5] = [Wait::Linger(0), Wait::Linger(100), Wait::Linger(1000), Wait::Slow, Wait::Keep];
+
+    /// What a command line calls it, but for how long it is.
+    fn word(self) -> &'static str {
+        match self {
+            Wait::Linger(_) => "linger",
+            Wait::Slow => "slow",
+            Wait::Keep => "keep",
+        }
+    }
+
+    /// What a table calls it.
+    fn name(self) -> String {
+        match self {
+            Wait::Linger(0) => format!("{CLOSERS} clients that close at once"),
+            Wait::Linger(ms) => {
+                format!("{CLIENTS} clients that hold their socket for {} s", ms as f64 / 1000.0)
+            }
+            Wait::Slow => {
+                format!("{CLIENTS} clients that read {} kB/s of {} kB", READ / 1000, LARGE_PAGE / 1000)
+            }
+            Wait::Keep => format!("{CLIENTS} clients that ask once a second on a connection that is kept"),
+        }
+    }
+
+    fn clients(self) -> Clients {
+        if self == Wait::Keep { Clients::Kept } else { Clients::Once }
+    }
+
+    fn page(self) -> usize {
+        if self == Wait::Slow { LARGE_PAGE } else { PAGE }
+    }
+
+    /// How long a run takes by itself: of slow readers, two pages.
+    fn seconds(self) -> f64 {
+        match self {
+            Wait::Linger(0 | 100) => 3.0,
+            Wait::Linger(_) | Wait::Keep => 4.0,
+            Wait::Slow => (2 * LARGE_PAGE / READ) as f64,
+        }
+    }
+
+    /// Responses a second that these clients can have at most.
+    fn limit(self) -> Option<f64> {
+        let each_ms = match self {
+            Wait::Linger(0) => return None,
+            Wait::Linger(ms) => ms,
+            Wait::Slow => LARGE_PAGE * 1000 / READ,
+            Wait::Keep => PAUSE_MS,
+        };
+        Some(CLIENTS as f64 * 1000.0 / each_ms as f64)
+    }
+
+    /// ablinger's options. Clients that hold begin one after the other, so that they do not all ask in one moment.
+    fn options(self, seconds: f64) -> Vec<String> {
+        let words = match self {
+            Wait::Linger(0) => format!("-c {CLOSERS} -l 0"),
+            Wait::Linger(ms) => format!("-c {CLIENTS} -l {ms} -p {ms}"),
+            Wait::Slow => format!("-c {CLIENTS} -l 0 -B {READ}"),
+            Wait::Keep => format!("-c {CLIENTS} -l 0 -k {REQUESTS} -p {PAUSE_MS}"),
+        };
+        format!("{words} -t {seconds}").split(' ').map(str::to_owned).collect()
+    }
+}
+
+const WHAT_IT_NEEDS: &str = "it takes Apache 2.4 with apxs and mod_php, nginx, php-fpm and ss; on Debian:
+    apt-get install apache2-bin apache2-dev libapache2-mod-php iproute2
+and what 'sh ci/packages torture' unpacks";
+
+fn main() -> ExitCode {
+    // Cargo adds --bench.
+    let given = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let Some(wanted) = Wanted::parse(given) else {
+        eprintln!(
+            "usage: cargo bench -p comparisons --bench waits [-- word ...]\n\
+             set-ups: {}\nwaits: linger, slow, keep, and of linger hold=0, hold=0.1, hold=1 (seconds)\n\
+             workers=number, rounds=number, seconds=number (of a run)",
+            Kind::EACH_WAIT.map(Kind::word).join(", ")
+        );
+        return ExitCode::from(2);
+    };
+    comparisons::run(|| compare(&wanted), WHAT_IT_NEEDS)
+}
+
+/// What to compare.
+struct Wanted {
+    kinds: Vec<Kind>,
+    waits: Vec<Wait>,
+    workers: Vec<usize>,
+    rounds: usize,
+    seconds: Option<f64>,
+}
+
+impl Wanted {
+    /// What a command line asks for; what it does not speak of is as it usually is.
+    fn parse(given: impl Iterator<Item = String>) -> Option<Wanted> {
+        let mut wanted = Wanted {
+            kinds: Vec::new(),
+            waits: Vec::new(),
+            workers: Vec::new(),
+            rounds: ROUNDS,
+            seconds: None,
+        };
+        for word in given {
+            let of_word: Vec<_> = Wait::ALL.into_iter().filter(|wait| wait.word() == word).collect();
+            if let Some(kind) = Kind::EACH_WAIT.into_iter().find(|kind| kind.word() == word) {
+                wanted.kinds.push(kind);
+            } else if !of_word.is_empty() {
+                wanted.waits.extend(of_word);
+            } else {
+                let (name, number) = word.split_once('=')?;
+                let number: f64 = number.parse().ok().filter(|&number| number >= 0.0)?;
+                match name {
+                    "hold" => wanted.waits.push(Wait::Linger((number * 1000.0) as usize)),
+                    "workers" if number >= 1.0 => wanted.workers.push(number as usize),
+                    "rounds" if number >= 1.0 => wanted.rounds = number as usize,
+                    "seconds" if number > 0.0 => wanted.seconds = Some(number),
+                    _ => return None,
+                }
+            }
+        }
+        fn or<T: Clone>(given: Vec<T>, usual: &[T]) -> Vec<T> {
+            if given.is_empty() { usual.to_vec() } else { given }
+        }
+        wanted.kinds = or(wanted.kinds, &Kind::EACH_WAIT);
+        wanted.waits = or(wanted.waits, &Wait::ALL);
+        wanted.workers = or(wanted.workers, &WORKERS);
+        Some(wanted)
+    }
+}
+
+// ---- What is measured -------------------------------------------------------------------------
+
+/// What came of one run.
+#[derive(Clone)]
+struct Run {
+    /// Responses a second, by the bytes that clients have read: those that are slow have a part of one at the end.
+    rate: f64,
+    /// `None` where too many got no response: it is longer than the run.
+    median_ms: Option<f64>,
+    p99_ms: Option<f64>,
+    /// CPU seconds for 1,000 responses.
+    cpu: f64,
+    memory: Memory,
+    /// Requests that got something else than their answer.
+    failed: f64,
+    seconds: f64,
+}
+
+impl Run {
+    fn of(kind: Kind, wait: Wait, workers: usize, seconds: f64) -> Result<Run, String> {
+        let set_up = SetUp::try_start(kind, wait.clients(), workers)?;
+        set_up.publish("page.php", format!("<?php echo str_repeat('x', {});", wait.page()).as_bytes());
+        let url = format!("http://{}/page.php", set_up.server.plain);
+        // Several for each worker, so that none is new.
+        let [clients, requests] = [2 * workers, 10 * workers].map(|number| number.to_string());
+        load::ablinger(&url, &["-c", &clients, "-n", &requests, "-l", "0"]);
+        let most = Mutex::new(Memory::default());
+        let options = wait.options(seconds);
+        let before = set_up.cpu();
+        let report = during(
+            || {
+                thread::sleep(WEIGH);
+                let memory = set_up.memory();
+                let mut most = most.lock().unwrap();
+                if memory.total() > most.total() {
+                    *most = memory;
+                }
+            },
+            || load::ablinger(&url, &options.iter().map(String::as_str).collect::<Vec<_>>()),
+        );
+        let cpu = set_up.cpu() - before;
+        let memory = most.into_inner().unwrap();
+        let count = |key| load::count(&report, key);
+        let responses = count("bytes") / wait.page() as f64;
+        Ok(Run {
+            rate: responses / count("seconds"),
+            median_ms: load::number(&report, "latency_p50_ms"),
+            p99_ms: load::number(&report, "latency_p99_ms"),
+            cpu: cpu / responses * 1000.0,
+            memory,
+            failed: ["reset", "truncated", "failed", "bad_status"].map(count).iter().sum(),
+            seconds: count("seconds"),
+        })
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "rate": self.rate, "latency_p50_ms": self.median_ms, "latency_p99_ms": self.p99_ms,
+            "cpu_per_1000": self.cpu, "memory": self.memory.total(), "failed": self.failed,
+            "seconds": self.seconds,
+        })
+    }
+}
+
+/// One wait, one number of workers: the runs of each set-up, round by round.
+struct Row {
+    wait: Wait,
+    workers: usize,
+    kinds: Vec<Kind>,
+    runs: Vec<Vec<Run>>,
+}
+
+impl Row {
+    fn measure(wanted: &Wanted, wait: Wait, workers: usize) -> Result<Row, String> {
+        let seconds = wanted.seconds.unwrap_or(wait.seconds());
+        let kinds = &wanted.kinds;
+        progress(&format!(
+            "{}, {workers} workers, {} times {} times {seconds} s",
+            wait.name(),
+            wanted.rounds,
+            kinds.len()
+        ));
+        let mut runs = vec![Vec::new(); kinds.len()];
+        for round in 0..wanted.rounds {
+            // Who comes first changes, so that what drifts does so for all.
+            for n in (0..kinds.len()).map(|n| (n + round) % kinds.len()) {
+                runs[n].push(Run::of(kinds[n], wait, workers, seconds)?);
+            }
+        }
+        Ok(Row { wait, workers, kinds: kinds.clone(), runs })
+    }
+
+    fn of(&self, kind: Kind) -> Option<&[Run]> {
+        let n = self.kinds.iter().position(|&other| other == kind)?;
+        Some(&self.runs[n])
+    }
+
+    /// lingerd's by that of another, round by round.
+    fn ratios(&self, other: Kind, figure: fn(&Run) -> f64) -> Option<Vec<f64>> {
+        let (lingerd, other) = (self.of(Kind::Lingerd)?, self.of(other)?);
+        Some(lingerd.iter().zip(other).map(|(lingerd, other)| figure(lingerd) / figure(other)).collect())
+    }
+
+    fn lines(&self) -> Vec<[String; 11]> {
+        let line = |(n, &kind): (usize, &Kind)| {
+            let runs = &self.runs[n];
+            let each = |figure: fn(&Run) -> f64| runs.iter().map(figure).collect::<Vec<_>>();
+            let time = |figure: fn(&Run) -> Option<f64>| {
+                let longest = f64::INFINITY;
+                let ms = median(runs.iter().map(|run| figure(run).unwrap_or(longest)).collect());
+                if ms < longest { milliseconds(ms) } else { format!("> {:.0} s", runs[0].seconds) }
+            };
+            let rate = median(each(|run| run.rate));
+            let by_its = |figure| match self.ratios(kind, figure) {
+                Some(ratios) if kind != Kind::Lingerd => ratio(ratios),
+                _ => String::new(),
+            };
+            [
+                self.workers.to_string(),
+                kind.name().to_owned(),
+                format!("{rate:.1}"),
+                self.wait.limit().map_or_else(|| "-".to_owned(), |limit| format!("{:.2}", rate / limit)),
+                time(|run| run.median_ms),
+                time(|run| run.p99_ms),
+                format!("{:.3}", median(each(|run| run.cpu))),
+                format!("{:.0}", median(each(|run| run.memory.total() as f64)) / 1e6),
+                each(|run| run.failed).iter().sum::<f64>().to_string(),
+                by_its(|run| run.rate),
+                by_its(|run| run.cpu),
+            ]
+        };
+        self.kinds.iter().enumerate().map(line).collect()
+    }
+
+    /// What lingerd has less of than another set-up, or takes more of.
+    fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        for &kind in self.kinds.iter().filter(|&&kind| kind != Kind::Lingerd) {
+            let what = |of: &str, ratios: Vec<f64>| {
+                format!(
+                    "{}, {} workers: lingerd's {of} {} of that of {}",
+                    self.wait.name(),
+                    self.workers,
+                    ratio(ratios),
+                    kind.name()
+                )
+            };
+            let worse = |figure, is_worse: fn(f64) -> bool| {
+                self.ratios(kind, figure).filter(|ratios| is_worse(median(ratios.clone())))
+            };
+            let rates = worse(|run| run.rate, |ratio| ratio < LESS);
+            let cpu = worse(|run| run.cpu, |ratio| ratio >= 1.0);
+            faults.extend(rates.map(|ratios| what("rate", ratios)));
+            faults.extend(cpu.map(|ratios| what("CPU", ratios)));
+        }
+        faults
+    }
+
+    fn json(&self) -> Value {
+        let of = |(&kind, runs): (&Kind, &Vec<Run>)| {
+            let rounds: Vec<_> = runs.iter().map(Run::json).collect();
+            (kind.word().to_owned(), Value::from(rounds))
+        };
+        let set_ups: serde_json::Map<_, _> = self.kinds.iter().zip(&self.runs).map(of).collect();
+        json!({
+            "wait": self.wait.word(), "clients": self.wait.name(), "workers": self.workers,
+            "limit": self.wait.limit(), "set_ups": set_ups,
+        })
+    }
+}
+
+/// A rate that is less than this part of another is less: to the digits that are printed.
+const LESS: f64 = 0.995;
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Ratios for people, with the digits that they deserve.
+fn ratio(ratios: Vec<f64>) -> String {
+    let digits = if median(ratios.clone()) < 10.0 { 2 } else { 0 };
+    spread(ratios, digits)
+}
+
+// ---- What is printed --------------------------------------------------------------------------
+
+fn compare(wanted: &Wanted) -> Result<(), String> {
+    let machine = machine(&[
+        ("apache", version(apache::httpd()?, "-v")),
+        ("nginx", version(&nginx::find()?, "-v")),
+        ("php", version(&fpm::find()?, "-v")),
+    ]);
+    let mut rows = Vec::new();
+    for &wait in &wanted.waits {
+        let first = rows.len();
+        for &workers in &wanted.workers {
+            rows.push(Row::measure(wanted, wait, workers)?);
+        }
+        print(wait, wanted, &rows[first..]);
+    }
+    print_verdict(&rows);
+    println!();
+    machine::print(&machine);
+    println!("{:<10} {}", "at the end", machine::load());
+    write_report(
+        REPORT,
+        &json!({ "machine": machine, "rows": rows.iter().map(Row::json).collect::<Vec<_>>() }),
+    );
+    Ok(())
+}
+
+fn print(wait: Wait, wanted: &Wanted, rows: &[Row]) {
+    let limit = wait.limit().map_or_else(
+        || "The machine is the limit".to_owned(),
+        |limit| format!("They can have {limit:.0} responses a second"),
+    );
+    println!(
+        "\n{}; {} kB by PHP. {limit}.\nMedians of {} rounds; in brackets from the least round to the greatest.\n",
+        wait.name(),
+        wait.page() / 1000,
+        wanted.rounds
+    );
+    let head = row([
+        "workers",
+        "",
+        "responses/s",
+        "of limit",
+        "median",
+        "p99",
+        "CPU s/1000",
+        "memory (MB)",
+        "failed",
+        "lingerd's rate by its",
+        "lingerd's CPU by its",
+    ]);
+    print_table(&[vec![head], rows.iter().flat_map(Row::lines).collect()].concat());
+}
+
+fn print_verdict(rows: &[Row]) {
+    let faults: Vec<_> = rows.iter().map(Row::faults).collect();
+    let without = faults.iter().filter(|faults| faults.is_empty()).count();
+    println!(
+        "\nIn {without} of {} rows lingerd has at least the rate of each of the others, for less CPU a response.",
+        rows.len()
+    );
+    for fault in faults.iter().flatten() {
+        println!("    {fault}");
+    }
+}

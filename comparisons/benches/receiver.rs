@@ -20,19 +20,14 @@
 //! It must not know how either is built inside.
 
 use comparisons::machine::{self, machine, version, write_report};
+use comparisons::receiver::{self, Clients, Receiver, Rig, wait_until};
 use comparisons::{print_table, progress, row, spread};
-use lingerd_platform::{fdpass, process};
+use lingerd_platform::process;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, VecDeque};
-use std::fs;
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::UnixStream;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
-use std::{env, thread};
+use std::process::{Command, ExitCode};
+use std::{env, fs};
 use support::built;
 
 /// Where the figures are written, beside being printed.
@@ -46,33 +41,6 @@ const ROUNDS: usize = 7;
 
 /// Lingers of each in a round, or as many more as make whole batches.
 const LINGERS: usize = 1024;
-
-/// A process that has not run for so long waits for something to happen: it may sleep for a millisecond before it looks
-/// at what did.
-const QUIET: Duration = Duration::from_millis(4);
-
-/// Longer than anything takes on a machine that works.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What the clients do.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Clients {
-    /// They have closed when they are handed over.
-    Gone,
-    /// They close when they linger.
-    Linger,
-}
-
-impl Clients {
-    const ALL: [Clients; 2] = [Clients::Gone, Clients::Linger];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Clients::Gone => "gone",
-            Clients::Linger => "lingering",
-        }
-    }
-}
 
 /// How connections come.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -90,141 +58,11 @@ impl Pace {
     }
 }
 
-/// How many clients have not closed when connections come in turn.
-const OPEN: usize = 64;
-
-/// Either of the two.
-struct Receiver {
-    child: Child,
-    pid: i32,
-    senders: Vec<UnixStream>,
-}
-
-impl Receiver {
-    fn start(command: &mut Command, socket: &Path, senders: usize) -> Receiver {
-        let child = command.stdin(Stdio::null()).spawn().expect("it starts");
-        let pid = child.id().try_into().expect("a process id is an int");
-        let mut receiver = Receiver { child, pid, senders: Vec::new() };
-        wait_until("it listens", || {
-            receiver.senders.extend(UnixStream::connect(socket));
-            !receiver.senders.is_empty()
-        });
-        while receiver.senders.len() < senders {
-            receiver.senders.push(UnixStream::connect(socket).expect("room in the queue"));
-        }
-        receiver.settle();
-        receiver
-    }
-
-    fn proc(&self, name: &str) -> String {
-        fs::read_to_string(format!("/proc/{}/{name}", self.pid)).expect("it is there")
-    }
-
-    /// Nanoseconds of CPU of all its threads, proc(5), schedstat.
-    fn cpu(&self) -> u64 {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).expect("it is there");
-        let time = |task: fs::DirEntry| {
-            let told = fs::read_to_string(task.path().join("schedstat")).ok()?;
-            told.split_whitespace().next()?.parse::<u64>().ok()
-        };
-        tasks.filter_map(|task| time(task.ok()?)).sum()
-    }
-
-    fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.pid)).expect("it is there").count()
-    }
-
-    /// Whether it sleeps, and how often it has gone to sleep.
-    fn status(&self) -> (bool, bool, String) {
-        let status = self.proc("status");
-        let value = |key: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(key));
-            line.expect("a field of every Linux").trim().to_owned()
-        };
-        let state = value("State:");
-        (state.starts_with('S'), state.starts_with(['T', 't']), value("voluntary_ctxt_switches:"))
-    }
-
-    fn settle(&self) {
-        let mut before = self.status();
-        wait_until("it is quiet", || {
-            thread::sleep(QUIET);
-            let now = self.status();
-            let is_quiet = now.0 && now == before;
-            before = now;
-            is_quiet
-        });
-    }
-
-    /// Does `work` while it is stopped, and waits until it has as many descriptors as that, and is quiet.
-    fn at_once(&self, descriptors: usize, work: impl FnOnce()) {
-        process::kill(self.pid, libc::SIGSTOP).expect("a signal to our child");
-        wait_until("it is stopped", || self.status().1);
-        work();
-        process::kill(self.pid, libc::SIGCONT).expect("a signal to our child");
-        wait_until("it is done", || self.descriptors() == descriptors);
-        self.settle();
-    }
-
-    /// Has a batch handed over, `sockets` in a message, by its senders in turns.
-    fn linger(&self, pairs: Vec<(TcpStream, TcpStream)>, sockets: usize, clients: Clients) {
-        let (before, number) = (self.descriptors(), pairs.len());
-        let (mut near, far): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-        for server in &far {
-            server.shutdown(Shutdown::Write).expect("it is connected");
-        }
-        if clients == Clients::Gone {
-            near.clear();
-            far.iter().for_each(|server| assert_eq!(server.peek(&mut [0]).expect("an end of stream"), 0));
-        }
-        let after = if clients == Clients::Gone { before } else { before + number };
-        self.at_once(after, || {
-            for (sender, some) in self.senders.iter().cycle().zip(far.chunks(sockets)) {
-                let some: Vec<_> = some.iter().map(AsFd::as_fd).collect();
-                fdpass::send(sender, b"L", &some).expect("room for one message");
-            }
-            drop(far);
-        });
-        if clients == Clients::Linger {
-            self.at_once(before, || drop(near));
-        }
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// So many connections over loopback, from and to addresses of which there are enough for all that are over, and still
-/// have their ports.
-fn connections(listener: &TcpListener, number: usize, round: &mut u8) -> Vec<(TcpStream, TcpStream)> {
-    *round = round.wrapping_add(1) % 250;
-    let address = (Ipv4Addr::new(127, 0, 1, *round), listener.local_addr().expect("it is bound").port());
-    let connect = |_| {
-        let client = TcpStream::connect(address).expect("a connection over loopback");
-        (client, listener.accept().expect("the other end").0)
-    };
-    (0..number).map(connect).collect()
-}
-
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < PATIENCE, "gave up waiting until {what}");
-        thread::sleep(Duration::from_micros(200));
-    }
-}
-
-/// What runs them.
-struct Rig {
-    directory: PathBuf,
+/// What runs the two.
+struct Pair {
+    rig: Rig,
     lingerd: PathBuf,
     bare: PathBuf,
-    listener: TcpListener,
-    round: u8,
 }
 
 /// Its name, which is that of its socket, too.
@@ -233,59 +71,25 @@ type Kind = &'static str;
 const BARE: Kind = "bare";
 const LINGERD: Kind = "lingerd";
 
-impl Rig {
-    fn new() -> Result<Rig, String> {
+impl Pair {
+    fn new() -> Result<Pair, String> {
         let lingerd = built::program("lingerd")?;
-        let directory = env::temp_dir().join(format!("lingerd-receiver-{}", std::process::id()));
-        // Whatever the umask is: lingerd takes none to which others may write.
-        fs::DirBuilder::new().mode(0o755).create(&directory).map_err(|e| e.to_string())?;
-        let bare = directory.join("receiver");
+        let rig = Rig::new("receiver")?;
+        let bare = rig.directory.join("receiver");
         let source = built::project().join("comparisons/receiver.c");
         let made = Command::new("cc").args(["-O2", "-Wall", "-Wextra", "-o"]).arg(&bare).arg(source).status();
         if !made.is_ok_and(|status| status.success()) {
             return Err("there is no C compiler (Debian: apt-get install gcc libc6-dev)".to_owned());
         }
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(|e| e.to_string())?;
-        Ok(Rig { directory, lingerd, bare, listener, round: 0 })
+        Ok(Pair { rig, lingerd, bare })
     }
 
     /// Starts one, with `tool` before it.
     fn start(&self, kind: Kind, senders: usize, tool: &[&str]) -> Receiver {
-        let socket = self.directory.join(kind);
-        let _ = fs::remove_file(&socket);
-        let program = if kind == BARE { &self.bare } else { &self.lingerd };
-        let mut words: Vec<&std::ffi::OsStr> = tool.iter().map(AsRef::as_ref).collect();
-        words.push(program.as_os_str());
-        let mut command = Command::new(words[0]);
-        command.args(&words[1..]);
-        if kind == LINGERD {
-            command.args(["-f", "-q", "-t", "3600", "-D", "7200", "-s"]);
+        match kind {
+            BARE => self.rig.start(kind, &self.bare, &[], senders, tool),
+            _ => self.rig.start(kind, &self.lingerd, &receiver::LINGERD, senders, tool),
         }
-        // That it runs as root is nothing to be told each time.
-        let log = fs::File::create(self.directory.join("log")).expect("a log");
-        Receiver::start(command.arg(&socket).stderr(log), &socket, senders)
-    }
-
-    /// Plays so many lingers, one after the other.
-    fn play_in_turn(&mut self, receiver: &Receiver, clients: Clients, number: usize) -> usize {
-        let (before, mut open) = (receiver.descriptors(), VecDeque::new());
-        for sender in receiver.senders.iter().cycle().take(number) {
-            let (client, server) = connections(&self.listener, 1, &mut self.round).remove(0);
-            server.shutdown(Shutdown::Write).expect("it is connected");
-            if clients == Clients::Linger {
-                open.push_back(client);
-            } else {
-                drop(client);
-            }
-            fdpass::send(sender, b"L", &[server.as_fd()]).expect("room for one message");
-            if open.len() > OPEN {
-                open.pop_front();
-            }
-        }
-        drop(open);
-        wait_until("it is done", || receiver.descriptors() == before);
-        receiver.settle();
-        number
     }
 
     /// Plays so many lingers, or some more.
@@ -293,7 +97,7 @@ impl Rig {
         let batch = receiver.senders.len() * sockets;
         let mut done = 0;
         while done < least {
-            let pairs = connections(&self.listener, batch, &mut self.round);
+            let pairs = self.rig.connections(batch);
             receiver.linger(pairs, sockets, clients);
             done += batch;
         }
@@ -307,9 +111,12 @@ impl Rig {
         let before = receiver.cpu();
         let lingers = match pace {
             Pace::AtOnce => self.play(receiver, sockets, clients, least),
-            Pace::InTurn => self.play_in_turn(receiver, clients, 2 * LINGERS),
+            Pace::InTurn => {
+                self.rig.play_in_turn(receiver, clients, 2 * LINGERS);
+                2 * LINGERS
+            }
         };
-        (receiver.cpu() - before) as f64 / lingers as f64
+        (receiver.cpu() - before) / lingers as f64
     }
 
     fn compare(&mut self, (senders, sockets): (usize, usize), clients: Clients, pace: Pace) -> Compared {
@@ -338,7 +145,7 @@ impl Rig {
         (senders, sockets): (usize, usize),
         clients: Clients,
     ) -> BTreeMap<String, f64> {
-        let output = self.directory.join("counts");
+        let output = self.rig.directory.join("counts");
         let mut counts = [0, LINGERS].map(|least| {
             let option = format!("--output={}", output.display());
             let receiver = self.start(kind, senders, &["strace", "-D", "-f", "-c", &option]);
@@ -367,12 +174,6 @@ impl Rig {
 fn count(line: &str) -> Option<(String, u64)> {
     let words: Vec<_> = line.split_whitespace().collect();
     Some((words.last()?.to_string(), words.get(3)?.parse().ok()?))
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
-    }
 }
 
 /// What was measured of both, round by round, in nanoseconds.
@@ -431,9 +232,9 @@ fn main() -> ExitCode {
         crowds = if counts.is_empty() { CROWDS.to_vec() } else { vec![(64, 1)] };
     }
     let _ = process::raise_descriptor_limit();
-    match Rig::new() {
-        Ok(mut rig) if counts.is_empty() => times(&mut rig, &crowds),
-        Ok(mut rig) => calls(&mut rig, &crowds),
+    match Pair::new() {
+        Ok(mut pair) if counts.is_empty() => times(&mut pair, &crowds),
+        Ok(mut pair) => calls(&mut pair, &crowds),
         Err(why) => {
             eprintln!("{why}");
             return ExitCode::FAILURE;
@@ -442,13 +243,13 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn times(rig: &mut Rig, crowds: &[(usize, usize)]) {
+fn times(pair: &mut Pair, crowds: &[(usize, usize)]) {
     let mut all = Vec::new();
     for clients in Clients::ALL {
         for &crowd in crowds {
-            all.push(rig.compare(crowd, clients, Pace::AtOnce));
+            all.push(pair.compare(crowd, clients, Pace::AtOnce));
             if crowd.1 == 1 {
-                all.push(rig.compare(crowd, clients, Pace::InTurn));
+                all.push(pair.compare(crowd, clients, Pace::InTurn));
             }
         }
     }
@@ -466,12 +267,12 @@ fn times(rig: &mut Rig, crowds: &[(usize, usize)]) {
     );
 }
 
-fn calls(rig: &mut Rig, crowds: &[(usize, usize)]) {
+fn calls(pair: &mut Pair, crowds: &[(usize, usize)]) {
     println!("system calls a linger");
     for &crowd in crowds {
         for clients in Clients::ALL {
             for kind in [BARE, LINGERD] {
-                let counts = rig.calls(kind, crowd, clients);
+                let counts = pair.calls(kind, crowd, clients);
                 let all: f64 = counts.values().sum();
                 let each: Vec<_> = counts.iter().map(|(name, count)| format!("{name} {count:.2}")).collect();
                 let (senders, sockets) = crowd;

@@ -52,6 +52,23 @@ pub fn program(name: &str) -> Result<PathBuf, String> {
     Ok(path)
 }
 
+/// The lingerd that was built for poll(2) where ci/test would build it: beside the programs of this system's own backend.
+///
+/// # Errors
+/// There is none, and which command builds it.
+pub fn lingerd_on_poll() -> Result<PathBuf, String> {
+    let target = profile().parent().expect("it is in the folder that cargo builds in").join("poll");
+    let path = target.join("release/lingerd");
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(format!(
+        "there is no {}: RUSTFLAGS='--cfg lingerd_backend=\"poll\"' cargo build --release --locked --target-dir {} builds it",
+        path.display(),
+        target.display()
+    ))
+}
+
 /// Prometheus' own checks; `None`, and the test is skipped, where they are not.
 pub fn promtool() -> Option<Command> {
     let unpacked = project().join("target/prometheus/usr/bin/promtool"); // by ci/packages

@@ -33,7 +33,7 @@ library:
 demo:
 	@sh ci/packages
 	@$(BUILD) --quiet
-	@$(CARGO) bench --quiet --locked -p comparisons --bench apache -- demo
+	@$(CARGO) bench --quiet --locked -p comparisons --bench demo
 
 # The same with gunicorn, for which no Apache is needed, in under a minute and a half.
 demo-gunicorn:
@@ -66,19 +66,22 @@ fuzz:
 miri:
 	@sh ci/miri
 
-# What speed lingerd makes, as ratios measured side by side, and what slow readers, clients that keep their
-# connections, and slow heads of requests cost, and lingerd beside the least that can be done; and
-# gunicorn's: twenty-four minutes.
-# make bench PAGES='300000 3000000': pages of other sizes for slow readers, here twenty minutes more.
+# What speed lingerd makes and what it costs, as ratios measured side by side: each wait of a worker with what people put in
+# its place; thousands of slow readers, of kept connections, and of slow heads of requests; lingerd beside the least that
+# can be done, and on poll(2); and gunicorn's: forty-five minutes on a machine that does nothing else. Figures round by
+# round, and pictures, are in target/*.json and target/*.svg then.
+# make bench PAGES='300000 3000000': pages of other sizes for slow readers, here ten minutes more.
 PAGES = 300000
 bench:
 	@sh ci/packages torture
 	@$(BUILD) --quiet
-	@$(CARGO) bench --quiet --locked -p comparisons --bench apache
+	@RUSTFLAGS='--cfg lingerd_backend="poll"' $(CARGO) build --quiet --release --locked --target-dir target/poll
+	@$(CARGO) bench --quiet --locked -p comparisons --bench waits
 	@$(CARGO) bench --quiet --locked -p comparisons --bench slow -- $(PAGES)
 	@$(CARGO) bench --quiet --locked -p comparisons --bench keep
 	@$(CARGO) bench --quiet --locked -p comparisons --bench heads
 	@$(CARGO) bench --quiet --locked -p comparisons --bench receiver
+	@$(CARGO) bench --quiet --locked -p comparisons --bench backends
 	@sh ci/packages gunicorn
 	@$(CARGO) bench --quiet --locked -p comparisons --bench gunicorn
 

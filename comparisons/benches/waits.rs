@@ -10,22 +10,30 @@
 //!
 //!     cargo bench -p comparisons --bench waits                        all of it, in about twenty-five minutes
 //!     cargo bench -p comparisons --bench waits -- nginx lingerd linger hold=1 workers=10 rounds=3 seconds=6
+//!     cargo bench -p comparisons --bench waits -- draw                draws again what was measured last
 //!
 //! It must not know which ought to win: it says which has.
 
 use comparisons::machine::{self, machine, version, write_report};
+use comparisons::picture::{self, Panel, Scale};
 use comparisons::set_up::{Clients, Kind, SetUp};
 use comparisons::weigh::Memory;
-use comparisons::{fpm, load, milliseconds, nginx, print_table, progress, row, spread};
+use comparisons::{
+    fpm, load, median, milliseconds, nginx, print_table, progress, row, spread, write_picture,
+};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
-use support::{apache, during};
+use support::{apache, built, during};
 
 /// Where the figures are written, beside being printed.
 const REPORT: &str = "target/waits.json";
+
+/// And drawn: ten workers at a glance, and all of it.
+const PICTURE: &str = "target/waits.svg";
+const WHOLE_PICTURE: &str = "target/waits-all.svg";
 
 /// How many pages are made at a time.
 const WORKERS: [usize; 3] = [5, 10, 50];
@@ -87,6 +95,10 @@ impl Wait {
         }
     }
 
+    fn hold_ms(self) -> usize {
+        if let Wait::Linger(ms) = self { ms } else { 0 }
+    }
+
     fn clients(self) -> Clients {
         if self == Wait::Keep { Clients::Kept } else { Clients::Once }
     }
@@ -133,12 +145,22 @@ and what 'sh ci/packages torture' unpacks";
 
 fn main() -> ExitCode {
     // Cargo adds --bench.
-    let given = std::env::args().skip(1).filter(|argument| argument != "--bench");
-    let Some(wanted) = Wanted::parse(given) else {
+    let given: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    if given == ["draw"] {
+        return match read_report().map(|report| draw(&report)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("{why}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let Some(wanted) = Wanted::parse(given.into_iter()) else {
         eprintln!(
             "usage: cargo bench -p comparisons --bench waits [-- word ...]\n\
              set-ups: {}\nwaits: linger, slow, keep, and of linger hold=0, hold=0.1, hold=1 (seconds)\n\
-             workers=number, rounds=number, seconds=number (of a run)",
+             workers=number, rounds=number, seconds=number (of a run)\n\
+             draw: nothing is measured, and what {REPORT} says is drawn",
             Kind::EACH_WAIT.map(Kind::word).join(", ")
         );
         return ExitCode::from(2);
@@ -358,7 +380,7 @@ impl Row {
         };
         let set_ups: serde_json::Map<_, _> = self.kinds.iter().zip(&self.runs).map(of).collect();
         json!({
-            "wait": self.wait.word(), "clients": self.wait.name(), "workers": self.workers,
+            "wait": self.wait.word(), "hold_ms": self.wait.hold_ms(), "clients": self.wait.name(), "workers": self.workers,
             "limit": self.wait.limit(), "set_ups": set_ups,
         })
     }
@@ -366,11 +388,6 @@ impl Row {
 
 /// A rate that is less than this part of another is less: to the digits that are printed.
 const LESS: f64 = 0.995;
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
 
 /// Ratios for people, with the digits that they deserve.
 fn ratio(ratios: Vec<f64>) -> String {
@@ -398,11 +415,125 @@ fn compare(wanted: &Wanted) -> Result<(), String> {
     println!();
     machine::print(&machine);
     println!("{:<10} {}", "at the end", machine::load());
-    write_report(
-        REPORT,
-        &json!({ "machine": machine, "rows": rows.iter().map(Row::json).collect::<Vec<_>>() }),
-    );
+    let report = json!({ "machine": machine, "rows": rows.iter().map(Row::json).collect::<Vec<_>>() });
+    write_report(REPORT, &report);
+    draw(&report);
     Ok(())
+}
+
+// ---- What is drawn ----------------------------------------------------------------------------
+
+/// What was measured last.
+fn read_report() -> Result<Value, String> {
+    let text = std::fs::read_to_string(built::project().join(REPORT));
+    text.map_err(|error| error.to_string())
+        .and_then(|text| serde_json::from_str(&text).map_err(|error| error.to_string()))
+        .map_err(|error| format!("{REPORT}: {error}"))
+}
+
+/// Draws what a report says.
+fn draw(report: &Value) {
+    let none = Vec::new();
+    let rows = report["rows"].as_array().unwrap_or(&none);
+    let Some(first) = rows.first() else { return };
+    let kinds: Vec<_> =
+        Kind::EACH_WAIT.into_iter().filter(|kind| first["set_ups"].get(kind.word()).is_some()).collect();
+    let at_a_glance = at_a_glance(rows, &kinds);
+    if !at_a_glance.iter().all(|panel| panel.groups.is_empty()) {
+        let title = format!(
+            "What ten workers do for {} clients that keep them waiting",
+            picture::thousands(CLIENTS as f64)
+        );
+        draw_to(PICTURE, &title, &kinds, 2, &at_a_glance);
+    }
+    let title = "Each wait of a worker, by how many workers there are";
+    let panels = whole(rows, &kinds);
+    draw_to(WHOLE_PICTURE, title, &kinds, panels.len() / 2, &panels);
+}
+
+fn draw_to(path: &str, title: &str, kinds: &[Kind], columns: usize, panels: &[Panel]) {
+    let name = |kind: &Kind| match kind {
+        Kind::Stock => "Apache prefork as it comes",
+        Kind::Event => "Apache event, php-fpm",
+        Kind::Lingerd => "prefork with lingerd",
+        _ => kind.name(),
+    };
+    let names: Vec<_> = kinds.iter().map(name).collect();
+    write_picture(path, picture::bars(title, &names, columns, panels));
+}
+
+/// The median of a figure of each set-up in a row of a report; none where it was not measured.
+fn medians(row: &Value, kinds: &[Kind], figure: &str) -> Vec<f64> {
+    let of = |kind: &Kind| {
+        let rounds = row["set_ups"][kind.word()].as_array()?;
+        let values: Vec<_> = rounds.iter().filter_map(|round| round[figure].as_f64()).collect();
+        (!values.is_empty()).then(|| median(values))
+    };
+    kinds.iter().map(|kind| of(kind).unwrap_or(f64::NAN)).collect()
+}
+
+/// What ten workers serve, of what their clients could have, and what that costs: the waits alone.
+fn at_a_glance(rows: &[Value], kinds: &[Kind]) -> [Panel; 2] {
+    const WORKERS: u64 = 10;
+    let names = [
+        ("linger", 1000, "hold the socket for\n1 s after the response"),
+        ("slow", 0, "read slowly:\n300 kB in 3 s"),
+        ("keep", 0, "keep the connection,\nask once a second"),
+    ];
+    let mut panels = [
+        ("Served, of what the clients ask for: more is better", " %"),
+        ("CPU seconds for 1,000 responses: less is better", ""),
+    ]
+    .map(|(title, unit)| Panel {
+        title: title.to_owned(),
+        scale: Scale::Linear,
+        unit,
+        has_numbers: true,
+        groups: Vec::new(),
+    });
+    for (word, hold_ms, name) in names {
+        let is_it = |row: &&Value| {
+            row["wait"] == word
+                && row["hold_ms"].as_u64() == Some(hold_ms)
+                && row["workers"].as_u64() == Some(WORKERS)
+        };
+        let Some(row) = rows.iter().find(is_it) else { continue };
+        let limit = row["limit"].as_f64().unwrap_or(f64::NAN);
+        let part = medians(row, kinds, "rate").iter().map(|rate| (rate / limit * 100.0).min(100.0)).collect();
+        panels[0].groups.push((name.to_owned(), part));
+        panels[1].groups.push((name.to_owned(), medians(row, kinds, "cpu_per_1000")));
+    }
+    panels
+}
+
+/// All rows: above the rates, below what they cost, for each number of workers.
+fn whole(rows: &[Value], kinds: &[Kind]) -> Vec<Panel> {
+    let mut workers: Vec<_> = rows.iter().filter_map(|row| row["workers"].as_u64()).collect();
+    workers.sort_unstable();
+    workers.dedup();
+    let mut panels = Vec::new();
+    for (figure, what) in [("rate", "responses a second"), ("cpu_per_1000", "CPU seconds for 1,000")] {
+        for &workers in &workers {
+            let rows = rows.iter().filter(|row| row["workers"].as_u64() == Some(workers));
+            let group = |row: &Value| {
+                let name = match (row["wait"].as_str(), row["hold_ms"].as_u64()) {
+                    (Some("linger"), Some(0)) => "close\nat once".to_owned(),
+                    (Some("linger"), ms) => format!("hold\n{} s", ms.unwrap_or(0) as f64 / 1000.0),
+                    (Some("slow"), _) => "read\nslowly".to_owned(),
+                    _ => "keep\nalive".to_owned(),
+                };
+                (name, medians(row, kinds, figure))
+            };
+            panels.push(Panel {
+                title: format!("{workers} workers: {what}"),
+                scale: Scale::Decades,
+                unit: "",
+                has_numbers: false,
+                groups: rows.map(group).collect(),
+            });
+        }
+    }
+    panels
 }
 
 fn print(wait: Wait, wanted: &Wanted, rows: &[Row]) {

@@ -15,6 +15,7 @@ pub mod load;
 pub mod machine;
 pub mod nginx;
 pub mod picture;
+pub mod receiver;
 pub mod server;
 pub mod set_up;
 pub mod torture;
@@ -22,6 +23,7 @@ pub mod weigh;
 
 use lingerd_platform::backend::{Backend, Interest, System, Token};
 use lingerd_platform::signals::Signals;
+use std::fs;
 use std::process::ExitCode;
 use std::thread;
 use support::built;
@@ -95,4 +97,20 @@ pub fn spread(mut values: Vec<f64>, digits: usize) -> String {
     values.sort_by(f64::total_cmp);
     let [least, median, most] = [0, values.len() / 2, values.len() - 1].map(|n| values[n]);
     format!("{median:.digits$} ({least:.digits$} to {most:.digits$})")
+}
+
+/// The median, and the greater of the middle two where there is none.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Writes a picture where `name` says, in the project, and says where.
+pub fn write_picture(name: &str, svg: Result<String, String>) {
+    let written =
+        svg.and_then(|svg| fs::write(built::project().join(name), svg).map_err(|error| error.to_string()));
+    match written {
+        Ok(()) => println!("{name} is a picture of it"),
+        Err(error) => eprintln!("{name}: {error}"),
+    }
 }

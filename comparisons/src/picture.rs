@@ -1,96 +1,294 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-//! Two of a kind side by side, as a picture.
+//! Several of a kind side by side, as a picture: bars in groups, and lines.
 //!
 //! Must not know what they are, nor where the picture goes.
 
+use plotters::coord::Shift;
+use plotters::coord::ranged1d::ValueFormatter;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
-
-/// In pixels.
-const SIZE: (u32, u32) = (760, 360);
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use std::error::Error;
+use std::ops::Range;
 
 const FONT: &str = "sans-serif";
 
-/// Vermilion and blue, as people tell them apart who do not see all colours (the palette of Okabe and Ito).
-const COLOURS: [RGBColor; 2] = [RGBColor(213, 94, 0), RGBColor(0, 114, 178)];
+/// As people tell them apart who do not see all colours (the palette of Okabe and Ito): vermilion, purple, sky blue, blue.
+const COLOURS: [RGBColor; 4] =
+    [RGBColor(213, 94, 0), RGBColor(204, 121, 167), RGBColor(86, 180, 233), RGBColor(0, 114, 178)];
 
-/// Bars, two for each name, as an SVG document; as one may be a hundred times the other their scale is logarithmic, and each has its
-/// number.
+/// In pixels: the title and what tells the bars apart, a panel, and the names below it.
+const HEAD: u32 = 70;
+const PANEL: (u32, u32) = (430, 300);
+const NAMES: u32 = 50;
+const VALUES: u32 = 62;
+
+/// How values become heights.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// From 0 on.
+    Linear,
+    /// By decades, where one may be a hundred times another: the same ones for all in a row.
+    Decades,
+}
+
+/// Bars in groups, over each other's names.
+pub struct Panel {
+    /// What they are.
+    pub title: String,
+    /// Their scale.
+    pub scale: Scale,
+    /// What is written after the numbers at the side: a unit.
+    pub unit: &'static str,
+    /// Whether each bar has its number.
+    pub has_numbers: bool,
+    /// The name of each group, of one line or two, and as many values as there are kinds. What is not finite has no bar.
+    pub groups: Vec<(String, Vec<f64>)>,
+}
+
+impl Panel {
+    fn values(&self) -> impl Iterator<Item = f64> + Clone {
+        self.groups.iter().flat_map(|(_, values)| values).copied().filter(|value| value.is_finite())
+    }
+}
+
+/// Panels of bars, in rows of so many, as an SVG document. `kinds` are four at most, and have a colour each: with two it is
+/// the first and the last.
 ///
 /// # Errors
 /// It could not be drawn.
-pub fn bars(title: &str, of: [&str; 2], all: &[(&str, [f64; 2])]) -> Result<String, String> {
+pub fn bars(title: &str, kinds: &[&str], columns: usize, panels: &[Panel]) -> Result<String, String> {
+    let columns = columns.clamp(1, panels.len().max(1));
+    let rows = panels.len().div_ceil(columns);
+    // One alone is wider.
+    let width = if columns == 1 { 2 * PANEL.0 } else { PANEL.0 };
+    let size = (width * columns as u32, HEAD + (PANEL.1 + NAMES) * rows as u32);
+    document(size, |root| {
+        let (head, rest) = root.split_vertically(HEAD);
+        head.draw(&centred(title, (size.0 as i32 / 2, 12), 20))?;
+        draw_legend(&head, kinds, size.0)?;
+        let areas = rest.split_evenly((rows, columns));
+        for (panels, areas) in panels.chunks(columns).zip(areas.chunks(columns)) {
+            let decades = decades(panels.iter().flat_map(Panel::values));
+            for (panel, area) in panels.iter().zip(areas) {
+                draw_panel(root, area, kinds.len(), panel, decades.clone())?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The colour of a kind.
+fn colour(n: usize, kinds: usize) -> RGBColor {
+    COLOURS[if n + 1 == kinds { COLOURS.len() - 1 } else { n }]
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+fn document(
+    size: (u32, u32),
+    draw: impl FnOnce(&Area) -> Result<(), Box<dyn Error>>,
+) -> Result<String, String> {
     let mut text = String::new();
-    draw(&mut text, title, of, all).map_err(|error| format!("the picture could not be drawn: {error}"))?;
+    let drawn = || -> Result<(), Box<dyn Error>> {
+        let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
+        root.fill(&WHITE)?;
+        draw(&root)?;
+        root.present()?;
+        Ok(())
+    };
+    drawn().map_err(|error| format!("the picture could not be drawn: {error}"))?;
     // As README shows it, it is a file of the project.
     Ok(format!("<!-- SPDX-License-Identifier: BSD-3-Clause -->\n{text}"))
 }
 
-fn draw(
-    text: &mut String,
-    title: &str,
-    of: [&str; 2],
-    all: &[(&str, [f64; 2])],
-) -> Result<(), Box<dyn std::error::Error>> {
-    // Decades that have all of them, and a bit of each bar.
-    let values = || all.iter().flat_map(|(_, values)| *values).filter(|&value| value > 0.0);
-    let least = 10f64.powf(values().fold(1.0, f64::min).log10().floor());
-    let most = 10f64.powf(values().fold(10.0, f64::max).log10().ceil() + 0.3);
-    let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
-    area.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&area)
-        .caption(title, (FONT, 18))
-        .margin(12)
-        .x_label_area_size(35)
-        .y_label_area_size(60)
-        .build_cartesian_2d(0f64..all.len() as f64, (least..most).log_scale())?;
+fn text<'a>(words: &str, at: (i32, i32), size: u32, pos: Pos) -> Text<'a, (i32, i32), String> {
+    let style = TextStyle::from((FONT, size).into_font()).pos(pos);
+    Text::new(words.to_owned(), at, style)
+}
+
+/// Below this point, to both sides of it.
+fn centred<'a>(words: &str, at: (i32, i32), size: u32) -> Text<'a, (i32, i32), String> {
+    text(words, at, size, Pos::new(HPos::Center, VPos::Top))
+}
+
+/// In one row, in the middle.
+fn draw_legend(head: &Area, kinds: &[&str], width: u32) -> Result<(), Box<dyn Error>> {
+    const LETTER: f64 = 7.5; // about as wide as one is; the font is the reader's
+    const SQUARE: i32 = 14;
+    let each: Vec<_> = kinds.iter().map(|kind| (kind.len() as f64 * LETTER) as i32 + SQUARE + 30).collect();
+    let mut left = (width as i32 - each.iter().sum::<i32>()) / 2 + 15;
+    for (n, (kind, room)) in kinds.iter().zip(each).enumerate() {
+        let square = [(left, 44), (left + SQUARE, 44 + SQUARE)];
+        head.draw(&Rectangle::new(square, colour(n, kinds.len()).filled()))?;
+        head.draw(&text(kind, (left + SQUARE + 6, 44 + SQUARE / 2), 15, Pos::new(HPos::Left, VPos::Center)))?;
+        left += room;
+    }
+    Ok(())
+}
+
+fn draw_panel(
+    root: &Area,
+    area: &Area,
+    kinds: usize,
+    panel: &Panel,
+    decades: Range<f64>,
+) -> Result<(), Box<dyn Error>> {
+    let most = panel.values().fold(f64::MIN_POSITIVE, f64::max);
+    let width = 0f64..panel.groups.len() as f64;
+    let mut builder = ChartBuilder::on(area);
+    builder
+        .caption(&panel.title, (FONT, 16))
+        .margin_right(12)
+        .x_label_area_size(NAMES)
+        .y_label_area_size(VALUES);
+    // The two are of different types.
+    match panel.scale {
+        Scale::Linear => {
+            let mut chart = builder.build_cartesian_2d(width, 0f64..most * 1.12)?;
+            draw_bars(root, &mut chart, 0.0, kinds, panel)
+        }
+        Scale::Decades => {
+            let least = decades.start;
+            let mut chart = builder.build_cartesian_2d(width, decades.log_scale())?;
+            draw_bars(root, &mut chart, least, kinds, panel)
+        }
+    }
+}
+
+/// From a whole decade on, with a bit of each bar, up to where there is room for a number above the highest.
+fn decades(values: impl Iterator<Item = f64> + Clone) -> Range<f64> {
+    let values = values.filter(|&value| value > 0.0);
+    let least = values.clone().fold(f64::INFINITY, f64::min).min(1e9);
+    let most = values.fold(least, f64::max);
+    10f64.powf((least / 1.2).log10().floor())..10f64.powf(most.log10().ceil()).min(most * 2.0)
+}
+
+fn draw_bars<Y: Ranged<ValueType = f64> + ValueFormatter<f64>>(
+    root: &Area,
+    chart: &mut ChartContext<SVGBackend, Cartesian2d<RangedCoordf64, Y>>,
+    least: f64,
+    kinds: usize,
+    panel: &Panel,
+) -> Result<(), Box<dyn Error>> {
+    const ROOM: f64 = 0.84; // of a group for its bars
+    let bar = ROOM / kinds as f64;
     chart
         .configure_mesh()
         .disable_x_mesh()
         .disable_x_axis()
         .light_line_style(TRANSPARENT)
-        .label_style((FONT, 14))
-        .y_label_formatter(&|value| format!("{value}"))
+        .label_style((FONT, 13))
+        .y_label_formatter(&|value| format!("{}{}", thousands(*value), panel.unit))
         .draw()?;
-    for (n, of) in of.into_iter().enumerate() {
-        let left = |group: usize| group as f64 + 0.16 + 0.34 * n as f64;
-        let colour = COLOURS[n];
-        chart
-            .draw_series(all.iter().enumerate().map(|(group, (_, values))| {
-                let value = values[n].max(least);
-                Rectangle::new([(left(group), least), (left(group) + 0.32, value)], colour.filled())
-            }))?
-            .label(of)
-            .legend(move |(x, y)| Rectangle::new([(x, y - 6), (x + 14, y + 6)], colour.filled()));
-        chart.draw_series(all.iter().enumerate().map(|(group, (_, values))| {
-            let digits = if values[n] < 100.0 { 1 } else { 0 };
-            let number = format!("{:.digits$}", values[n]);
-            let style = (FONT, 14).into_text_style(&area).pos(CENTRE_BOTTOM);
-            Text::new(number, (left(group) + 0.16, values[n].max(least) * 1.06), style)
-        }))?;
+    for (group, (name, values)) in panel.groups.iter().enumerate() {
+        for (n, &value) in values.iter().enumerate().filter(|(_, value)| value.is_finite()) {
+            let left = group as f64 + (1.0 - ROOM) / 2.0 + bar * n as f64;
+            let value = value.max(least);
+            let corners = [(left + bar * 0.04, least), (left + bar * 0.96, value)];
+            chart.draw_series([Rectangle::new(corners, colour(n, kinds).filled())])?;
+            if panel.has_numbers {
+                let (x, y) = chart.plotting_area().map_coordinate(&(left + bar / 2.0, value));
+                let above = Pos::new(HPos::Center, VPos::Bottom);
+                root.draw(&text(&short(value), (x, y - 3), 13, above))?;
+            }
+        }
+        let (x, y) = chart.plotting_area().map_coordinate(&(group as f64 + 0.5, least));
+        for (line, words) in name.lines().enumerate() {
+            root.draw(&centred(words, (x, y + 8 + 17 * line as i32), 14))?;
+        }
     }
-    let (width, height) = (f64::from(SIZE.0) - 60.0 - 24.0, SIZE.1 as i32 - 30);
-    for (group, (name, _)) in all.iter().enumerate() {
-        let middle = 72.0 + width * (group as f64 + 0.49) / all.len() as f64;
-        let style = (FONT, 15).into_text_style(&area).pos(CENTRE_TOP);
-        area.draw(&Text::new((*name).to_owned(), (middle as i32, height), style))?;
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperMiddle)
-        .background_style(WHITE.mix(0.8))
-        .margin(8)
-        .label_font((FONT, 14))
-        .draw()?;
-    area.present()?;
     Ok(())
 }
 
-const CENTRE_BOTTOM: plotters::style::text_anchor::Pos = plotters::style::text_anchor::Pos {
-    h_pos: plotters::style::text_anchor::HPos::Center,
-    v_pos: plotters::style::text_anchor::VPos::Bottom,
-};
-const CENTRE_TOP: plotters::style::text_anchor::Pos = plotters::style::text_anchor::Pos {
-    h_pos: plotters::style::text_anchor::HPos::Center,
-    v_pos: plotters::style::text_anchor::VPos::Top,
-};
+/// Two digits, or all that are before the point.
+fn short(value: f64) -> String {
+    let digits = match value {
+        10.0.. => 0,
+        1.0.. => 1,
+        _ => 2,
+    };
+    format!("{value:.digits$}")
+}
+
+/// A line, and what it is called.
+pub struct Line {
+    /// Its name.
+    pub name: String,
+    /// Where it goes.
+    pub points: Vec<(f64, f64)>,
+    /// Which of the colours it has; there are four.
+    pub colour: usize,
+    /// Whether it is dashed.
+    pub is_dashed: bool,
+}
+
+/// Lines, as an SVG document; both scales are logarithmic. `x` and `y` say what these are.
+///
+/// # Errors
+/// It could not be drawn.
+pub fn lines(title: &str, x: &str, y: &str, lines: &[Line]) -> Result<String, String> {
+    document((760, 420), |root| {
+        let points = || lines.iter().flat_map(|line| line.points.iter().copied());
+        let widths = decades(points().map(|point| point.0));
+        let mut chart = ChartBuilder::on(root)
+            .caption(title, (FONT, 20))
+            .margin(12)
+            .margin_right(30)
+            .x_label_area_size(50)
+            .y_label_area_size(70)
+            .build_cartesian_2d(widths.log_scale(), decades(points().map(|point| point.1)).log_scale())?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .label_style((FONT, 14))
+            .axis_desc_style((FONT, 15))
+            .x_desc(x)
+            .y_desc(y)
+            .x_label_formatter(&|value| thousands(*value))
+            .y_label_formatter(&|value| thousands(*value))
+            .draw()?;
+        for line in lines {
+            let style = COLOURS[line.colour % COLOURS.len()].stroke_width(2);
+            let points = line.points.iter().copied();
+            let drawn = if line.is_dashed {
+                chart.draw_series(DashedLineSeries::new(points.clone(), 6, 4, style))?
+            } else {
+                chart.draw_series(LineSeries::new(points.clone(), style))?
+            };
+            // Three dashes, or as many times the whole.
+            let dashes = if line.is_dashed { [(0, 6), (9, 15), (18, 24)] } else { [(0, 24); 3] };
+            drawn.label(&line.name).legend(move |at| {
+                let [a, b, c] = dashes.map(|(from, to)| PathElement::new(vec![(from, 0), (to, 0)], style));
+                EmptyElement::at(at) + a + b + c
+            });
+            chart.draw_series(points.map(|point| Circle::new(point, 3, style.filled())))?;
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.8))
+            .margin(12)
+            .legend_area_size(34)
+            .label_font((FONT, 15))
+            .draw()?;
+        Ok(())
+    })
+}
+
+/// With a comma for thousands.
+pub fn thousands(value: f64) -> String {
+    if value.fract() != 0.0 {
+        return format!("{value:.3}").trim_end_matches('0').to_owned();
+    }
+    let digits = format!("{value:.0}");
+    let mut out = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}

@@ -52,6 +52,8 @@ struct Wait {
     clients: &'static str,
     /// ablinger's options.
     options: &'static [&'static str],
+    /// How long they come.
+    seconds: f64,
     page: usize,
 }
 
@@ -59,12 +61,14 @@ struct Wait {
 const SHOWN: [Wait; 2] = [
     Wait {
         clients: "400 clients that hold their socket for 1 s after 20 kB",
-        options: &["-c", "400", "-l", "1000", "-t", "5"],
+        options: &["-c", "400", "-l", "1000"],
+        seconds: 5.0,
         page: 20_000,
     },
     Wait {
         clients: "400 clients that read 50 kB/s of 300 kB",
-        options: &["-c", "400", "-l", "0", "-B", "50000", "-t", "12"],
+        options: &["-c", "400", "-l", "0", "-B", "50000"],
+        seconds: 12.0,
         page: 300_000,
     },
 ];
@@ -73,12 +77,14 @@ const SHOWN: [Wait; 2] = [
 const MANY: [Wait; 2] = [
     Wait {
         clients: "2000 clients that hold their socket for 1 s after 20 kB",
-        options: &["-c", "2000", "-l", "1000", "-t", "6"],
+        options: &["-c", "2000", "-l", "1000"],
+        seconds: 6.0,
         page: 20_000,
     },
     Wait {
         clients: "4000 clients that read 50 kB/s of 300 kB",
-        options: &["-c", "4000", "-l", "0", "-B", "50000", "-t", "18"],
+        options: &["-c", "4000", "-l", "0", "-B", "50000"],
+        seconds: 18.0,
         page: 300_000,
     },
 ];
@@ -103,8 +109,10 @@ impl Run {
         // Several for each worker, so that none is new.
         load::ablinger(&url, &["-c", "20", "-n", "200", "-l", "0"]);
         let before = set_up.cpu();
-        let report = load::ablinger(&url, wait.options);
-        let cpu = set_up.cpu() - before;
+        let (report, cpu) = load::ablinger_for(&url, wait.options, wait.seconds, |clock| {
+            clock.wait_for(1.0);
+            set_up.cpu() - before
+        });
         let count = |key| load::count(&report, key);
         let responses = count("bytes") / wait.page as f64;
         Run {
@@ -130,8 +138,7 @@ fn demo() -> Result<(), String> {
             [Kind::Stock, Kind::Lingerd].map(|kind| SetUp::try_start(kind, worker, WORKERS));
         let set_ups = [stock?, lingerd?];
         for (n, wait) in SHOWN.iter().enumerate() {
-            let seconds = wait.options.last().unwrap_or(&"");
-            progress(&format!("{}: {}, {seconds} s each", worker.name(), wait.clients));
+            progress(&format!("{}: {}, {} s each", worker.name(), wait.clients, wait.seconds));
             let runs = [0, 1].map(|which| Run::of(&set_ups[which], wait));
             for (which, run) in runs.iter().enumerate() {
                 rows.push([

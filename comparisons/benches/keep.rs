@@ -10,6 +10,7 @@
 use comparisons::set_up::{Clients, Kind, SetUp};
 use comparisons::weigh::Memory;
 use comparisons::{load, milliseconds, print_table, progress, row, spread};
+use serde_json::Value;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::thread;
@@ -106,15 +107,19 @@ fn start(kind: Kind) -> Result<(SetUp, String), String> {
     Ok((set_up, url))
 }
 
-/// ablinger's JSON object for clients that keep their connections.
-fn ablinger(url: &str, clients: usize, pause_ms: usize, seconds: usize) -> serde_json::Value {
-    let [clients, pause, seconds, keep] =
-        [clients, pause_ms, seconds, REQUESTS].map(|number| number.to_string());
-    load::ablinger(url, &["-c", &clients, "-k", &keep, "-p", &pause, "-t", &seconds, "-l", "0"])
+/// ablinger's JSON object for clients that keep their connections, and the CPU seconds that they cost.
+fn ablinger((set_up, url): (&SetUp, &str), clients: usize, pause_ms: usize, seconds: usize) -> (Value, f64) {
+    let [clients, pause, keep] = [clients, pause_ms, REQUESTS].map(|number| number.to_string());
+    let options = ["-c", &clients, "-k", &keep, "-p", &pause, "-l", "0"];
+    let before = set_up.cpu();
+    load::ablinger_for(url, &options, seconds as f64, |clock| {
+        clock.wait_for(1.0);
+        set_up.cpu() - before
+    })
 }
 
 /// Requests that got something else than their answer.
-fn failures(report: &serde_json::Value) -> f64 {
+fn failures(report: &Value) -> f64 {
     ["reset", "truncated", "failed", "bad_status"].map(|key| load::count(report, key)).iter().sum()
 }
 
@@ -150,8 +155,7 @@ fn measure(kind: Kind, clients: usize) -> Result<[String; 10], String> {
     progress(&format!("{}: {clients} clients, {SECONDS} s", kind.name()));
     let (set_up, url) = start(kind)?;
     let most = Mutex::new(Memory::default());
-    let before = set_up.cpu();
-    let report = during(
+    let (report, cpu) = during(
         || {
             thread::sleep(WEIGH);
             let memory = set_up.memory();
@@ -160,9 +164,8 @@ fn measure(kind: Kind, clients: usize) -> Result<[String; 10], String> {
                 *most = memory;
             }
         },
-        || ablinger(&url, clients, PAUSE_MS, SECONDS),
+        || ablinger((&set_up, &url), clients, PAUSE_MS, SECONDS),
     );
-    let cpu = set_up.cpu() - before;
     let memory = most.into_inner().unwrap();
     let count = |key| load::count(&report, key);
     // ablinger has none where too many got no answer at all: it is longer than the run.
@@ -239,9 +242,7 @@ struct Run {
 
 impl Run {
     fn measure((set_up, url): &(SetUp, String)) -> Run {
-        let before = set_up.cpu();
-        let report = ablinger(url, WORKERS, 0, PAIR_SECONDS);
-        let cpu = set_up.cpu() - before;
+        let (report, cpu) = ablinger((set_up, url), WORKERS, 0, PAIR_SECONDS);
         let complete = load::count(&report, "complete");
         Run {
             rate: load::count(&report, "requests_per_second"),

@@ -137,18 +137,19 @@ impl Run {
         load::ablinger(&url, &["-c", "10", "-n", "100", "-l", "0"]);
         let looks = Mutex::new(Looks::default());
         let before = set_up.cpu();
-        let report = during(
+        let (report, cpu) = during(
             || {
                 looks.lock().unwrap().look(&set_up);
                 thread::sleep(LOOK);
             },
             || {
-                let [clients, seconds, rate] =
-                    [clients, seconds as usize, RATE].map(|number| number.to_string());
-                load::ablinger(&url, &["-c", &clients, "-t", &seconds, "-B", &rate, "-l", "0"])
+                let [clients, rate] = [clients, RATE].map(|number| number.to_string());
+                load::ablinger_for(&url, &["-c", &clients, "-B", &rate, "-l", "0"], seconds, |clock| {
+                    clock.wait_for(1.0);
+                    set_up.cpu() - before
+                })
             },
         );
-        let cpu = set_up.cpu() - before;
         let looks = looks.into_inner().unwrap();
         let count = |key| load::count(&report, key);
         Ok(Run {

@@ -17,16 +17,12 @@
 use comparisons::machine::{self, machine, version, write_report};
 use comparisons::picture::{self, Panel, Scale};
 use comparisons::set_up::{Clients, Kind, SetUp};
-use comparisons::weigh::Memory;
 use comparisons::{
     fpm, load, median, milliseconds, nginx, print_table, progress, row, spread, write_picture,
 };
 use serde_json::{Value, json};
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::thread;
-use std::time::Duration;
-use support::{apache, built, during};
+use support::{apache, built};
 
 /// Where the figures are written, beside being printed.
 const REPORT: &str = "target/waits.json";
@@ -56,9 +52,6 @@ const READ: usize = 100_000;
 /// MaxKeepAliveRequests.
 const PAUSE_MS: usize = 1000;
 const REQUESTS: usize = 100;
-
-/// How often to look at memory.
-const WEIGH: Duration = Duration::from_secs(1);
 
 /// What a worker waits for.
 #[derive(Clone, Copy, PartialEq)]
@@ -128,14 +121,13 @@ impl Wait {
     }
 
     /// ablinger's options. Clients that hold begin one after the other, so that they do not all ask in one moment.
-    fn options(self, seconds: f64) -> Vec<String> {
-        let words = match self {
+    fn options(self) -> String {
+        match self {
             Wait::Linger(0) => format!("-c {CLOSERS} -l 0"),
             Wait::Linger(ms) => format!("-c {CLIENTS} -l {ms} -p {ms}"),
             Wait::Slow => format!("-c {CLIENTS} -l 0 -B {READ}"),
             Wait::Keep => format!("-c {CLIENTS} -l 0 -k {REQUESTS} -p {PAUSE_MS}"),
-        };
-        format!("{words} -t {seconds}").split(' ').map(str::to_owned).collect()
+        }
     }
 }
 
@@ -227,7 +219,8 @@ struct Run {
     p99_ms: Option<f64>,
     /// CPU seconds for 1,000 responses.
     cpu: f64,
-    memory: Memory,
+    /// In bytes.
+    memory: u64,
     /// Requests that got something else than their answer.
     failed: f64,
     seconds: f64,
@@ -241,22 +234,17 @@ impl Run {
         // Several for each worker, so that none is new.
         let [clients, requests] = [2 * workers, 10 * workers].map(|number| number.to_string());
         load::ablinger(&url, &["-c", &clients, "-n", &requests, "-l", "0"]);
-        let most = Mutex::new(Memory::default());
-        let options = wait.options(seconds);
+        let options = wait.options();
+        let options: Vec<_> = options.split(' ').collect();
         let before = set_up.cpu();
-        let report = during(
-            || {
-                thread::sleep(WEIGH);
-                let memory = set_up.memory();
-                let mut most = most.lock().unwrap();
-                if memory.total() > most.total() {
-                    *most = memory;
-                }
-            },
-            || load::ablinger(&url, &options.iter().map(String::as_str).collect::<Vec<_>>()),
-        );
-        let cpu = set_up.cpu() - before;
-        let memory = most.into_inner().unwrap();
+        let (report, (cpu, memory)) = load::ablinger_for(&url, &options, seconds, |clock| {
+            let memory = [1.0 / 3.0, 2.0 / 3.0].map(|part| {
+                clock.wait_for(part);
+                set_up.memory().total()
+            });
+            clock.wait_for(1.0);
+            (set_up.cpu() - before, memory[0].max(memory[1]))
+        });
         let count = |key| load::count(&report, key);
         let responses = count("bytes") / wait.page() as f64;
         Ok(Run {
@@ -273,7 +261,7 @@ impl Run {
     fn json(&self) -> Value {
         json!({
             "rate": self.rate, "latency_p50_ms": self.median_ms, "latency_p99_ms": self.p99_ms,
-            "cpu_per_1000": self.cpu, "memory": self.memory.total(), "failed": self.failed,
+            "cpu_per_1000": self.cpu, "memory": self.memory, "failed": self.failed,
             "seconds": self.seconds,
         })
     }
@@ -340,7 +328,7 @@ impl Row {
                 time(|run| run.median_ms),
                 time(|run| run.p99_ms),
                 format!("{:.3}", median(each(|run| run.cpu))),
-                format!("{:.0}", median(each(|run| run.memory.total() as f64)) / 1e6),
+                format!("{:.0}", median(each(|run| run.memory as f64)) / 1e6),
                 each(|run| run.failed).iter().sum::<f64>().to_string(),
                 by_its(|run| run.rate),
                 by_its(|run| run.cpu),

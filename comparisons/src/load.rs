@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 use support::built;
 
 /// Whether somebody has lost patience.
@@ -52,6 +54,36 @@ pub fn ablinger(url: &str, options: &[&str]) -> serde_json::Value {
         eprint!("{said}");
     }
     report
+}
+
+/// How far a run is.
+pub struct Clock {
+    start: Instant,
+    seconds: f64,
+}
+
+impl Clock {
+    /// Waits until this part of the run is over. At 1.0 all its clients are still there.
+    pub fn wait_for(&self, part: f64) {
+        let until = self.start + Duration::from_secs_f64(self.seconds * part);
+        thread::sleep(until.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// ablinger's JSON object for a run of so many seconds against `url`, and what `watch` has seen meanwhile. CPU time is to
+/// be looked at when the clock says that it is over: once the clients have gone the server works off what is left in
+/// its queue, and no report has any of that.
+pub fn ablinger_for<T: Send>(
+    url: &str,
+    options: &[&str],
+    seconds: f64,
+    watch: impl FnOnce(&Clock) -> T + Send,
+) -> (serde_json::Value, T) {
+    thread::scope(|scope| {
+        let watching = scope.spawn(|| watch(&Clock { start: Instant::now(), seconds }));
+        let report = ablinger(url, &[options, &["-t", &seconds.to_string()]].concat());
+        (report, watching.join().expect("what watches does not panic"))
+    })
 }
 
 /// A number of a report; `None` for null.

@@ -337,10 +337,10 @@ impl Row {
         self.kinds.iter().enumerate().map(line).collect()
     }
 
-    /// What lingerd has less of than another set-up, or takes more of.
-    fn faults(&self) -> Vec<String> {
+    /// What lingerd has less of than one of these, or takes more of.
+    fn faults(&self, others: &[Kind]) -> Vec<String> {
         let mut faults = Vec::new();
-        for &kind in self.kinds.iter().filter(|&&kind| kind != Kind::Lingerd) {
+        for &kind in others {
             let what = |of: &str, ratios: Vec<f64>| {
                 format!(
                     "{}, {} workers: lingerd's {of} {} of that of {}",
@@ -399,7 +399,8 @@ fn compare(wanted: &Wanted) -> Result<(), String> {
         }
         print(wait, wanted, &rows[first..]);
     }
-    print_verdict(&rows);
+    print_verdict(&rows, wanted, &[Kind::Nginx, Kind::Event]);
+    print_verdict(&rows, wanted, &[Kind::Stock]);
     println!();
     machine::print(&machine);
     println!("{:<10} {}", "at the end", machine::load());
@@ -551,12 +552,19 @@ fn print(wait: Wait, wanted: &Wanted, rows: &[Row]) {
     print_table(&[vec![head], rows.iter().flat_map(Row::lines).collect()].concat());
 }
 
-fn print_verdict(rows: &[Row]) {
-    let faults: Vec<_> = rows.iter().map(Row::faults).collect();
-    let without = faults.iter().filter(|faults| faults.is_empty()).count();
+/// In how many rows lingerd has at least the rate of each of these, for less CPU; and what is otherwise.
+fn print_verdict(rows: &[Row], wanted: &Wanted, others: &[Kind]) {
+    let others: Vec<_> = others.iter().copied().filter(|kind| wanted.kinds.contains(kind)).collect();
+    if others.is_empty() || !wanted.kinds.contains(&Kind::Lingerd) {
+        return;
+    }
+    let faults: Vec<_> = rows.iter().map(|row| row.faults(&others)).collect();
+    let names: Vec<_> = others.iter().map(|kind| kind.name()).collect();
     println!(
-        "\nIn {without} of {} rows lingerd has at least the rate of each of the others, for less CPU a response.",
-        rows.len()
+        "\nIn {} of {} rows lingerd has at least the rate of {}, for less CPU a response.",
+        faults.iter().filter(|faults| faults.is_empty()).count(),
+        rows.len(),
+        names.join(" and of ")
     );
     for fault in faults.iter().flatten() {
         println!("    {fault}");

@@ -9,7 +9,7 @@
 //! whether they wake up. It runs on Linux only, whose scheduler tells the time to the nanosecond.
 //!
 //!     cargo build --release --locked --target-dir target/poll (with RUSTFLAGS='--cfg lingerd_backend="poll"')
-//!     cargo bench -p comparisons --bench backends                all of it, in about three minutes
+//!     cargo bench -p comparisons --bench backends                all of it, in about four minutes
 //!     cargo bench -p comparisons --bench backends -- 10 1000     with so many lingering
 //!
 //! The clients' ends are in processes of their own, as one has not descriptors enough for both. It must not know how
@@ -321,7 +321,7 @@ fn draw(sides: &[Side; 2], steps: &[Step]) {
             });
         }
     }
-    let title = "What a connection costs beside silent ones";
-    let svg = picture::lines(title, "silent connections that linger", "microseconds of CPU", &lines);
+    let title = "What a connection that comes and goes costs, beside silent ones";
+    let svg = picture::lines(title, "silent connections that linger", "microseconds of CPU for each", &lines);
     write_picture(PICTURE, svg);
 }

@@ -39,7 +39,7 @@ const ROUNDS: usize = 5;
 
 /// Clients, but of those that close at once, of whom so many keep the machine busy.
 const CLIENTS: usize = 1000;
-const CLOSERS: usize = 32;
+const CLOSERS: usize = 64;
 
 /// In bytes.
 const PAGE: usize = 20_000;

@@ -70,7 +70,8 @@ pub fn bars(title: &str, kinds: &[&str], columns: usize, panels: &[Panel]) -> Re
         draw_legend(&head, kinds, size.0)?;
         let areas = rest.split_evenly((rows, columns));
         for (panels, areas) in panels.chunks(columns).zip(areas.chunks(columns)) {
-            let decades = decades(panels.iter().flat_map(Panel::values));
+            // With a bit of the least bar.
+            let decades = decades(panels.iter().flat_map(Panel::values).map(|value| value / 1.2));
             for (panel, area) in panels.iter().zip(areas) {
                 draw_panel(root, area, kinds.len(), panel, decades.clone())?;
             }
@@ -157,12 +158,12 @@ fn draw_panel(
     }
 }
 
-/// From a whole decade on, with a bit of each bar, up to where there is room for a number above the highest.
+/// From a whole decade on, up to where there is room for a number above the highest.
 fn decades(values: impl Iterator<Item = f64> + Clone) -> Range<f64> {
     let values = values.filter(|&value| value > 0.0);
     let least = values.clone().fold(f64::INFINITY, f64::min).min(1e9);
     let most = values.fold(least, f64::max);
-    10f64.powf((least / 1.2).log10().floor())..10f64.powf(most.log10().ceil()).min(most * 2.0)
+    10f64.powf(least.log10().floor())..most * 2.0
 }
 
 fn draw_bars<Y: Ranged<ValueType = f64> + ValueFormatter<f64>>(

@@ -26,12 +26,15 @@ pub trait SlowClose<D> {
     fn close(&mut self, descriptor: D);
 }
 
+/// What the threads take from.
+type Queue = Arc<Mutex<Receiver<OwnedFd>>>;
+
 /// Threads, the first of which starts with the first descriptor, which most daemons never see, and another one
 /// where one comes while all have something to close: what is slow is not to keep what is not. On systems that do not
 /// tell for certain that a link has nothing queued, each that ends comes here.
 #[derive(Default)]
 pub struct Closers {
-    descriptors: Option<(Sender<OwnedFd>, Arc<Mutex<Receiver<OwnedFd>>>)>,
+    descriptors: Option<(Sender<OwnedFd>, Queue)>,
     threads: usize,
     waiting: Arc<AtomicUsize>,
 }

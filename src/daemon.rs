@@ -128,6 +128,8 @@ pub struct Daemon<W: World> {
     last_minute: LastMinute,
     /// When to log the counters: an hour after the first work since they were last logged.
     summary_at: Option<Time>,
+    /// When to look for the servers that were given up, while somebody is not told of what he has parked for one.
+    look_at: Option<Time>,
     /// What was done since it was looked whether anybody asks or says stop.
     work: usize,
     /// How often each that was ready has been reported, see [`Senders::says_more`].
@@ -178,6 +180,7 @@ impl<W: World> Daemon<W> {
             drain,
             end_at: None,
             summary_at: None,
+            look_at: None,
             work: 0,
             rounds: 1,
             received: Vec::with_capacity(fdpass::MAX_DESCRIPTORS),
@@ -295,6 +298,9 @@ impl<W: World> Daemon<W> {
         if self.summary_at.is_some_and(|time| now.ticks_since(time) >= 0) {
             self.summary("summary");
         }
+        if self.look_at.is_some_and(|time| now.ticks_since(time) >= 0) {
+            self.look_for_servers();
+        }
         self.give_credit();
         if self.noted != self.connections.spooling() {
             self.noted = self.connections.spooling();
@@ -310,7 +316,7 @@ impl<W: World> Daemon<W> {
     /// The next time at which there is something to do, whatever happens.
     fn next(&self) -> Option<Time> {
         let now = self.clock.now();
-        let others = [self.retry.at(), self.end_at, self.summary_at];
+        let others = [self.retry.at(), self.end_at, self.summary_at, self.look_at];
         others.into_iter().fold(self.connections.next(now), |next, time| first(next, time, now))
     }
 

@@ -20,7 +20,7 @@ use crate::upgrade::predecessor::{self, Predecessor};
 use lingerd_platform::back::Ways;
 use lingerd_platform::backend::{Backend, Descriptor, System};
 use lingerd_platform::clock::Monotonic;
-use lingerd_platform::closing::Thread;
+use lingerd_platform::closing::Closers;
 use lingerd_platform::content::Regular;
 use lingerd_platform::manager::{self, Manager};
 use lingerd_platform::process;
@@ -54,7 +54,7 @@ impl World for Kernel {
     type Door = Endpoint;
     type Signal = Handler;
     type Clock = Monotonic;
-    type SlowClose = Thread;
+    type SlowClose = Closers;
 }
 
 /// Why the daemon cannot start.
@@ -230,7 +230,7 @@ impl Plan {
         let parts = Parts {
             backend,
             clock: Monotonic::start(),
-            slow_close: Thread::default(),
+            slow_close: Closers::default(),
             signals,
             reader,
             back,

@@ -24,6 +24,9 @@ pub(super) const SOCKET_BUDGET: usize = 256;
 const PARTING_BUDGET: usize = 256 * fdpass::MAX_DESCRIPTORS;
 /// Senders let in in one turn.
 const ACCEPT_BUDGET: usize = 64;
+/// How often to look whether a server is there again that was given up, for those who are not told of what they have
+/// parked for it.
+const LOOK_EVERY: Span = Span::from_secs(10);
 
 impl<W: World> Daemon<W> {
     /// Lets waiting senders in.
@@ -134,6 +137,22 @@ impl<W: World> Daemon<W> {
         }
     }
 
+    /// Looks for the servers that were given up, and tells those who have parked for one that is there again. Who is told
+    /// nothing parks nothing any more, so that nothing else would have it looked for.
+    pub(super) fn look_for_servers(&mut self) {
+        let now = self.clock.now();
+        self.look_at = None;
+        for way in self.senders.withheld() {
+            if self.connections.may_park(way) {
+                for sender in self.senders.release(way) {
+                    self.acknowledge(sender, now);
+                }
+            } else {
+                self.look_at = Some(now + LOOK_EVERY);
+            }
+        }
+    }
+
     /// Whether a sender has said half a message, where so many are half said that there is room for little else.
     fn must_not_stay_half_way(&self, sender: Sender) -> bool {
         self.senders.begun() > self.connections.room().message() && self.senders.is_half_way(sender)
@@ -223,7 +242,8 @@ impl<W: World> Daemon<W> {
     /// Takes over a connection whose server waits for its client, and tells the same.
     fn admit_park(&mut self, sender: Sender, ticket: Ticket) -> bool {
         if !self.connections.may_park(ticket.way()) {
-            self.senders.owes_less(sender);
+            self.senders.withhold(sender, ticket.way());
+            self.look_at.get_or_insert(self.clock.now() + LOOK_EVERY);
         }
         let (now, others) = (self.clock.now(), self.others());
         self.summary_at.get_or_insert(now + SUMMARY_EVERY);

@@ -10,7 +10,7 @@ use crate::upgrade::heir::Estate;
 use crate::upgrade::image::Role;
 use lingerd_platform::backend::{Descriptor, System};
 use lingerd_platform::clock::Clock;
-use lingerd_platform::closing::Thread;
+use lingerd_platform::closing::Closers;
 use lingerd_platform::process;
 use lingerd_platform::signals::Handler;
 use std::cell::Cell;
@@ -55,7 +55,7 @@ impl<B: Backend> World for With<B> {
     type Door = Endpoint;
     type Signal = Handler;
     type Clock = HandClock;
-    type SlowClose = Thread;
+    type SlowClose = Closers;
 }
 
 /// A kernel that forgets what it has reported, as event ports do, and that may have no room to
@@ -130,7 +130,7 @@ fn daemon<B: Backend>(name: &str, backend: B) -> (Daemon<With<B>>, HandClock, Pa
     let parts = Parts {
         backend,
         clock: clock.clone(),
-        slow_close: Thread::default(),
+        slow_close: Closers::default(),
         signals: Signals::install().unwrap(),
         door: Endpoint::bind(&path, access).unwrap(),
         spool_door: None,

@@ -9,12 +9,12 @@ use crate::guard::{Allowed, Guard};
 use crate::retry::Warning;
 use crate::rules::time::{Span, Time};
 use crate::source::{Sender, Source, Speech};
-use crate::ticket::Ticket;
+use crate::ticket::{Ticket, Way};
 use crate::watched::Watched;
 use lingerd_platform::fdpass::{Door, Link};
 use lingerd_platform::world::World;
 use slotmap::SlotMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 
 /// The connection of a sender.
@@ -26,6 +26,8 @@ struct Peer<L, R> {
     begun: Option<Box<Begun<R>>>,
     /// How many of his connections were parked that he was not told of.
     owed: usize,
+    /// Of how many for each server he is to be told only when that is there again.
+    withheld: BTreeMap<Way, usize>,
     /// [`Senders::messages`] as of its last one.
     last: u64,
     /// In which round it was left with perhaps more to say; 0 if it was not.
@@ -201,10 +203,20 @@ impl<W: World> Senders<W> {
     pub fn add(&mut self, link: W::Link, facts: Facts, now: Time) -> Sender {
         let Facts { speech, may_spool, owed } = facts;
         self.messages += 1; // the one that comes is not the one that was silent
-        let (last, begun) = (self.messages, None);
+        let (last, begun, withheld) = (self.messages, None, BTreeMap::new());
         let sender = self.senders.insert_with_key(|sender| {
             let link = Watched::new(link, Source::Sender(sender));
-            Peer { link, speech, credit: Credit::None, begun, owed, last, left: 0, says_much: false }
+            Peer {
+                link,
+                speech,
+                credit: Credit::None,
+                begun,
+                owed,
+                withheld,
+                last,
+                left: 0,
+                says_much: false,
+            }
         });
         if speech == Speech::Spool && may_spool {
             self.set_credit(sender, Credit::Given(now));
@@ -287,11 +299,30 @@ impl<W: World> Senders<W> {
         Ok(())
     }
 
-    /// Does not tell `sender` of the last one, and so has it park no more than it may without being told.
-    pub fn owes_less(&mut self, sender: Sender) {
+    /// Does not tell `sender` of the last one for now, which is of that server, and so has it park no more than it may
+    /// without being told.
+    pub fn withhold(&mut self, sender: Sender, way: Way) {
         if let Some(peer) = self.senders.get_mut(sender) {
             peer.owed = peer.owed.saturating_sub(1);
+            *peer.withheld.entry(way).or_default() += 1;
         }
+    }
+
+    /// The servers of what was withheld.
+    pub fn withheld(&self) -> BTreeSet<Way> {
+        self.senders.values().flat_map(|peer| peer.withheld.keys()).copied().collect()
+    }
+
+    /// Withholds nothing of that server any more. Returns who is to be told of something.
+    pub fn release(&mut self, way: Way) -> Vec<Sender> {
+        let mut released = Vec::new();
+        for (sender, peer) in &mut self.senders {
+            if let Some(withheld) = peer.withheld.remove(&way) {
+                peer.owed += withheld;
+                released.push(sender);
+            }
+        }
+        released
     }
 
     /// Where they come in, unless nobody else may.
@@ -306,7 +337,7 @@ impl<W: World> Senders<W> {
         let facts = |peer: &Peer<_, _>| Facts {
             speech: peer.speech,
             may_spool: peer.credit.is_given(),
-            owed: peer.owed,
+            owed: peer.owed + peer.withheld.values().sum::<usize>(), // a successor knows of none that was given up
         };
         peers.into_iter().map(|peer| (peer.link.get(), facts(peer))).collect()
     }

@@ -2,17 +2,16 @@
 
 //! The servers, and how each is started.
 
-use lingerd_platform::process;
 use std::fs;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
-use support::daemon::{Daemon, Site, run};
-use support::http::{Held, get};
-use support::{built, eventually, tcp, wait_until};
+use support::daemon::{Site, run};
+use support::server::{Leaving, Running};
+use support::{built, eventually};
 
 /// A server, and what it can do.
 pub struct Server {
@@ -186,7 +185,8 @@ impl Server {
                 .stderr(log)
                 .spawn()
                 .unwrap();
-            let mut running = Running { site: Arc::clone(site), child, address };
+            // Where it closes without lingerd, it resets who says something after that.
+            let mut running = Running::new(child, address, site.path("server.log"), Leaving::MayBeReset);
             let listens = eventually(|| {
                 if running.child.try_wait().unwrap().is_some() {
                     return Ok(false);
@@ -204,61 +204,5 @@ impl Server {
             assert!(running.log().contains("in use"), "{} has ended: {}", self.name, running.log());
         }
         panic!("there is no free port for {}", self.name);
-    }
-}
-
-/// One that serves. Dropping it kills it, and shows its log if the test has failed.
-pub struct Running {
-    site: Arc<Site>,
-    child: Child,
-    pub address: SocketAddr,
-}
-
-impl Running {
-    pub fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.site.path("server.log")).unwrap_or_default()).into_owned()
-    }
-
-    /// Waits until it has logged `part`.
-    pub fn wait_for_log(&self, part: &str) {
-        wait_until(&format!("'{part}' is logged"), || self.log().contains(part));
-    }
-
-    pub fn page(&self) -> Held {
-        let held = get(self.address, "/page");
-        assert!(held.body == tcp::response(20_000));
-        held
-    }
-
-    /// A client that gets all, and leaves: whoever lingers on it has nothing to wait for.
-    pub fn leaving(&self) {
-        let _ = self.page().socket.shutdown(Shutdown::Write);
-    }
-
-    /// Waits until a daemon that has just come has been found, which takes a second at most.
-    pub fn wait_until_found(&self, daemon: &Daemon) {
-        wait_until("the daemon is found", || {
-            self.leaving();
-            daemon.counters()["handed_over"] > 0
-        });
-    }
-
-    /// Which worker serves.
-    pub fn worker(&self) -> String {
-        String::from_utf8(get(self.address, "/pid").body).unwrap()
-    }
-
-    pub fn signal(&self, signal: i32) {
-        process::kill(self.child.id() as i32, signal).unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = process::kill(-(self.child.id() as i32), libc::SIGKILL);
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("{}", self.log());
-        }
     }
 }

@@ -2,9 +2,10 @@
 
 //! What only Unicorn has.
 
-use crate::server::{Running, SERVERS};
+use crate::server::SERVERS;
 use support::daemon::Daemon;
 use support::http::{exchange, get, request};
+use support::server::Running;
 use support::{http, skip, tcp, wait_until};
 
 /// One before a daemon; `None`, and the test is skipped, where there is no Unicorn.
@@ -28,9 +29,7 @@ fn the_master_that_takes_over_at_sigusr2_hands_over_too() {
     wait_until("both serve", || server.worker() != old);
     server.signal(libc::SIGQUIT);
     wait_until("only the new one serves", || (0..10).all(|_| server.worker() != old));
-    let handed_over = lingerd.counters()["handed_over"];
-    let after = server.page();
-    wait_until("it hands over", || lingerd.counters()["handed_over"] > handed_over);
+    let after = server.page_handed_over(&lingerd);
     drop((held, after));
     lingerd.wait_for("lingering=0 rejected=0 protocol_errors=0");
 }

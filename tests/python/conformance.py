@@ -30,6 +30,10 @@ options = {
     "-e": "LINGERD_SOCKET=" + os.environ["LINGERD_SOCKET"],
     "--chdir": HERE,
 }
+if "PROCESSES" in os.environ:
+    # Each is to let in whom it has a thread for, as a program under test does. gthread
+    # would let in more, and a client that says nothing has its thread for five seconds.
+    options["--worker-connections"] = options["--threads"]
 if "TLS_CERT" in os.environ:
     options.update({"--certfile": os.environ["TLS_CERT"], "--keyfile": os.environ["TLS_KEY"]})
 words = [word for pair in options.items() for word in pair]

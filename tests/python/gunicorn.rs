@@ -9,31 +9,24 @@ use comparisons::gunicorn::Worker;
 use comparisons::torture::answer::{Answer, Expected};
 use comparisons::torture::client::Outcome;
 use comparisons::torture::{cases, run_all, with_addresses};
-use lingerd_platform::process;
 use lingerd_platform::tcp::TELLS_ACKNOWLEDGED;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::io::Write;
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use support::apache::make_certificate;
 use support::daemon::{Daemon, Site};
-use support::http::{self, Held, exchange, exchange_tls, get, record, request, under_load, upload};
-use support::{PATIENCE, built, eventually, not_run, skip, tcp, wait_until};
+use support::http::{self, exchange, exchange_tls, record, request, under_load, upload};
+use support::server::{Leaving, MANY, Running, hands_over_tcp_alone};
+use support::{built, eventually, not_run, skip, tcp, wait_until};
 
 /// The workers.
 const SYNC: &str = "lingerd.gunicorn.SyncWorker";
 const THREADS: &str = "lingerd.gunicorn.ThreadWorker";
-
-/// More clients than there are workers and threads.
-const MANY: usize = 20;
-
-/// More messages than are on their way on one link, on any system.
-const MORE_THAN_A_LINK_HOLDS: usize = 300;
 
 /// Runs a test with each worker in each gunicorn that is there; those that are missing are skipped.
 fn each(test: impl Fn(&Gunicorn)) {
@@ -86,7 +79,8 @@ impl Gunicorn {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut running = Running { site: Arc::clone(site), child, address: ([127, 0, 0, 1], 0).into() };
+        let (address, log) = (([127, 0, 0, 1], 0).into(), site.path("gunicorn.log"));
+        let mut running = Running::new(child, address, log, Leaving::IsNotReset);
         let listening = eventually(|| {
             let ended = running.child.try_wait().unwrap();
             assert!(ended.is_none(), "gunicorn has ended: {}", running.log());
@@ -110,80 +104,18 @@ impl Gunicorn {
     }
 }
 
-/// One that serves. Dropping it kills it, and shows its log if the test has failed.
-struct Running {
-    site: Arc<Site>,
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Running {
-    fn log(&self) -> String {
-        fs::read_to_string(self.site.path("gunicorn.log")).unwrap_or_default()
-    }
-
-    fn page(&self) -> Held {
-        let held = get(self.address, "/page");
-        assert!(held.body == tcp::response(20_000));
-        held
-    }
-
-    /// A client that gets all, and leaves: whoever lingers on it has nothing to wait for.
-    fn leaving(&self) {
-        self.page().socket.shutdown(Shutdown::Write).unwrap();
-    }
-
-    /// Waits until a daemon that has just come has been found, which takes a second at most.
-    fn wait_until_found(&self, daemon: &Daemon) {
-        wait_until("the daemon is found", || {
-            self.leaving();
-            daemon.counters()["handed_over"] > 0
-        });
-    }
-
-    /// Which worker serves.
-    fn worker(&self) -> String {
-        String::from_utf8(get(self.address, "/pid").body).unwrap()
-    }
-
-    fn signal(&self, signal: i32) {
-        process::kill(self.child.id() as i32, signal).unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = process::kill(-(self.child.id() as i32), libc::SIGKILL);
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("{}", self.log());
-        }
-        let _ = fs::remove_file(self.site.path("gunicorn.log"));
-    }
-}
-
 #[test]
 fn one_worker_serves_any_number_of_clients_that_hold_their_socket() {
     each(|gunicorn| {
         let lingerd = Daemon::start(&[]);
         let server = gunicorn.start(&lingerd.site, &[]);
-        let held: Vec<_> = (0..MANY).map(|_| server.page()).collect();
-        lingerd.wait_for(&format!("lingering={MANY} senders=1"));
-        drop(held);
-        lingerd.wait_for(&format!("lingering=0 closed={MANY} reset=0 rejected=0 protocol_errors=0"));
+        server.serves_many(&lingerd);
     });
 }
 
 /// A request of HTTP/1.1, with these fields.
 fn request_1_1(method: &str, path: &str, fields: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")
-}
-
-/// A client that asks, reads nothing yet, and has room for little.
-fn slow(server: &Running, request: &str) -> TcpStream {
-    let mut client = http::connect_with_small_window(server.address, 4096);
-    client.write_all(request.as_bytes()).unwrap();
-    client
 }
 
 /// That the response is whole, of 5 MB, and is the right one, to the end of the stream.
@@ -209,7 +141,7 @@ fn one_worker_serves_any_number_of_slow_readers() {
         }
         // Of HTTP/1.1 what does not say its length is in chunks, and of 1.0 it ends with the stream.
         let requests = paths.iter().flat_map(|path| [request(path), request_1_1("GET", path, CLOSE)]);
-        let clients: Vec<_> = requests.map(|request| slow(&server, &request)).collect();
+        let clients: Vec<_> = requests.map(|request| server.slow(&request)).collect();
         lingerd.wait_for(&format!("spooling={}", clients.len()));
         server.page();
         clients.iter().for_each(assert_whole);
@@ -226,7 +158,7 @@ fn a_slow_reader_whose_connection_is_kept_stays_with_its_thread() {
         }
         let lingerd = Daemon::start(&[]);
         let server = gunicorn.start(&lingerd.site, &["--keep-alive", "600"]);
-        let mut client = slow(&server, &request_1_1("GET", "/big", ""));
+        let mut client = server.slow(&request_1_1("GET", "/big", ""));
         for _ in 0..2 {
             let (_, body) = http::read_one(&mut client);
             assert!(body == tcp::response(5_000_000));
@@ -264,7 +196,7 @@ fn what_the_application_gives_up_does_not_look_whole() {
         let lingerd = Daemon::start(&[]);
         let server = gunicorn.start(&lingerd.site, &[]);
         for path in ["/fails", "/fails-in-chunks"] {
-            let mut client = slow(&server, &request_1_1("GET", path, CLOSE));
+            let mut client = server.slow(&request_1_1("GET", path, CLOSE));
             let mut answer = Answer::new(Expected { status: 200, content: Some(5_000_000) });
             answer.feed(&tcp::read_to_end(&mut client));
             assert_eq!(answer.wrong(), None);
@@ -308,7 +240,7 @@ fn the_access_log_has_all_that_a_slow_reader_gets() {
         let log = lingerd.site.path("access.log");
         let options = ["--access-logfile", log.to_str().unwrap(), "--access-logformat", "%(U)s %(s)s %(B)s"];
         let server = gunicorn.start(&lingerd.site, &options);
-        let clients = ["/big", "/list"].map(|path| slow(&server, &request(path)));
+        let clients = ["/big", "/list"].map(|path| server.slow(&request(path)));
         lingerd.wait_for("spooling=2");
         // Before anybody has read it.
         wait_until("both are logged", || fs::read_to_string(&log).unwrap().lines().count() == 2);
@@ -322,11 +254,11 @@ fn what_is_still_being_made_and_all_without_lingerd_the_worker_writes_itself() {
     each(|gunicorn| {
         let lingerd = Daemon::start(&[]);
         let server = gunicorn.start(&lingerd.site, &[]);
-        assert_whole(&slow(&server, &request("/pieces")));
+        assert_whole(&server.slow(&request("/pieces")));
         lingerd.wait_for("spooled=0 spooling=0");
         lingerd.kill();
         for path in ["/big", "/list"] {
-            assert_whole(&slow(&server, &request_1_1("GET", path, CLOSE)));
+            assert_whole(&server.slow(&request_1_1("GET", path, CLOSE)));
         }
     });
 }
@@ -348,32 +280,7 @@ fn an_upload_that_nobody_reads_does_not_destroy_the_response() {
 fn a_daemon_may_come_and_stand_still_and_go() {
     each(|gunicorn| {
         let site = Site::new();
-        let server = gunicorn.start(&site, &[]);
-
-        // Without one gunicorn does what it would do.
-        server.leaving();
-
-        let lingerd = site.start(&[]);
-        server.wait_until_found(&lingerd);
-
-        // One that stands still has queued what there is room for, and holds nobody up.
-        lingerd.freeze();
-        (0..MORE_THAN_A_LINK_HOLDS).for_each(|_| server.leaving());
-        lingerd.thaw();
-        let before = lingerd.counters()["handed_over"];
-        wait_until("there is room again", || {
-            server.leaving();
-            lingerd.counters()["handed_over"] > before
-        });
-
-        // One that is killed, and another one in its place.
-        lingerd.kill();
-        server.leaving();
-        let lingerd = site.start(&[]);
-        server.wait_until_found(&lingerd);
-        let held = server.page();
-        lingerd.wait_for("lingering=1 senders=1 rejected=0 protocol_errors=0");
-        drop(held);
+        gunicorn.start(&site, &[]).outlives_daemons(&site);
     });
 }
 
@@ -411,7 +318,7 @@ fn a_worker_that_has_served_enough_leaves_its_clients_to_lingerd() {
     each(|gunicorn| {
         let lingerd = Daemon::start(&[]);
         let server = gunicorn.start(&lingerd.site, &["--max-requests", "15"]);
-        let slow = slow(&server, &request("/big"));
+        let slow = server.slow(&request("/big"));
         let held: Vec<_> = (0..MANY).map(|_| server.page()).collect();
         lingerd.wait_for(&format!("lingering={MANY} spooling=1 rejected=0 protocol_errors=0"));
         assert!(server.log().contains("Autorestarting worker"), "{}", server.log());
@@ -426,7 +333,7 @@ fn workers_are_replaced_at_sighup_and_nobody_notices() {
     each(|gunicorn| {
         let lingerd = Daemon::start(&[]);
         let server = gunicorn.start(&lingerd.site, &["-w", "2"]);
-        let held = (server.page(), slow(&server, &request("/big")));
+        let held = (server.page(), server.slow(&request("/big")));
         let before = [server.worker(), server.worker(), server.worker()];
         under_load(server.address, |wait_for_more| {
             for _ in 0..2 {
@@ -436,9 +343,7 @@ fn workers_are_replaced_at_sighup_and_nobody_notices() {
             wait_for_more(20);
         });
         wait_until("other workers serve", || !before.contains(&server.worker()));
-        let handed_over = lingerd.counters()["handed_over"];
-        let after = server.page();
-        wait_until("they hand over, too", || lingerd.counters()["handed_over"] > handed_over);
+        let after = server.page_handed_over(&lingerd);
         assert_whole(&held.1);
         drop((held, after));
         lingerd.wait_for("lingering=0 rejected=0 protocol_errors=0");
@@ -450,7 +355,7 @@ fn the_master_that_takes_over_at_sigusr2_hands_over_too() {
     each(|gunicorn| {
         let lingerd = Daemon::start(&[]);
         let server = gunicorn.start(&lingerd.site, &[]);
-        let held = (server.page(), slow(&server, &request("/big")));
+        let held = (server.page(), server.slow(&request("/big")));
         let old = server.worker();
         server.signal(libc::SIGUSR2);
         wait_until("both serve", || server.worker() != old);
@@ -458,9 +363,7 @@ fn the_master_that_takes_over_at_sigusr2_hands_over_too() {
         // just then.
         server.signal(libc::SIGTERM);
         wait_until("only the new one serves", || (0..10).all(|_| server.worker() != old));
-        let handed_over = lingerd.counters()["handed_over"];
-        let after = server.page();
-        wait_until("it hands over", || lingerd.counters()["handed_over"] > handed_over);
+        let after = server.page_handed_over(&lingerd);
         assert_whole(&held.1);
         drop((held, after));
         lingerd.wait_for("lingering=0 rejected=0 protocol_errors=0");
@@ -505,21 +408,8 @@ fn what_is_not_tcp_is_not_handed_over() {
         let lingerd = Daemon::start(&[]);
         let path = lingerd.site.path("http.sock");
         let _server = gunicorn.start_at(&lingerd.site, &format!("unix:{}", path.display()), &[]);
-        let response = ask_at(&path);
-        assert!(response.ends_with(&tcp::response(20_000)), "{} bytes", response.len());
-        lingerd.finish("handed_over=0");
+        hands_over_tcp_alone(lingerd, &path);
     });
-}
-
-/// The whole response at a Unix socket.
-fn ask_at(path: &Path) -> Vec<u8> {
-    let mut client = UnixStream::connect(path).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    client.write_all(request("/page").as_bytes()).unwrap();
-    client.shutdown(Shutdown::Write).unwrap();
-    let mut response = Vec::new();
-    client.read_to_end(&mut response).unwrap();
-    response
 }
 
 #[test]

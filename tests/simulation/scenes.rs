@@ -1622,10 +1622,16 @@ fn for_a_server_that_was_given_up_nothing_is_parked_until_it_is_found_and_who_pa
         assert_within_a_second("that", start, &Rc::new(Cell::new(Some(scene.kernel.now()))));
         assert!(clients.iter().all(|client| client.facts().shut_down.is_some()));
         assert!(!sender.read().contains(&b'K'), "it is told that they are parked");
+        // Nor later, while nobody is there; and when somebody is, though nothing else is parked that has it found.
+        let there = scene.kernel.now() + 60 * SECOND;
+        let (name, back) = ("apache", Back::default());
+        let opened = back.clone();
+        scene.kernel.at(there, move |kernel| take_all(&kernel.way_back(name, 511), &opened));
+        scene.until("who has parked is told", |_| sender.unread() > 0);
+        let told = scene.kernel.now();
+        assert!(there <= told && told <= there + 11 * SECOND, "told at {told:?}, there since {there:?}");
+        assert_eq!(sender.read().iter().filter(|&&byte| byte == b'K').count(), 3);
         drop(sender);
-        // And then it is there.
-        let (way, back) = (scene.kernel.way_back("apache", 511), Back::default());
-        take_all(&way, &back);
         let clients = scene.park("apache", 3, HOUR); // who is told
         clients.iter().for_each(|client| client.say(b"G"));
         scene.until("they go back", |_| back.borrow().len() == 3);

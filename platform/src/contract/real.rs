@@ -6,7 +6,7 @@ use super::{Caller, Desk, Peer, Stage, Stranger};
 use crate::back::Ways;
 use crate::backend::System;
 use crate::clock::Monotonic;
-use crate::closing::Thread;
+use crate::closing::Closers;
 use crate::content::Regular;
 use crate::fdpass::{self, Link};
 use crate::reader::Threads;
@@ -36,7 +36,7 @@ impl World for Kernels {
     type Door = UnixListener;
     type Signal = Handler;
     type Clock = Monotonic;
-    type SlowClose = Thread;
+    type SlowClose = Closers;
 }
 
 /// See the module's head.
@@ -122,8 +122,8 @@ impl Stage for Real {
         Monotonic::start()
     }
 
-    fn slow_close(&mut self) -> Thread {
-        Thread::default()
+    fn slow_close(&mut self) -> Closers {
+        Closers::default()
     }
 
     /// A test process has each signal once: only one test may ask for one.

@@ -132,6 +132,31 @@ subtest 'a child has a link of its own, and leaves its parent\'s alone' => sub {
     is((received($first))[0], 'L', 'on its link');
 };
 
+subtest 'what has come by the number of a parent\'s link stays open in a child' => sub {
+    require POSIX;
+    my ($directory, $path, $sender) = place();
+    my $listener = listener($path);
+    my (undef, $server) = connection();
+    ok $sender->give($server), 'given by the parent';
+    my $number = fileno $sender->{links}[0]{link};
+    for my $part (sub { $sender->give($server) }, sub { undef $sender }) {
+        pipe my $reader, my $writer or die "no pipe: $!";
+        my $child = fork;
+        if (!$child) {
+
+            # As who closes all that there is, and opens something else.
+            POSIX::dup2(fileno $writer, $number);
+            close $writer;
+            $part->();
+            POSIX::write($number, 'open', 4);
+            POSIX::_exit(0);
+        }
+        close $writer;
+        waitpid $child, 0;
+        is join('', <$reader>), 'open', 'it can be written to';
+    }
+};
+
 subtest 'what lingerd does not take is not sent' => sub {
     my ($directory, $path, $sender) = place();
     my $listener = listener($path);

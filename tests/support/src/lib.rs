@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod fuzz;
 pub mod http;
 pub mod sender;
+pub mod server;
 pub mod tcp;
 pub mod workers;
 

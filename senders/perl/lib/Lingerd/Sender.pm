@@ -127,7 +127,26 @@ my $FLAGS = eval { Socket::MSG_NOSIGNAL() } || 0;
 
 sub new {
     my ($class, $path) = @_;
-    return bless { path => $path }, $class;
+    return bless { path => $path, pid => $$ }, $class;
+}
+
+# What has come by the number of a parent's link, which nobody is to close for it.
+my @others;
+
+# A child parts with the parent's link. Who closes all descriptors after fork(2), as daemons do, may have something else
+# by that number, which stays.
+sub DESTROY {
+    my ($self) = @_;
+    return if $self->{pid} == $$ || !$self->{link} || ${^GLOBAL_PHASE} eq 'DESTRUCT';
+    local $! = 0;
+    push @others, $self->{link} if _file($self->{link}) ne $self->{file};
+    return;
+}
+
+# Which file it is.
+sub _file {
+    my ($device, $inode) = stat $_[0];
+    return defined $inode ? "$device $inode" : '';
 }
 
 # Whether lingerd has it now. A link that turns out to be dead most likely means that lingerd was started anew: then
@@ -185,6 +204,7 @@ sub _open {
             return;
         }
         $self->{link}->blocking(0);
+        $self->{file} = _file($self->{link});
     }
     if (connect($self->{link}, pack_sockaddr_un($self->{path})) || $!{EISCONN}) {
         $self->{connected} = 1;

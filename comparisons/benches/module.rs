@@ -5,14 +5,15 @@
 //!
 //! System calls (strace) and instructions in user space (callgrind) of the worker of a prefork with one, for a request:
 //! of a stock Apache, and of ones with lingerd. Knows what clients do and how Apache is set up, and must not know how
-//! the module is built inside. It runs on Linux only, as it reads /proc.
+//! the module is built inside. The close is counted apart, too: what Apache does from where it would linger on.
+//! It runs on Linux only, as it reads /proc.
 //!
 //! What is counted is the difference of two runs of unequal length, so that start and stop cancel out. A client that
 //! is done says so with its request, by half-closing: when a client that closes "at once" does it is else a matter
 //! of luck. Whether the worker has to wait for it is what tells the courses apart.
 //!
 //!     cargo bench -p comparisons --bench module               all of it, in about ten minutes
-//!     cargo bench -p comparisons --bench module -- calls      or instructions
+//!     cargo bench -p comparisons --bench module -- calls      or instructions, or close
 //!     cargo bench -p comparisons --bench module -- calls held one of the courses, by its first word
 //!     PROFILES=/tmp/p cargo bench -p comparisons --bench module -- instructions
 //!
@@ -62,7 +63,7 @@ struct Course {
     play: fn(SocketAddr, &str, usize),
 }
 
-const COURSES: [Course; 6] = [
+const COURSES: [Course; 7] = [
     Course {
         name: "gone",
         what: "a file, client is done before the close",
@@ -72,6 +73,13 @@ const COURSES: [Course; 6] = [
     },
     Course { name: "held", what: "a file, client holds", path: "/file", is_kept: false, play: held },
     Course {
+        name: "large-file",
+        what: "a file of 300 kB, client holds",
+        path: "/large",
+        is_kept: false,
+        play: held,
+    },
+    Course {
         name: "page",
         what: "mod_php's 20 kB, client holds",
         path: "/page.php",
@@ -79,7 +87,7 @@ const COURSES: [Course; 6] = [
         play: held,
     },
     Course {
-        name: "large",
+        name: "large-page",
         what: "mod_php's 300 kB, client holds",
         path: "/large.php",
         is_kept: false,
@@ -162,7 +170,8 @@ impl Rig {
         let (name, lines) = SET_UPS[set_up];
         let mut setup = Setup::new(Mpm::Prefork).workers(1).under(under);
         if course.path.ends_with(".php") {
-            setup = setup.php();
+            // It looks every two seconds whether the page has changed.
+            setup = setup.php().with("php_admin_value opcache.validate_timestamps 0");
         }
         if course.is_kept {
             setup = setup.with("KeepAlive On");
@@ -179,6 +188,7 @@ impl Rig {
         apache.publish("page.php", PAGE);
         apache.publish("large.php", LARGE_PAGE);
         apache.publish("file", &FILE);
+        apache.publish("large", &FILE.repeat(15));
         // What is done but once: links, the first memory.
         (course.play)(apache.address, course.path, 2 * KEPT);
         let name = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -250,8 +260,18 @@ fn calls(course: &Course, set_up: usize) -> Result<Figures, String> {
     Ok(each(&less, &more, CALLS_OF))
 }
 
-/// The same for instructions, for which Apache is started anew each time.
+/// The same for instructions.
 fn instructions(course: &Course, set_up: usize) -> Result<Figures, String> {
+    instructions_within(course, set_up, None)
+}
+
+/// Of these, those of the lingering close, or of what is there in its place.
+fn close(course: &Course, set_up: usize) -> Result<Figures, String> {
+    instructions_within(course, set_up, Some("ap_lingering_close"))
+}
+
+/// Of a function, or all. Apache is started anew each time.
+fn instructions_within(course: &Course, set_up: usize, function: Option<&str>) -> Result<Figures, String> {
     let mut counts = Vec::new();
     for requests in INSTRUCTIONS_OF {
         let site = Site::new();
@@ -259,13 +279,15 @@ fn instructions(course: &Course, set_up: usize) -> Result<Figures, String> {
         fs::set_permissions(site.path(""), Permissions::from_mode(0o777)).expect("our own directory");
         let mut tool: Vec<_> = CALLGRIND.arguments.iter().map(OsString::from).collect();
         tool.last_mut().expect("the option that names the file").push(site.path("%p"));
+        tool.extend(function.map(|function| format!("--toggle-collect={function}").into()));
         let rig = Rig::start(set_up, course, &tool)?;
         (course.play)(rig.apache.address, course.path, requests);
         settle(rig.worker);
         let output = site.path(&rig.worker.to_string());
         drop(rig);
         counts.push(read(&CALLGRIND, &output));
-        keep_profile(&output, &format!("callgrind.{}.{set_up}", course.name));
+        let what = if function.is_some() { "close" } else { "all" };
+        keep_profile(&output, &format!("callgrind.{what}.{}.{set_up}", course.name));
     }
     Ok(each(&counts[0], &counts[1], INSTRUCTIONS_OF))
 }
@@ -321,7 +343,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let wanted: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let is_tool = |word: &String| word == "calls" || word == "instructions";
+    let is_tool = |word: &String| ["calls", "instructions", "close"].contains(&word.as_str());
     let counts = |tool: &str| !wanted.iter().any(is_tool) || wanted.iter().any(|word| word == tool);
     let plays = |name: &str| wanted.iter().all(is_tool) || wanted.iter().any(|word| word == name);
     let all = || {
@@ -333,11 +355,14 @@ fn main() -> ExitCode {
                 }
                 compare(course, "system calls", 2, calls)?;
             }
+            if (counts("instructions") || counts("close")) && !CALLGRIND.is_there() {
+                return Err(CALLGRIND.missing.to_owned());
+            }
             if counts("instructions") {
-                if !CALLGRIND.is_there() {
-                    return Err(CALLGRIND.missing.to_owned());
-                }
                 compare(course, "instructions", 0, instructions)?;
+            }
+            if counts("close") && !course.is_kept {
+                compare(course, "instructions of the close", 0, close)?;
             }
         }
         Ok(())

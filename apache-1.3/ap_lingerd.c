@@ -131,12 +131,21 @@ LINGERD_API int lingerd_init_spool(lingerd_sender *s, const char *path)
     return lingerd_append(&s->addr, LINGERD_SECOND);
 }
 
+/* Without strspn(3), which takes its time with so many letters. */
+static int lingerd_may_name(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')
+           || (c >= '0' && c <= '9') || c == '_' || c == '-';
+}
+
 /* The length of a name, or 0 if it is none. */
 static size_t lingerd_name(const char *name)
 {
-    size_t length = strspn(name, "abcdefghijklmnopqrstuvwxyz"
-                                 "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-");
+    size_t length = 0;
 
+    while (lingerd_may_name(name[length])) {
+        length++;
+    }
     if (name[length] != '\0' || length == 0 || length > LINGERD_NAME_MAX) {
         errno = EINVAL;
         return 0;
@@ -760,7 +769,18 @@ LINGERD_API int lingerd_client_done(int sock)
  * once the client has acknowledged the FIN, ends receiving too, and if the
  * hand-over fails the server does it once more before it lingers: there, and
  * where we do not know, it is left to lingerd.
- *
+ */
+LINGERD_API int lingerd_shutdown(int sock)
+{
+#ifdef __linux__
+    return shutdown(sock, SHUT_WR) != 0 && errno == ENOTCONN;
+#else
+    (void)sock;
+    return 0;
+#endif
+}
+
+/*
  * Then others may run, if there are any: the client among them, on the same
  * machine, or whoever has the processor while its FIN comes in.  Nothing is
  * waited for, and a hand-over that turns out to be needless is work saved for
@@ -768,13 +788,11 @@ LINGERD_API int lingerd_client_done(int sock)
  */
 LINGERD_API int lingerd_half_close(int sock)
 {
-#ifdef __linux__
-    if (shutdown(sock, SHUT_WR) != 0 && errno == ENOTCONN) {
+    if (lingerd_shutdown(sock)) {
         return 1;
     }
-#ifdef _POSIX_PRIORITY_SCHEDULING
+#if defined(__linux__) && defined(_POSIX_PRIORITY_SCHEDULING)
     (void)sched_yield();
-#endif
 #endif
     return lingerd_client_done(sock);
 }

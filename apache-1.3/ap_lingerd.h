@@ -243,6 +243,13 @@ LINGERD_API int lingerd_open(lingerd_sender *s);
 LINGERD_API int lingerd_half_close(int sock);
 
 /**
+ * The same without that look, which takes two system calls: for who knows that
+ * its clients are not done by then.
+ * @return Whether the client has reset the connection, as far as that is known
+ */
+LINGERD_API int lingerd_shutdown(int sock);
+
+/**
  * Whether the client has nothing more to send and nothing it sent is unread;
  * then the caller can close at once and need not hand over anything.  errno
  * is kept.

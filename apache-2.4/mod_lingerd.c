@@ -164,6 +164,44 @@ typedef enum {
 
 static const lingerd_config *config_of(const server_rec *s);
 
+/** When it is worth it to look whether a client has done something by now: after
+ *  how many in vain it is not any more, how many one that was not makes up for,
+ *  and how often to look then all the same */
+#define LUCK_MOST 16
+#define LUCK_WON 4
+#define LUCK_TRY 16
+
+/** How that went with the last ones */
+typedef struct {
+    int score;
+    int passed;
+} luck;
+
+/** Whether to look this time. */
+static int luck_looks(luck *l)
+{
+    if (l->score == 0 && ++l->passed < LUCK_TRY) {
+        return 0;
+    }
+    l->passed = 0;
+    return 1;
+}
+
+static void luck_note(luck *l, int won)
+{
+    if (won) {
+        l->score += LUCK_WON;
+        if (l->score > LUCK_MOST) {
+            l->score = LUCK_MOST;
+        }
+    }
+    else if (l->score > 0) {
+        l->score--;
+    }
+}
+
+static void let_go(conn_rec *c);
+
 #include "status.c"
 #include "spool.c"
 #include "park.c"
@@ -194,6 +232,8 @@ static struct {
     apr_time_t since;
     /** sender.links as of the last good hand-over */
     unsigned long links;
+    /** Whether clients are done when their connection is half-closed */
+    luck ends;
     /** What has a path of its own, unless that would be too long */
     int spools;
     /** Whether it may be somebody else when a connection ends, see strangers */
@@ -408,14 +448,39 @@ static int use_link(link_use use, int sock)
 }
 
 /**
+ * Half-close a connection, and look whether nobody need linger on it.  To look
+ * takes two system calls, and a hand-over that it spares is more work for two
+ * processes; clients that are a network away mostly are not done.
+ */
+static int is_done(int sock, int looks)
+{
+    int done;
+
+    if (!looks) {
+        return lingerd_shutdown(sock);
+    }
+    done = lingerd_half_close(sock);
+    lock_senders();
+    luck_note(&child.ends, done);
+    unlock_senders();
+    return done;
+}
+
+/**
  * Hand a connection over, if its client is not done.  While there is no link
  * the connection stays untouched.
  * @return Whether our copy is to be closed now
  */
 static int hand_over(int sock, link_use how)
 {
-    return use_link(LINK_OPEN, -1)
-           && (lingerd_half_close(sock) || use_link(how, sock));
+    int has_link, looks;
+
+    lock_senders();
+    has_link = child.sender.connected;
+    looks = luck_looks(&child.ends);
+    unlock_senders();
+    return (has_link || use_link(LINK_OPEN, -1))
+           && (is_done(sock, looks) || use_link(how, sock));
 }
 
 /** That there is no such link is no news: the other sender tells, and a lingerd
@@ -525,10 +590,30 @@ static int tcp_socket(conn_rec *c)
     return peer->family == APR_INET ? sock : -1;
 }
 
-/** Closes our copy of a connection that lingerd has. */
+static apr_status_t tell_the_truth(void *data)
+{
+    ((conn_rec *)data)->aborted = 0;
+    return APR_SUCCESS;
+}
+
+/** Has Apache close our copy of a connection that lingerd has, and do nothing
+ *  else with it, as with one that was aborted.  Who looks at it when it goes is
+ *  told the truth about its client. */
 static void let_go(conn_rec *c)
 {
-    (void)apr_socket_close(ap_get_conn_socket(c));
+    c->aborted = 1;
+    apr_pool_pre_cleanup_register(c->pool, c, tell_the_truth);
+}
+
+/** Whether anything of what was written for a connection may still be here: not
+ *  if there are no filters but ours and Apache's own, which keep nothing back. */
+static int has_output(const conn_rec *c, const spool *s)
+{
+    const ap_filter_t *f = c->output_filters;
+
+    return s->state == SPOOL_KEEP || c->data_in_output_filters
+           || !f || f->frec != spool_filter || !f->next
+           || f->next->frec != ap_core_output_filter_handle;
 }
 
 static const lingerd_config *config_of(const server_rec *s)
@@ -585,16 +670,14 @@ static int lingerd_process_connection(conn_rec *c)
     return DECLINED;
 }
 
-/** What becomes a tunnel is left alone. */
 static int lingerd_post_read_request(request_rec *r)
 {
     const lingerd_config *conf = config_of(r->server);
     spool *s = spool_of(r->connection);
 
     if (s) {
-        spool_request(s, r, conf->spool && r->method_number != M_CONNECT
-                         && !apr_table_get(r->headers_in, "Upgrade"),
-                      conf->spool_max, conf->spool_max_of_all);
+        spool_request(s, r, conf->spool, conf->spool_max,
+                      conf->spool_max_of_all);
     }
     return DECLINED;
 }
@@ -603,12 +686,17 @@ static int lingerd_post_read_request(request_rec *r)
  *  what lingerd was given to write */
 static int lingerd_log_transaction(request_rec *r)
 {
-    const spool *s = spool_of(r->connection);
+    spool *s = spool_of(r->connection);
 
+    if (!s) {
+        return DECLINED;
+    }
+    spool_forget_request(s, r);
     while (r->next) {
         r = r->next;
+        spool_forget_request(s, r);
     }
-    if (s && s->given > 0) {
+    if (s->given > 0) {
         apr_table_setn(r->notes, "lingerd-spooled",
                        apr_off_t_toa(r->pool, s->given));
     }
@@ -624,10 +712,8 @@ static int lingerd_log_transaction(request_rec *r)
  * that is spooled all is here then, and goes to lingerd with the connection.
  * Requests whose log lines had to wait for their last byte are logged now.
  *
- * What lingerd has is closed here.  Apache finds that there is nothing to be
- * half-closed any more, and is done; c->aborted goes on to tell the truth about
- * the client, to whoever looks at it later.  With any other outcome Apache goes
- * on, finds nothing left to flush, and lingers.
+ * What lingerd has Apache closes without another word.  With any other outcome
+ * Apache goes on, finds nothing left to flush, and lingers.
  *
  * mod_http2 lets no one run after it has said its own goodbye, so that Apache
  * lingers itself after HTTP/2 on the MPM worker.
@@ -637,31 +723,28 @@ static int lingerd_pre_close(conn_rec *c)
     spool *s = spool_of(c);
     int sock, is_brief;
 
-    if (s && c->aborted) {
+    if (!s) {
+        return DECLINED;
+    }
+    if (c->aborted) {
         spool_abort(s);
-    }
-    /* A stream of HTTP/2 has no socket of its own. */
-    if (!child.active || c->master || c->aborted) {
         return DECLINED;
     }
-    if (!config_of(c->base_server)->enabled) {  /* -1, not given, is On */
-        return DECLINED;
-    }
-    sock = tcp_socket(c);
-    if (sock < 0) {
+    sock = spool_sock(s);
+    if (!child.active || sock < 0) {
         return DECLINED;
     }
 
-    ap_flush_conn(c);
+    if (has_output(c, s)) {
+        ap_flush_conn(c);
+    }
     is_brief = apr_table_get(c->notes, BRIEF_NOTE) != NULL;
-    if (s && !c->aborted && spool_end(s, !is_brief)) {
+    if (!c->aborted && spool_end(s, !is_brief)) {
         let_go(c);
         return OK;
     }
     if (c->aborted) {
-        if (s) {
-            spool_abort(s);
-        }
+        spool_abort(s);
         return DECLINED;
     }
     if (hand_over(sock, is_brief ? LINK_GIVE_BRIEFLY : LINK_GIVE)) {
@@ -1291,6 +1374,7 @@ static void lingerd_child_init(apr_pool_t *p, server_rec *s)
     child.server = s;
     if (lingerd_init(&child.sender, conf->path) == 0) {
         child.active = 1;
+        child.ends.score = LUCK_MOST;
         child.is_strange = has_strangers();
         child.spools = lingerd_init_spool(&child.spooler, conf->path) == 0;
         if (child.spools) {

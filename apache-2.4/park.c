@@ -49,12 +49,6 @@
 /** How long a client may have a worker for itself that others wait for */
 #define PARK_STAY apr_time_from_msec(100)
 
-/** When it is worth it: after how many in vain it is not any more, how many one
- *  that was not makes up for, and how often to try then all the same */
-#define PARK_LUCK 16
-#define PARK_WON 4
-#define PARK_TRY 16
-
 /** How much of a request to look at; a longer head is read at once. */
 #define PARK_PEEK 8192
 
@@ -91,12 +85,6 @@ typedef struct {
 #define PARK_NAME "apache-"
 #define PARK_NAME_SIZE (sizeof(PARK_NAME) + 12)
 
-/** Whether to wait for a client here */
-typedef struct {
-    int score;
-    int passed;
-} park_luck;
-
 /** What is told once, by bit; see link_complaint.told */
 typedef enum {
     PARK_TOLD_FILTER = 1,
@@ -130,13 +118,18 @@ static struct {
     /** Whether connections can come back */
     int active;
     char name[PARK_NAME_SIZE];
-    park_luck kept, fresh;
+    /** mod_remoteip, or NULL */
+    module *remoteip;
+    /** Whether to wait for a client here */
+    luck kept, fresh;
     /** The connection at hand, if it came over the way back */
     apr_socket_t *socket;
     /** Whether it brought none */
     int is_none;
     /** When its head is late, if it is not read yet */
     apr_time_t late_at;
+    /** Whether the client has said something that is not read yet */
+    int says;
     lingerd_parked back;
     park_own own;
 } park;
@@ -683,6 +676,7 @@ static void park_child_init(void)
     for (listener = ap_listeners; listener; listener = listener->next) {
         park.active |= kept && listener == kept->listener;
     }
+    park.remoteip = ap_find_linked_module("mod_remoteip.c");
 }
 
 /* ---- A connection comes back --------------------------------------------- */
@@ -719,21 +713,23 @@ static void park_clear_address(apr_sockaddr_t *sa, apr_pool_t *p)
     park_mend_address(sa, p);
 }
 
-static int park_is_tcp(int sock)
+static int park_is_stream(int sock)
 {
-    struct sockaddr_storage addr;
-    socklen_t size = sizeof(addr);
     int type = 0;
-    socklen_t of_type = sizeof(type);
+    socklen_t size = sizeof(type);
 
-    return getsockname(sock, (struct sockaddr *)&addr, &size) == 0
-           && getsockopt(sock, SOL_SOCKET, SO_TYPE, &type, &of_type) == 0
-           && type == SOCK_STREAM
+    return getsockopt(sock, SOL_SOCKET, SO_TYPE, &type, &size) == 0
+           && type == SOCK_STREAM;
+}
+
+static int park_is_of_tcp(const apr_sockaddr_t *sa)
+{
 #if APR_HAVE_IPV6
-           && (addr.ss_family == AF_INET6 || addr.ss_family == AF_INET);
-#else
-           && addr.ss_family == AF_INET;
+    if (sa->family == APR_INET6) {
+        return 1;
+    }
 #endif
+    return sa->family == APR_INET;
 }
 
 /** Take what lingerd brings, for which its message may still have to come: a
@@ -754,7 +750,7 @@ static int park_take_back(int link)
     }
     memcpy(&park.own, park.back.own, sizeof(park.own));
     if (memcmp(park.own.mark, park_mark, sizeof(park_mark)) != 0
-        || park.own.keepalives < 0 || !park_is_tcp(sock)) {
+        || park.own.keepalives < 0 || !park_is_stream(sock)) {
         close(sock);
         return -1;
     }
@@ -803,6 +799,11 @@ static conn_rec *park_create_connection(apr_pool_t *p, server_rec *s,
     }
     if (apr_socket_addr_get(&remote, APR_REMOTE, socket) == APR_SUCCESS) {
         park_mend_address(remote, p);
+        if (!park_is_of_tcp(remote)) {
+            park.is_none = 1;
+            park_clear_address(remote, p);
+            park_clear_address(local, p);
+        }
     }
     return NULL;
 }
@@ -848,17 +849,30 @@ static void park_decline(conn_rec *c, park_told what, const char *kind,
     }
 }
 
-/** Whether those filters are among it of which it is known that they keep
- *  nothing between two requests. */
-static int park_knows_filters(conn_rec *c, const ap_filter_t *f)
+/** Whether a filter is among those of which it is known that they keep nothing
+ *  between two requests.  Each is looked at twice a request. */
+static int park_knows_filter(const ap_filter_rec_t *filter)
 {
-    static const char *const known[] = {
+    static const char *const names[] = {
         "core_in", "core", "reqtimeout", "log_input_output", "lingerd_spool",
         "lingerd_late", NULL
     };
+    static const ap_filter_rec_t *known[sizeof(names) / sizeof(names[0])];
+    int i = 0;
 
+    while (known[i] && known[i] != filter) {
+        i++;
+    }
+    if (!known[i] && park_is_among(filter->name, names)) {
+        known[i] = filter;
+    }
+    return known[i] == filter;
+}
+
+static int park_knows_filters(conn_rec *c, const ap_filter_t *f)
+{
     for (; f; f = f->next) {
-        if (!park_is_among(f->frec->name, known)) {
+        if (!park_knows_filter(f->frec)) {
             park_decline(c, PARK_TOLD_FILTER, "the filter ", f->frec->name);
             return 0;
         }
@@ -870,17 +884,13 @@ static int park_knows_filters(conn_rec *c, const ap_filter_t *f)
  *  requests. */
 static int park_may_go(conn_rec *c)
 {
-    static module *remoteip;
     const char *protocol = ap_get_protocol(c);
 
-    if (!remoteip) {
-        remoteip = ap_find_linked_module("mod_remoteip.c");
-    }
     if (strcasecmp(protocol, AP_PROTOCOL_HTTP1) != 0) {
         park_decline(c, PARK_TOLD_PROTOCOL, "the protocol ", protocol);
         return 0;
     }
-    if (remoteip && ap_get_module_config(c->conn_config, remoteip)) {
+    if (park.remoteip && ap_get_module_config(c->conn_config, park.remoteip)) {
         park_decline(c, PARK_TOLD_PROXY, "RemoteIPProxyProtocol", "");
         return 0;
     }
@@ -935,8 +945,7 @@ static int park_is_given(const conn_rec *c)
     return is_given;
 }
 
-/** @return Whether lingerd has it.  Our own copy is closed then, so that Apache
- *          finds nothing to be done. */
+/** @return Whether lingerd has it.  Apache closes our own copy then. */
 static int park_give(conn_rec *c, int sock, lingerd_kind kind,
                      apr_interval_time_t patience, apr_time_t since)
 {
@@ -957,7 +966,7 @@ static int park_give(conn_rec *c, int sock, lingerd_kind kind,
     if (!park_is_given(c) || !give_parked(sock, park.name, &parked)) {
         return 0;
     }
-    (void)apr_socket_close(ap_get_conn_socket(c));
+    let_go(c);
     return 1;
 }
 
@@ -988,7 +997,8 @@ static int park_poll(int sock, int is_to_share, int *others)
     for (i = 1; i < count; i++) {
         *others |= any[i].revents != 0;
     }
-    return any[0].revents != 0;
+    park.says = any[0].revents != 0;
+    return park.says;
 }
 
 /**
@@ -999,24 +1009,17 @@ static int park_poll(int sock, int is_to_share, int *others)
  * in vain: what the last ones did tells.  One that has had its share goes behind
  * those that wait for a worker.
  */
-static int park_waits_here(park_luck *luck, int sock, apr_time_t came)
+static int park_waits_here(luck *l, int sock, apr_time_t came)
 {
     int is_to_share = apr_time_now() - came >= PARK_STAY;
     int others, says;
 
-    if (luck->score == 0 && ++luck->passed < PARK_TRY) {
+    if (!luck_looks(l)) {
         return 0;
     }
-    luck->passed = 0;
     says = park_poll(sock, is_to_share, &others);
-    if (says) {
-        luck->score += PARK_WON;
-        if (luck->score > PARK_LUCK) {
-            luck->score = PARK_LUCK;
-        }
-    }
-    else if (luck->score > 0 && !others) {
-        luck->score--;
+    if (says || !others) {
+        luck_note(l, says);
     }
     return says && !others;
 }
@@ -1240,13 +1243,17 @@ static apr_status_t park_read_late(ap_filter_t *f, apr_bucket_brigade *bb,
 static int park_head(conn_rec *c, apr_socket_t *socket, int sock)
 {
     const lingerd_config *conf = config_of(c->base_server);
-    int back = park_has_come_back(socket);
-    apr_time_t now = apr_time_now(), since = now;
     apr_interval_time_t left;
+    apr_time_t now, since;
     apr_size_t bytes;
+    int back;
 
-    if (conf->head <= 0 || conf->park <= 0
-        || (back && park.back.kind == LINGERD_HEAD && !park.back.late)
+    if (conf->head <= 0 || conf->park <= 0) {
+        return 0;
+    }
+    back = park_has_come_back(socket);
+    now = since = apr_time_now();
+    if ((back && park.back.kind == LINGERD_HEAD && !park.back.late)
         || park_is_whole(sock, &bytes)) {
         return 0;
     }
@@ -1315,7 +1322,8 @@ static int park_insist(conn_rec *c, int sock, apr_interval_time_t *left)
         n = poll(both, both[1].fd < 0 ? 1 : 2,
                  (int)apr_time_as_msec(*left < PARK_AGAIN ? *left
                                                           : PARK_AGAIN) + 1);
-        if ((n > 0 && both[0].revents) || park_is_stopping()) {
+        park.says = n > 0 && both[0].revents != 0;
+        if (park.says || park_is_stopping()) {
             return 0;
         }
     }
@@ -1355,15 +1363,18 @@ static int park_next(conn_rec *c, int sock, apr_interval_time_t *patience,
  */
 static int park_process_connection(conn_rec *c)
 {
-    apr_socket_t *socket = ap_get_conn_socket(c);
-    apr_time_t came = apr_time_now();
+    const spool *s = ap_get_module_config(c->conn_config, &lingerd_module);
+    apr_socket_t *socket;
     int sock, is_login = 0;
+    apr_time_t came;
     request_rec *r;
 
-    if (!park.active || c->master || !config_of(c->base_server)->enabled
-        || (sock = tcp_socket(c)) < 0 || !park_may_go(c)) {
+    if (!park.active || !s || !park_may_go(c)) {
         return DECLINED;
     }
+    socket = s->socket;
+    sock = spool_sock(s);
+    came = apr_time_now();
     park.late_at = 0;
     if (park_head(c, socket, sock)) {
         return OK;
@@ -1388,6 +1399,7 @@ static int park_process_connection(conn_rec *c)
             break;
         }
         ap_update_child_status(c->sbh, SERVER_BUSY_KEEPALIVE, NULL);
+        park.says = 0;
         if (conf->park > 0 && !is_login
             && park_next(c, sock, &patience, came, conf->head > 0)) {
             break;
@@ -1395,7 +1407,10 @@ static int park_process_connection(conn_rec *c)
         if (park_is_stopping()) {
             break;
         }
-        (void)apr_socket_opt_set(socket, APR_INCOMPLETE_READ, 1);
+        if (!park.says) {
+            /* Whoever reads next waits first. */
+            (void)apr_socket_opt_set(socket, APR_INCOMPLETE_READ, 1);
+        }
         (void)apr_socket_timeout_set(socket, patience);
     }
     return OK;

@@ -99,7 +99,7 @@ typedef struct {
     spool_state state;
     /** The request, as long as there is one */
     request_rec *r;
-    /** Whether this request may be spooled, and with how many bytes */
+    /** Whether there is one that may be spooled, and with how many bytes */
     int armed;
     apr_off_t max;
     /** And how many kB all children together may have */
@@ -125,6 +125,8 @@ typedef struct {
     apr_time_t full;
     /** What is ours in the account, in kB */
     apr_uint32_t charged;
+    /** Whether the connection is reset when it is closed */
+    int resets;
     /** Whether what was kept is lost */
     int is_cut;
     /** What was handed over */
@@ -481,10 +483,14 @@ static apr_status_t spool_spill(spool *s)
 
 /** Whoever closes the connection last resets it, be it the system because the
  *  child was killed: a response of which something is kept must not look whole. */
-static void spool_reset_at_close(const spool *s, int on)
+static void spool_reset_at_close(spool *s, int on)
 {
     struct linger linger;
 
+    if (s->resets == on) {
+        return;
+    }
+    s->resets = on;
     linger.l_onoff = on;
     linger.l_linger = 0;
     (void)setsockopt(spool_sock(s), SOL_SOCKET, SO_LINGER, (void *)&linger,
@@ -508,9 +514,7 @@ static apr_status_t spool_cut(spool *s)
 static void spool_let_go(spool *s, int whole)
 {
     (void)spool_cut(s);
-    if (whole && !s->is_cut) {
-        spool_reset_at_close(s, 0);
-    }
+    spool_reset_at_close(s, !whole || s->is_cut);
     s->state = SPOOL_LEAVE;
 }
 
@@ -641,7 +645,11 @@ static apr_status_t spool_write(spool *s)
     else if (!APR_STATUS_IS_EAGAIN(rv) && !APR_STATUS_IS_TIMEUP(rv)) {
         return spool_fail(s, rv);
     }
-    s->full = rv == APR_SUCCESS ? 0 : apr_time_now();
+    s->full = 0;
+    if (rv != APR_SUCCESS) {
+        s->full = apr_time_now();
+        spool_reset_at_close(s, 1);
+    }
     spool_charge(s);
     return APR_SUCCESS;
 }
@@ -890,6 +898,25 @@ static apr_status_t spool_pack(spool *s)
 
 /* ---- The filter ---------------------------------------------------------- */
 
+/**
+ * A connection that was aborted while there was more to be written is to end
+ * with a reset: a response that was cut short must not look whole.
+ */
+static void spool_abort(spool *s)
+{
+    if (s->state == SPOOL_KEEP) {
+        spool_let_go(s, s->complete);
+    }
+}
+
+static apr_status_t spool_cleanup(void *data)
+{
+    /* There is something left if a child is ended in the midst of a response.
+     * The socket is closed after this. */
+    spool_abort(data);
+    return APR_SUCCESS;
+}
+
 /** What is kept of a bucket has to last when this call is over. */
 static apr_status_t spool_set_bucket_aside(spool *s, apr_bucket *e)
 {
@@ -1027,16 +1054,14 @@ static apr_status_t spool_take(spool *s, apr_bucket_brigade *bb, int set_aside,
 static int spool_is_too_large(const spool *s, apr_bucket_brigade *bb)
 {
     const request_rec *r = s->r;
-    const char *length = NULL;
+    const char *length;
     const apr_bucket *e;
     apr_off_t bytes;
 
-    while (r && r->next) {
+    while (r->next) {
         r = r->next;    /* it was redirected */
     }
-    if (r) {
-        length = apr_table_get(r->headers_out, "Content-Length");
-    }
+    length = apr_table_get(r->headers_out, "Content-Length");
     if (!length || apr_strtoff(&bytes, length, NULL, 10) != APR_SUCCESS
         || bytes / 2 <= s->max) {
         return 0;
@@ -1048,6 +1073,13 @@ static int spool_is_too_large(const spool *s, apr_bucket_brigade *bb)
         }
     }
     return 1;
+}
+
+/** What becomes a tunnel is left alone. */
+static int spool_is_tunnel(const spool *s)
+{
+    return s->r->method_number == M_CONNECT
+           || apr_table_get(s->r->headers_in, "Upgrade");
 }
 
 /** Whether a response that has come to this brigade is one to be kept from
@@ -1081,15 +1113,30 @@ static int spool_begins(spool *s, ap_filter_t *f, apr_bucket_brigade *bb)
         return 0;
     }
     /* What another module would do to the bytes, below, we would not. */
-    if (f->next->next || spool_is_too_large(s, bb) || !can_spool()) {
+    if (f->next->next || spool_is_tunnel(s) || spool_is_too_large(s, bb)
+        || !can_spool()) {
         s->state = SPOOL_LEAVE;
         return 0;
     }
     return 1;
 }
 
-/** From here on what comes is ours to write. */
-static apr_status_t spool_begin(spool *s, ap_filter_t *f)
+/** Whether all there is to come of a response is there. */
+static int spool_has_end(const apr_bucket_brigade *bb)
+{
+    const apr_bucket *e = APR_BRIGADE_LAST(bb);
+
+    while (e != APR_BRIGADE_SENTINEL(bb) && APR_BUCKET_IS_METADATA(e)
+           && !APR_BUCKET_IS_EOS(e)) {
+        e = APR_BUCKET_PREV(e);
+    }
+    return e != APR_BRIGADE_SENTINEL(bb) && APR_BUCKET_IS_EOS(e);
+}
+
+/** From here on what comes is ours to write.  A response that is there as a
+ *  whole may be with the socket in a moment. */
+static apr_status_t spool_begin(spool *s, ap_filter_t *f,
+                                const apr_bucket_brigade *bb)
 {
     conn_rec *c = s->c;
     apr_status_t rv = APR_SUCCESS;
@@ -1106,7 +1153,11 @@ static apr_status_t spool_begin(spool *s, ap_filter_t *f)
     if (rv == APR_SUCCESS) {
         s->kept = apr_brigade_create(c->pool, c->bucket_alloc);
         s->state = SPOOL_KEEP;
-        spool_reset_at_close(s, 1);
+        apr_pool_cleanup_register(c->pool, s, spool_cleanup,
+                                  apr_pool_cleanup_null);
+        if (!spool_has_end(bb)) {
+            spool_reset_at_close(s, 1);
+        }
     }
     return rv;
 }
@@ -1150,7 +1201,7 @@ static apr_status_t spool_out(ap_filter_t *f, apr_bucket_brigade *bb)
     int flush = 0;
 
     if (s->state == SPOOL_WATCH && spool_begins(s, f, bb)) {
-        rv = spool_begin(s, f);
+        rv = spool_begin(s, f, bb);
     }
     if (rv == APR_SUCCESS && s->state != SPOOL_KEEP) {
         return ap_pass_brigade(f->next, bb);
@@ -1181,7 +1232,8 @@ static int spool_give(spool *s, int *link, int again)
 
     if (!give_spool(spool_sock(s), parts, count, spool_patience(s), link,
                     again)) {
-        spool_reset_at_close(s, 1);     /* the sender lets go of that */
+        s->resets = 0;      /* the sender lets go of that */
+        spool_reset_at_close(s, 1);
         return 0;
     }
     s->given = s->bytes;
@@ -1229,12 +1281,13 @@ static int spool_write_or_give(spool *s)
  */
 static int spool_end(spool *s, int may_go)
 {
-    apr_time_t until = apr_time_now() + SPOOL_LAST_TRY;
+    apr_time_t until;
     int none = -1;
 
     if (s->state != SPOOL_KEEP) {
         return 0;
     }
+    until = apr_time_now() + SPOOL_LAST_TRY;
     while (s->bytes > 0 && apr_time_now() < until
            && (!s->full || spool_wait(s, 1, &none) == APR_SUCCESS)
            && spool_write(s) == APR_SUCCESS) {
@@ -1251,26 +1304,7 @@ static int spool_end(spool *s, int may_go)
     return 0;
 }
 
-/**
- * A connection that was aborted while there was more to be written is to end
- * with a reset: a response that was cut short must not look whole.
- */
-static void spool_abort(spool *s)
-{
-    if (s->state == SPOOL_KEEP) {
-        spool_let_go(s, s->complete);
-    }
-}
-
 /* ---- Its life ------------------------------------------------------------ */
-
-static apr_status_t spool_cleanup(void *data)
-{
-    /* There is something left if a child is ended in the midst of a response.
-     * The socket is closed after this. */
-    spool_abort(data);
-    return APR_SUCCESS;
-}
 
 /** Watch a connection. */
 static spool *spool_watch(conn_rec *c, apr_socket_t *socket)
@@ -1280,16 +1314,8 @@ static spool *spool_watch(conn_rec *c, apr_socket_t *socket)
     s->c = c;
     s->socket = socket;
     s->fd = -1;
-    apr_pool_cleanup_register(c->pool, s, spool_cleanup,
-                              apr_pool_cleanup_null);
     ap_add_output_filter_handle(spool_filter, s, NULL, c);
     return s;
-}
-
-static apr_status_t spool_forget_request(void *data)
-{
-    ((spool *)data)->r = NULL;
-    return APR_SUCCESS;
 }
 
 /** A request begins that may be spooled, or may not. */
@@ -1297,13 +1323,21 @@ static void spool_request(spool *s, request_rec *r, int may, apr_off_t max,
                           apr_off_t max_of_all)
 {
     s->r = r;
-    apr_pool_cleanup_register(r->pool, s, spool_forget_request,
-                              apr_pool_cleanup_null);
     s->armed = may;
     s->max = max;
     s->max_of_all = max_of_all / 1024 > 0x7fffffff
                     ? 0x7fffffff : (apr_uint32_t)(max_of_all / 1024);
     s->passed = 0;
+}
+
+/** It ends, and what follows is no response of it; unless the next one has begun
+ *  by then. */
+static void spool_forget_request(spool *s, const request_rec *r)
+{
+    if (s->r == r) {
+        s->r = NULL;
+        s->armed = 0;
+    }
 }
 
 /** A child has ended, which may have been killed.  One of before a graceful

@@ -295,9 +295,8 @@ static int status_is_asked(const request_rec *r, const char *form)
 
 static int status_handler(request_rec *r)
 {
-    const char *accept = apr_table_get(r->headers_in, "Accept");
     lingerd_form form = LINGERD_TABLE;
-    const char *answer;
+    const char *accept, *answer;
     int error;
 
     if (!r->handler || strcmp(r->handler, STATUS_HANDLER) != 0) {
@@ -308,6 +307,7 @@ static int status_handler(request_rec *r)
         return HTTP_METHOD_NOT_ALLOWED;
     }
     /* What scrapes says which version of the format it knows. */
+    accept = apr_table_get(r->headers_in, "Accept");
     if (status_is_asked(r, "prometheus")
         || (!r->args && accept && ap_strstr_c(accept, "version=0.0.4"))) {
         form = LINGERD_PROMETHEUS;

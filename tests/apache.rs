@@ -206,6 +206,26 @@ fn a_client_that_has_ended_its_side_is_not_handed_over() {
 }
 
 #[test]
+fn a_worker_that_looks_in_vain_whether_clients_are_done_finds_out_when_they_are() {
+    let lingerd = lingerd(&[]);
+    let Some(apache) = Setup::prefork(&lingerd.site.socket()).workers(1).start() else { return };
+    publish(&apache);
+    // Often enough for it to give up.
+    drop(hold(apache.address, 50));
+    lingerd.wait_for("handed_over=50 closed=50");
+    for _ in 0..100 {
+        let mut client = http::connect(apache.address);
+        client.write_all(request("/small").as_bytes()).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(exchange(client, b"").body, b"hello\n");
+    }
+    drop(hold(apache.address, 1));
+    wait_until("nothing lingers", || lingerd.counters()["lingering"] == 0);
+    let needless = lingerd.counters()["handed_over"] - 51;
+    assert!(0 < needless && needless < 50, "{needless} of 100");
+}
+
+#[test]
 fn ipv6_is_handed_over_too() {
     if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
         return skip("there is no IPv6");
@@ -342,7 +362,8 @@ fn another_sender_that_is_loaded_too_is_not_called() {
     let site = Site::new();
     let source = site.path("other.c");
     let functions =
-        "init init_spool open half_close client_done give give_for spool park transient drop".split(' ');
+        "init init_spool open half_close shutdown client_done give give_for spool park transient drop"
+            .split(' ');
     let code: String = functions
         .map(|name| format!("void lingerd_{name}(void);\nvoid lingerd_{name}(void) {{ abort(); }}\n"))
         .collect();

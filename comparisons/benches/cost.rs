@@ -21,6 +21,7 @@
 //!
 //! The last keeps what callgrind has written, in a directory that is there, for callgrind_annotate(1).
 
+use comparisons::counting::{CALLGRIND, STRACE, Tool, field};
 use lingerd_platform::{fdpass, process};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -293,12 +294,6 @@ impl Drop for Daemon {
     }
 }
 
-/// The word after `key` at the start of a line.
-fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    let mut lines = text.lines().map(str::split_whitespace);
-    lines.find_map(|mut words| if words.next() == Some(key) { words.next() } else { None })
-}
-
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
@@ -312,85 +307,46 @@ fn lingerd() -> PathBuf {
     built::program("lingerd").unwrap_or_else(|why| panic!("{why}, or LINGERD names one"))
 }
 
-/// What counts, and where it leaves the counts.
-struct Tool {
-    arguments: &'static [&'static str],
-    /// Reads what it has written; `None` for as long as that is not all there.
-    read: fn(&str) -> Option<BTreeMap<String, u64>>,
-    missing: &'static str,
+/// What a whole run of so many batches takes. What the tool has written becomes `keep`.
+fn run(tool: &Tool, course: &Course, batches: usize, keep: Option<&Path>) -> BTreeMap<String, u64> {
+    let output = env::temp_dir().join(format!("lingerd-cost-{}.counts", std::process::id()));
+    let mut arguments = Vec::from_iter(tool.arguments.iter().map(OsString::from));
+    arguments.last_mut().expect("the option that names the file").push(&output);
+    let daemon = Daemon::start(&arguments, course.options);
+    let listener = listener();
+    let mut others = Vec::new();
+    while others.len() < course.others {
+        let more = connections(&listener, SENDERS.min(course.others - others.len()));
+        others.extend(linger(&daemon, more));
+    }
+    for _ in 0..batches {
+        (course.play)(&daemon, connections(&listener, course.batch));
+    }
+    daemon.in_one_turn(|| drop(others));
+    daemon.stop(course.others + batches * course.batch, course.reason);
+    let mut counts = None;
+    wait_until("the counts are written", || {
+        counts = fs::read_to_string(&output).ok().and_then(|text| (tool.read)(&text));
+        counts.is_some()
+    });
+    if let Some(keep) = keep {
+        fs::copy(&output, keep).unwrap_or_else(|e| panic!("{}: {e}", keep.display()));
+    }
+    fs::remove_file(&output).expect("it was there");
+    counts.unwrap_or_default() // some, or there would be a panic above
 }
 
-const CALLGRIND: Tool = Tool {
-    arguments: &["valgrind", "--quiet", "--vgdb=no", "--tool=callgrind", "--callgrind-out-file="],
-    read: |text| {
-        let instructions = field(text, "totals:").or(field(text, "summary:"))?.parse().ok()?;
-        Some(BTreeMap::from([("instructions".to_owned(), instructions)]))
-    },
-    missing: "there is no valgrind, which counts instructions (Debian: apt-get install valgrind)",
-};
-
-const STRACE: Tool = Tool {
-    // -D: the daemon is our child, and strace not its parent. -c: only counts.
-    arguments: &["strace", "-D", "-f", "-c", "--output="],
-    read: |text| {
-        // % time, seconds, usecs/call, calls, errors where there are any, and the name.
-        let call = |line: &str| {
-            let words = Vec::from_iter(line.split_whitespace());
-            Some((words.last()?.to_string(), words.get(3)?.parse().ok()?))
-        };
-        let mut calls = BTreeMap::from_iter(text.lines().filter_map(call));
-        calls.remove("total").map(|_| calls)
-    },
-    missing: "there is no strace, which counts system calls (Debian: apt-get install strace)",
-};
-
-impl Tool {
-    fn is_there(&self) -> bool {
-        let asked = Command::new(self.arguments[0]).arg("--version").stdout(Stdio::null()).status();
-        asked.is_ok_and(|status| status.success())
-    }
-
-    /// What a whole run of so many batches takes. What the tool has written becomes `keep`.
-    fn run(&self, course: &Course, batches: usize, keep: Option<&Path>) -> BTreeMap<String, u64> {
-        let output = env::temp_dir().join(format!("lingerd-cost-{}.counts", std::process::id()));
-        let mut arguments = Vec::from_iter(self.arguments.iter().map(OsString::from));
-        arguments.last_mut().expect("the option that names the file").push(&output);
-        let daemon = Daemon::start(&arguments, course.options);
-        let listener = listener();
-        let mut others = Vec::new();
-        while others.len() < course.others {
-            let more = connections(&listener, SENDERS.min(course.others - others.len()));
-            others.extend(linger(&daemon, more));
-        }
-        for _ in 0..batches {
-            (course.play)(&daemon, connections(&listener, course.batch));
-        }
-        daemon.in_one_turn(|| drop(others));
-        daemon.stop(course.others + batches * course.batch, course.reason);
-        let mut counts = None;
-        wait_until("the counts are written", || {
-            counts = fs::read_to_string(&output).ok().and_then(|text| (self.read)(&text));
-            counts.is_some()
-        });
-        if let Some(keep) = keep {
-            fs::copy(&output, keep).unwrap_or_else(|e| panic!("{}: {e}", keep.display()));
-        }
-        fs::remove_file(&output).expect("it was there");
-        counts.unwrap_or_default() // some, or there would be a panic above
-    }
-
-    /// What one linger takes, by name.
-    fn count(&self, course: &Course, keep: Option<&Path>) -> BTreeMap<String, f64> {
-        let [few, many] = BATCHES.map(|batches| batches * course.times);
-        let less = self.run(course, few, None);
-        let more = self.run(course, many, keep);
-        let lingers = ((many - few) * course.batch) as f64;
-        let each = |(name, count): (String, u64)| {
-            let difference = count.saturating_sub(less.get(&name).copied().unwrap_or(0));
-            (name, difference as f64 / lingers)
-        };
-        more.into_iter().map(each).collect()
-    }
+/// What one linger takes, by name.
+fn count(tool: &Tool, course: &Course, keep: Option<&Path>) -> BTreeMap<String, f64> {
+    let [few, many] = BATCHES.map(|batches| batches * course.times);
+    let less = run(tool, course, few, None);
+    let more = run(tool, course, many, keep);
+    let lingers = ((many - few) * course.batch) as f64;
+    let each = |(name, count): (String, u64)| {
+        let difference = count.saturating_sub(less.get(&name).copied().unwrap_or(0));
+        (name, difference as f64 / lingers)
+    };
+    more.into_iter().map(each).collect()
 }
 
 /// The one in the middle, and by how many percent of it the least and the most are apart.
@@ -409,7 +365,7 @@ fn instructions() {
     for course in &COURSES {
         let keep =
             env::var_os("PROFILES").map(|to| Path::new(&to).join(format!("callgrind.{}", course.name)));
-        let counts = [(); REPETITIONS].map(|()| CALLGRIND.count(course, keep.as_deref())["instructions"]);
+        let counts = [(); REPETITIONS].map(|()| count(&CALLGRIND, course, keep.as_deref())["instructions"]);
         let (median, spread) = median_and_spread(counts);
         println!("{:<3}{:<33} {median:>12.1} {spread:>7.2} %", course.name, course.what);
     }
@@ -422,7 +378,7 @@ fn calls() {
     }
     println!("{:<36} {:>12}", "system calls a linger", "all");
     for course in &COURSES {
-        let mut counts = Vec::from_iter(STRACE.count(course, None).into_iter().filter(|(_, n)| *n >= 0.01));
+        let mut counts = Vec::from_iter(count(&STRACE, course, None).into_iter().filter(|(_, n)| *n >= 0.01));
         counts.sort_by(|(_, a), (_, b)| b.total_cmp(a));
         let all: f64 = counts.iter().map(|(_, n)| n).sum();
         let each = Vec::from_iter(counts.iter().map(|(name, n)| format!("{name} {n:.2}")));

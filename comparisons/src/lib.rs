@@ -7,6 +7,7 @@
 //! the programs that they need, and run them. How they come out is theirs to say: nothing here
 //! knows which server ought to win.
 
+pub mod counting;
 pub mod fpm;
 pub mod gunicorn;
 pub mod haproxy;

@@ -9,6 +9,7 @@ use crate::built::{project, scratch};
 use crate::daemon::{Ended, Site, run};
 use crate::{skip, wait_until};
 use lingerd_platform::process;
+use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write, stderr};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -212,6 +213,7 @@ pub struct Setup {
     environment: Vec<(&'static str, PathBuf)>,
     user: Option<u32>,
     process_1: bool,
+    under: Vec<OsString>,
 }
 
 impl Setup {
@@ -234,6 +236,7 @@ impl Setup {
             environment: Vec::new(),
             user: None,
             process_1: false,
+            under: Vec::new(),
         }
     }
 
@@ -320,6 +323,12 @@ impl Setup {
         self
     }
 
+    /// Run by a program that looks at it, with that one's arguments; Apache's command line follows.
+    pub fn under(mut self, program: &[OsString]) -> Self {
+        self.under = program.to_vec();
+        self
+    }
+
     /// With more lines of configuration; later ones win.
     pub fn with(mut self, lines: &str) -> Self {
         self.lines += lines;
@@ -363,11 +372,15 @@ impl Setup {
             let addresses = free_addresses(self.ip);
             let installation = self.write(&site, addresses.map(|address| address.port()))?;
             let unshare = Path::new("unshare");
-            let mut command = guarded(if self.process_1 { unshare } else { &installation.httpd }, &site);
+            let program = self.under.first().map_or(installation.httpd.as_path(), Path::new);
+            let mut command = guarded(if self.process_1 { unshare } else { program }, &site);
             if self.process_1 {
                 command
                     .args(["--pid", "--mount-proc", "--fork", "--kill-child", "setsid"])
                     .arg(&installation.httpd);
+            }
+            if let Some((_, arguments)) = self.under.split_first() {
+                command.args(arguments).arg(&installation.httpd);
             }
             command.arg("-DFOREGROUND").arg("-f").arg(site.path("httpd.conf"));
             command.envs(self.environment.iter().map(|(variable, path)| (variable, path)));

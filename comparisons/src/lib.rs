@@ -7,6 +7,7 @@
 //! the programs that they need, and run them. How they come out is theirs to say: nothing here
 //! knows which server ought to win.
 
+pub mod crowd;
 pub mod fpm;
 pub mod gunicorn;
 pub mod haproxy;
@@ -16,6 +17,7 @@ pub mod nginx;
 pub mod picture;
 pub mod server;
 pub mod set_up;
+pub mod steps;
 pub mod torture;
 pub mod weigh;
 

@@ -103,6 +103,15 @@ soak:
 	@sh ci/packages
 	@LINGERD_SOAK_LINGERS=$(N) $(CARGO) test --quiet --release --locked --test soak -- --nocapture --test-threads=1
 
+# A million connections in one lingerd, or as many as MOST says, and what they cost on the way there: make million
+# MOST=100000. Where the machine's limits are too low they are in a kernel that runs as a process. Half an hour, and
+# 12 GB of memory.
+MOST = 1000000
+million:
+	@sh ci/packages million
+	@$(BUILD) --quiet
+	@$(CARGO) bench --quiet --locked -p comparisons --bench million -- $(MOST)
+
 # The manuals, as HTML, in target/html.
 html:
 	@sh man/html target/html
@@ -190,5 +199,5 @@ clean:
 	cd apache-2.4 && rm -rf .libs mod_lingerd.o mod_lingerd.lo mod_lingerd.slo mod_lingerd.la
 	cd apache-1.3 && rm -rf .libs ap_lingerd.o ap_lingerd.lo ap_lingerd.slo
 
-.PHONY: all library demo demo-gunicorn check check-sender check-arch check-systemd fuzz miri bench torture soak html dist \
+.PHONY: all library demo demo-gunicorn check check-sender check-arch check-systemd fuzz miri bench torture soak million html dist \
   check-dist deny deb install install-library install-smf ips uninstall clean

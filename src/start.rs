@@ -178,6 +178,9 @@ impl Plan {
         let backend = System::new().map_err(Error::system(&format!("cannot open {}", System::NAME)))?;
         // Before there may be connections among what is open.
         let room = Room::share(limit, process::open_descriptors() + TO_COME, self.options.capacity)?;
+        // Before there is a second thread, for which the system would have to wait. Where it cannot be, the table
+        // grows later.
+        let _ = process::reserve_descriptors(room.places(), &signals.stop);
         let paths = [self.options.socket.clone(), second(&self.options.socket)];
         let mut passed_on = std::mem::take(&mut self.passed_on);
         // sd_listen_fds(3): where each is a unit of its own nobody says which comes first.

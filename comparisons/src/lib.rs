@@ -8,6 +8,7 @@
 //! knows which server ought to win.
 
 pub mod counting;
+pub mod crowd;
 pub mod fpm;
 pub mod gunicorn;
 pub mod haproxy;
@@ -19,6 +20,7 @@ pub mod picture;
 pub mod receiver;
 pub mod server;
 pub mod set_up;
+pub mod steps;
 pub mod torture;
 pub mod weigh;
 

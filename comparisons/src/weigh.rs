@@ -20,14 +20,38 @@ fn stat(pid: &str) -> Option<Vec<i64>> {
     Some(fields.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect())
 }
 
-/// CPU seconds of a process, of the threads that it has now: proc(5), schedstat, which has nanoseconds.
-pub fn cpu(pid: i32) -> Option<f64> {
+/// Nanoseconds of CPU of a process, of all its threads: proc(5), schedstat. Kernels with no better clock know it to the
+/// tick.
+pub fn cpu_ns(pid: i32) -> Option<u64> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     let time = |task: fs::DirEntry| {
         let told = fs::read_to_string(task.path().join("schedstat")).ok()?;
         told.split_whitespace().next()?.parse::<u64>().ok()
     };
-    Some(tasks.filter_map(|task| time(task.ok()?)).sum::<u64>() as f64 / 1e9)
+    Some(tasks.filter_map(|task| time(task.ok()?)).sum())
+}
+
+/// CPU seconds of a process, of all its threads.
+pub fn cpu(pid: i32) -> Option<f64> {
+    Some(cpu_ns(pid)? as f64 / 1e9)
+}
+
+/// The state of a process, a letter, proc(5): S sleeps, T or t is stopped, Z has ended.
+pub fn state(pid: i32) -> Option<char> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("State:")?.trim().chars().next())
+}
+
+/// Bytes of memory that a process has for itself, page by page: those of /proc/PID/status lag behind.
+pub fn anonymous(pid: i32) -> Option<u64> {
+    Some(figure(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?, "Anonymous")? * 1024)
+}
+
+/// Bytes of memory that the system has for itself: what is neither free nor a process's nor a copy of a file's.
+pub fn kernel() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let of = |key| figure(&text, key).map(|kb| kb * 1024);
+    Some(of("MemTotal")? - of("MemFree")? - of("Buffers")? - of("Cached")? - of("AnonPages")?)
 }
 
 /// CPU seconds of a process group, and of those that have left it by their end: proc(5), cutime and cstime.

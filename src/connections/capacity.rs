@@ -20,6 +20,8 @@ pub struct TooLow {
 /// See the module's head.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
+    /// How many descriptors there can be.
+    limit: usize,
     /// What is left for connections and senders.
     descriptors: usize,
     /// Kept free at all times for what one message may bring.
@@ -34,6 +36,11 @@ impl Room {
     const OWN: usize = 12;
     /// Below this many for all three it makes no sense to start.
     const LEAST: usize = 16;
+    /// So many descriptors have their place in the system's table from the start, of a daemon that is not told how
+    /// many connections to expect: half a megabyte of memory on Linux.
+    const EXPECTED: usize = 65_536;
+    /// And those beside the connections that are expected.
+    const BESIDE: usize = 4_096;
 
     /// Shares out what `limit` leaves of descriptors beside those that are `taken`. `wanted` is -n.
     ///
@@ -46,7 +53,7 @@ impl Room {
             return Err(TooLow { limit, needed: taken + Self::OWN + Self::LEAST });
         }
         let message = fdpass::MAX_DESCRIPTORS.min(descriptors / 2);
-        Ok(Room { descriptors: descriptors - message, message, wanted })
+        Ok(Room { limit, descriptors: descriptors - message, message, wanted })
     }
 
     /// How many sockets one message may bring for certain.
@@ -68,6 +75,13 @@ impl Room {
     /// How many senders may be connected.
     pub fn senders(&self) -> usize {
         self.descriptors / 2
+    }
+
+    /// How many descriptors are to have their place in the system's table from the start, as to make room for more
+    /// takes time in which nobody is served.
+    pub fn places(&self) -> usize {
+        let expected = self.wanted.map_or(Self::EXPECTED, |wanted| wanted.saturating_add(Self::BESIDE));
+        expected.min(self.limit)
     }
 
     /// What -n asks for, if that is more than there ever is room for.
@@ -115,6 +129,20 @@ mod tests {
             let TooLow { needed, .. } = Room::share(taken as u64 + 1, taken, None).unwrap_err();
             assert!(Room::share(needed as u64, taken, None).is_ok(), "{needed}");
             assert!(Room::share(needed as u64 - 1, taken, None).is_err(), "{needed}");
+        }
+    }
+
+    #[test]
+    fn places_are_for_as_many_as_are_expected_and_never_more_than_there_can_be() {
+        for (limit, wanted, places) in [
+            (1_024, None, 1_024),
+            (524_288, None, 65_536),
+            (524_288, Some(100), 4_196),
+            (524_288, Some(300_000), 304_096),
+            (524_288, Some(1_000_000), 524_288),
+            (u64::MAX, Some(usize::MAX), usize::MAX),
+        ] {
+            assert_eq!(Room::share(limit, 14, wanted).unwrap().places(), places, "{limit} {wanted:?}");
         }
     }
 

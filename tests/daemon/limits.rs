@@ -151,6 +151,25 @@ fn a_limit_on_lingering_beyond_that_of_descriptors_is_cut_with_a_warning() {
 }
 
 #[test]
+#[cfg(target_os = "linux")] // which tells how large the table is
+fn the_table_of_descriptors_need_not_grow_while_it_serves() {
+    let places = |daemon: &Daemon| {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid)).unwrap();
+        let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+        size.trim().parse::<usize>().unwrap()
+    };
+    let daemon = Site::new().start_limited(1_000, &[]);
+    let at_first = places(&daemon);
+    assert!(at_first >= 1_000, "{at_first}");
+    let (clients, servers) = tcp::connections(600);
+    servers.into_iter().for_each(|server| daemon.sender().hand_over(server));
+    daemon.wait_for("lingering=600");
+    assert_eq!(places(&daemon), at_first);
+    drop(clients);
+    daemon.finish("closed=600");
+}
+
+#[test]
 fn too_low_a_descriptor_limit_is_an_error() {
     let site = Site::new();
     run(&mut site.limited(20)).assert_failed(1, "the limit of 20 open descriptors is too low");

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+//! What a thing costs by how many there are, as a picture: whether it stays the same.
+//!
+//! Must not know what it is, nor where the picture goes.
+
+use plotters::prelude::*;
+
+/// In pixels, of one.
+const SIZE: (u32, u32) = (460, 320);
+
+const FONT: &str = "sans-serif";
+
+/// Those of the bars.
+const COLOURS: [RGBColor; 2] = [RGBColor(0, 114, 178), RGBColor(213, 94, 0)];
+
+/// A line: its name, and its points.
+pub type Line = (&'static str, Vec<(f64, f64)>);
+
+/// Pictures side by side, each with a title and one or two lines, as an SVG document. How many there are, to the right, is
+/// logarithmic; what one costs begins at nothing.
+///
+/// # Errors
+/// It could not be drawn.
+pub fn draw(all: &[(&str, &[Line])]) -> Result<String, String> {
+    let mut text = String::new();
+    all_of(&mut text, all).map_err(|error| format!("the picture could not be drawn: {error}"))?;
+    // As a document shows it, it is a file of the project.
+    Ok(format!("<!-- SPDX-License-Identifier: BSD-3-Clause -->\n{text}"))
+}
+
+fn all_of(text: &mut String, all: &[(&str, &[Line])]) -> Result<(), Box<dyn std::error::Error>> {
+    let area = SVGBackend::with_string(text, (SIZE.0 * all.len() as u32, SIZE.1)).into_drawing_area();
+    area.fill(&WHITE)?;
+    for (place, (title, lines)) in area.split_evenly((1, all.len())).iter().zip(all) {
+        let points = || lines.iter().flat_map(|(_, points)| points);
+        let most = points().map(|point| point.1).fold(1.0, f64::max) * 1.25;
+        let least_number = points().map(|point| point.0).fold(f64::MAX, f64::min).min(1e3);
+        let most_number = points().map(|point| point.0).fold(1e4, f64::max);
+        let mut chart = ChartBuilder::on(place)
+            .caption(*title, (FONT, 16))
+            .margin(14)
+            .x_label_area_size(42)
+            .y_label_area_size(56)
+            .build_cartesian_2d((least_number..most_number).log_scale(), 0.0..most)?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .label_style((FONT, 13))
+            .x_desc("connections that linger")
+            .x_label_formatter(&|number| thousands(*number))
+            .y_label_formatter(&|value| thousands(*value))
+            .draw()?;
+        for ((name, points), colour) in lines.iter().zip(COLOURS) {
+            let drawn = chart.draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?;
+            if !name.is_empty() {
+                drawn
+                    .label(*name)
+                    .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+            }
+            chart.draw_series(points.iter().map(|&point| Circle::new(point, 3, colour.filled())))?;
+        }
+        if lines.iter().any(|(name, _)| !name.is_empty()) {
+            chart
+                .configure_series_labels()
+                .position(SeriesLabelPosition::LowerRight)
+                .background_style(WHITE.mix(0.8))
+                .margin(8)
+                .label_font((FONT, 13))
+                .draw()?;
+        }
+    }
+    area.present()?;
+    Ok(())
+}
+
+/// With a comma between each three digits.
+fn thousands(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -21,6 +21,8 @@
  * give_spool(), and which connections are to be spooled.
  */
 
+#include "apr_mmap.h"
+
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <fcntl.h>
@@ -54,6 +56,9 @@
 /** What is read or written at once */
 #define SPOOL_PIECE 65536
 #define SPOOL_VECTORS 64
+
+/** What is mapped at once of a file; Apache's own limit */
+#define SPOOL_MAP ((apr_size_t)4 << 20)
 
 /** How much of the file that is written is given back at once */
 #define SPOOL_FREE (256 * 1024)
@@ -549,6 +554,32 @@ static void spool_wrote(spool *s, apr_size_t bytes)
     apr_bucket_delete(e);
 }
 
+#if APR_HAS_MMAP
+/** Write of a file that is mapped: as much as a socket has room for that was not
+ *  full goes at once.  Only the system looks at what is mapped, and says so if
+ *  there is no file behind it any more. */
+static apr_status_t spool_send_mapped(spool *s, const apr_bucket *e,
+                                      apr_size_t *wanted, apr_size_t *sent)
+{
+    /* A file is mapped from a page on, of which a piece is some. */
+    apr_size_t before = (apr_size_t)(e->start % SPOOL_PIECE);
+    apr_size_t length = e->length < SPOOL_MAP ? e->length : SPOOL_MAP;
+    apr_status_t rv;
+    apr_mmap_t *map;
+
+    rv = apr_mmap_create(&map, spool_file_of(e), e->start - before,
+                         before + length, APR_MMAP_READ, s->c->pool);
+    if (rv != APR_SUCCESS) {
+        *sent = 0;
+        return APR_ENOTIMPL;
+    }
+    *wanted = *sent = length;
+    rv = apr_socket_send(s->socket, (const char *)map->mm + before, sent);
+    (void)apr_mmap_delete(map);
+    return rv;
+}
+#endif
+
 /** Write of the file that comes first what the socket takes. */
 static apr_status_t spool_send_file(spool *s, apr_size_t *wanted,
                                     apr_size_t *sent)
@@ -567,6 +598,17 @@ static apr_status_t spool_send_file(spool *s, apr_size_t *wanted,
         rv = apr_socket_sendfile(s->socket, spool_file_of(e), &nothing,
                                  &offset, sent, 0);
         return rv == APR_SUCCESS && *sent == 0 ? APR_EOF : rv;
+    }
+#endif
+#if APR_HAS_MMAP
+    /* As EnableMMAP has it. */
+    if (!s->full && e->length > SPOOL_PIECE
+        && ((const apr_bucket_file *)e->data)->can_mmap) {
+        apr_status_t rv = spool_send_mapped(s, e, wanted, sent);
+
+        if (rv != APR_ENOTIMPL) {
+            return rv;
+        }
     }
 #endif
     *sent = 0;

@@ -53,6 +53,10 @@ const PAGE: &[u8] = b"<?php echo str_repeat('x', 20000);";
 const LARGE_PAGE: &[u8] = b"<?php echo str_repeat('x', 300000);";
 static FILE: [u8; 20_000] = [b'x'; 20_000];
 
+/// A page is read once.
+const OPCACHE: &str =
+    "php_admin_value opcache.validate_timestamps 0\nphp_admin_value opcache.file_update_protection 0";
+
 /// What clients do.
 struct Course {
     name: &'static str,
@@ -170,8 +174,8 @@ impl Rig {
         let (name, lines) = SET_UPS[set_up];
         let mut setup = Setup::new(Mpm::Prefork).workers(1).under(under);
         if course.path.ends_with(".php") {
-            // It looks every two seconds whether the page has changed.
-            setup = setup.php().with("php_admin_value opcache.validate_timestamps 0");
+            // Whether a page has changed is not asked, nor is a new one read for two seconds.
+            setup = setup.php().with(OPCACHE);
         }
         if course.is_kept {
             setup = setup.with("KeepAlive On");

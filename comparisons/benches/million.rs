@@ -394,7 +394,7 @@ fn start(most: usize, uml: bool) -> Result<(Child, String), String> {
                     "{why}, and there is no user-mode Linux ('sh ci/packages million' installs it on Debian)"
                 ));
             }
-            let gigabytes = (most as u64 * A_CONNECTION >> 30) + 2;
+            let gigabytes = ((most as u64 * A_CONNECTION) >> 30) + 2;
             let mut command = Command::new("sh");
             command.arg(built::project().join("ci/uml")).arg(format!("mem={gigabytes}G"));
             command.args("quiet rootfstype=hostfs root=/dev/root ro con0=null,fd:1".split(' '));

@@ -3,16 +3,24 @@
 //! The daemon beside the least that can be done with what it is handed (receiver.c): a part of `make bench`.
 //!
 //! CPU time a linger, of clients that have gone when they are handed over and of clients that close a moment later,
-//! by how many senders there are and how many sockets come in a message. The two take turns, round by round, and
-//! a round's ratio is of two measurements that follow each other, so that whatever else the machine does falls on
-//! both. Senders half-close, as the protocol asks of them.
+//! by how many senders there are and how many sockets come in a message. They take turns, round by round, and
+//! a round's ratios are of measurements that follow each other, so that whatever else the machine does falls on
+//! all of them. Senders half-close, as the protocol asks of them.
+//!
+//! Between the two stands the bare receiver that asks the kernel what lingerd asks (is it TCP, how far is it closed, would
+//! close(2) wait): what is above the first is the price of the answers, what is above the second is that of lingerd's own
+//! code, its table, its wheel and its counters, and of its pause before a turn.
 //!
 //! "At once": it is stopped while a batch is handed over, or while the clients of one close, and so finds all of it in one
-//! turn: how often it is woken up is not a matter of luck. "In turn": connections come one after the other, as fast as
+//! turn: how often it is woken up is not a matter of luck. What a stop costs a process for itself, one with several threads
+//! more than one with one, is measured with nothing to do and taken off. "In turn": connections come one after the other, as fast as
 //! they can be made, by each sender in its turn, and a client closes when 64 others have come, as is the way of a server
 //! that is busy. It runs on Linux only, whose scheduler tells the time to the nanosecond.
 //!
-//!     cargo bench -p comparisons --bench receiver                 all of it, in about three minutes
+//! Where the machine has other things to do, whoever is woken up waits for them, and finds their data in the caches: the
+//! figures are twice as large, and vary by as much. `chrt -f 1` before cargo has everything of it come first.
+//!
+//!     cargo bench -p comparisons --bench receiver                 all of it, in about five minutes
 //!     cargo bench -p comparisons --bench receiver -- 64x1 1x253   of so many senders, so many in a message
 //!     LINGERD=/usr/local/sbin/lingerd cargo bench -p comparisons --bench receiver
 //!     cargo bench -p comparisons --bench receiver -- calls        system calls a linger (strace), no times
@@ -45,6 +53,9 @@ const ROUNDS: usize = 7;
 
 /// Lingers of each in a round, or as many more as make whole batches.
 const LINGERS: usize = 1024;
+
+/// How often each is stopped and continued with nothing to do, for what that costs.
+const STOPS: usize = 9;
 
 /// A process that has not run for so long waits for something to happen: it may sleep for a millisecond before it looks
 /// at what did.
@@ -92,7 +103,7 @@ impl Pace {
 /// How many clients have not closed when connections come in turn.
 const OPEN: usize = 64;
 
-/// Either of the two.
+/// One of them.
 struct Receiver {
     child: Child,
     pid: i32,
@@ -165,6 +176,19 @@ impl Receiver {
         self.settle();
     }
 
+    /// Nanoseconds of CPU that a stop takes of a process that has nothing to do: the median, as one that was disturbed may take
+    /// ten times as much.
+    fn stop_cost(&self) -> f64 {
+        let descriptors = self.descriptors();
+        let mut costs = [(); STOPS].map(|()| {
+            let before = self.cpu();
+            self.at_once(descriptors, || {});
+            self.cpu() - before
+        });
+        costs.sort_unstable();
+        costs[STOPS / 2] as f64
+    }
+
     /// Has a batch handed over, `sockets` in a message, by its senders in turns.
     fn linger(&self, pairs: Vec<(TcpStream, TcpStream)>, sockets: usize, clients: Clients) {
         let (before, number) = (self.descriptors(), pairs.len());
@@ -230,7 +254,11 @@ struct Rig {
 type Kind = &'static str;
 
 const BARE: Kind = "bare";
+const ASKS: Kind = "asks";
 const LINGERD: Kind = "lingerd";
+
+/// What is measured: the first is what the others are compared with.
+const KINDS: [Kind; 3] = [BARE, ASKS, LINGERD];
 
 impl Rig {
     fn new() -> Result<Rig, String> {
@@ -252,13 +280,15 @@ impl Rig {
     fn start(&self, kind: Kind, senders: usize, tool: &[&str]) -> Receiver {
         let socket = self.directory.join(kind);
         let _ = fs::remove_file(&socket);
-        let program = if kind == BARE { &self.bare } else { &self.lingerd };
+        let program = if kind == LINGERD { &self.lingerd } else { &self.bare };
         let mut words: Vec<&std::ffi::OsStr> = tool.iter().map(AsRef::as_ref).collect();
         words.push(program.as_os_str());
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
-        if kind == LINGERD {
-            command.args(["-f", "-q", "-t", "3600", "-D", "7200", "-s"]);
+        match kind {
+            LINGERD => drop(command.args(["-f", "-q", "-t", "3600", "-D", "7200", "-s"])),
+            ASKS => drop(command.arg("-a")),
+            _ => {}
         }
         // That it runs as root is nothing to be told each time.
         let log = fs::File::create(self.directory.join("log")).expect("a log");
@@ -301,14 +331,17 @@ impl Rig {
 
     /// Nanoseconds of CPU a linger.
     fn measure(&mut self, receiver: &Receiver, sockets: usize, clients: Clients, pace: Pace) -> f64 {
+        let batch = receiver.senders.len() * sockets;
         // Alone in a batch costs so much more that fewer do.
-        let least = if receiver.senders.len() * sockets == 1 { LINGERS / 8 } else { LINGERS };
+        let least = if batch == 1 { LINGERS / 8 } else { LINGERS };
+        let stop = if pace == Pace::AtOnce { receiver.stop_cost() } else { 0.0 };
         let before = receiver.cpu();
         let lingers = match pace {
             Pace::AtOnce => self.play(receiver, sockets, clients, least),
             Pace::InTurn => self.play_in_turn(receiver, clients, 2 * LINGERS),
         };
-        (receiver.cpu() - before) as f64 / lingers as f64
+        let stops = lingers / batch * if clients == Clients::Gone { 1 } else { 2 };
+        ((receiver.cpu() - before) as f64 - stop * stops as f64) / lingers as f64
     }
 
     fn compare(&mut self, (senders, sockets): (usize, usize), clients: Clients, pace: Pace) -> Compared {
@@ -317,17 +350,17 @@ impl Rig {
             pace.name(),
             clients.name()
         ));
-        let [bare, lingerd] = [BARE, LINGERD].map(|kind| self.start(kind, senders, &[]));
-        let mut compared =
-            Compared { senders, sockets, clients, pace, bare: Vec::new(), lingerd: Vec::new() };
-        for receiver in [&bare, &lingerd] {
+        let receivers = KINDS.map(|kind| self.start(kind, senders, &[]));
+        let mut measured = KINDS.map(|_| Vec::new());
+        for receiver in &receivers {
             self.measure(receiver, sockets, clients, pace); // what is allocated once is allocated
         }
         for _ in 0..ROUNDS {
-            compared.bare.push(self.measure(&bare, sockets, clients, pace));
-            compared.lingerd.push(self.measure(&lingerd, sockets, clients, pace));
+            for (receiver, measured) in receivers.iter().zip(&mut measured) {
+                measured.push(self.measure(receiver, sockets, clients, pace));
+            }
         }
-        compared
+        Compared { senders, sockets, clients, pace, measured }
     }
 
     /// System calls a linger, by name.
@@ -374,37 +407,40 @@ impl Drop for Rig {
     }
 }
 
-/// What was measured of both, round by round, in nanoseconds.
+/// What was measured of each, round by round, in nanoseconds.
 struct Compared {
     senders: usize,
     sockets: usize,
     clients: Clients,
     pace: Pace,
-    bare: Vec<f64>,
-    lingerd: Vec<f64>,
+    measured: [Vec<f64>; KINDS.len()],
 }
 
 impl Compared {
-    fn ratios(&self) -> Vec<f64> {
-        self.bare.iter().zip(&self.lingerd).map(|(bare, lingerd)| lingerd / bare).collect()
+    /// Of each to the bare one.
+    fn ratios(&self) -> [Vec<f64>; KINDS.len()] {
+        let [bare, ..] = &self.measured;
+        self.measured
+            .each_ref()
+            .map(|values| bare.iter().zip(values).map(|(bare, value)| value / bare).collect())
     }
 
-    fn row(&self) -> [String; 5] {
-        let micros = |values: &[f64]| spread(values.iter().map(|ns| ns / 1e3).collect(), 2);
-        [
-            format!("clients {}, {} senders x {}", self.clients.name(), self.senders, self.sockets),
-            self.pace.name().to_owned(),
-            micros(&self.bare),
-            micros(&self.lingerd),
-            spread(self.ratios(), 3),
-        ]
+    fn row(&self) -> [String; 7] {
+        let micros = |values: &Vec<f64>| spread(values.iter().map(|ns| ns / 1e3).collect(), 2);
+        let [bare, asks, lingerd] = self.measured.each_ref().map(micros);
+        let [_, asks_ratio, ratio] = self.ratios().map(|ratios| spread(ratios, 3));
+        let what = format!("clients {}, {} senders x {}", self.clients.name(), self.senders, self.sockets);
+        [what, self.pace.name().to_owned(), bare, asks, lingerd, asks_ratio, ratio]
     }
 
     fn json(&self) -> Value {
+        let [bare, asks, lingerd] = &self.measured;
+        let [_, asks_ratios, ratios] = self.ratios();
         json!({
             "clients": self.clients.name(), "senders": self.senders, "sockets": self.sockets,
             "pace": self.pace.name(),
-            "bare_ns": self.bare, "lingerd_ns": self.lingerd, "ratios": self.ratios(),
+            "bare_ns": bare, "asks_ns": asks, "lingerd_ns": lingerd,
+            "asks_ratios": asks_ratios, "ratios": ratios,
         })
     }
 }
@@ -475,7 +511,7 @@ fn times(rig: &mut Rig, crowds: &[(usize, usize)]) {
     println!(
         "\nCPU a linger in microseconds, {ROUNDS} rounds: the median, and from the least to the most. {machine}\n"
     );
-    let head = row(["", "they come", "bare receiver", "lingerd", "ratio"]);
+    let head = row(["", "they come", "bare receiver", "that asks", "lingerd", "asks/bare", "lingerd/bare"]);
     print_table(&[vec![head], all.iter().map(Compared::row).collect()].concat());
     let report = json!({ "machine": machine, "rows": all.iter().map(Compared::json).collect::<Vec<_>>() });
     let path = built::project().join(REPORT);
@@ -491,7 +527,7 @@ fn calls(rig: &mut Rig, crowds: &[(usize, usize)]) {
     println!("system calls a linger");
     for &crowd in crowds {
         for clients in Clients::ALL {
-            for kind in [BARE, LINGERD] {
+            for kind in KINDS {
                 let counts = rig.calls(kind, crowd, clients);
                 let all: f64 = counts.values().sum();
                 let each: Vec<_> = counts.iter().map(|(name, count)| format!("{name} {count:.2}")).collect();

@@ -4,10 +4,15 @@
  * at the end of the stream. No time-outs, no limit, no table, no counters; whoever is silent stays for ever, and what a
  * sender may do wrong is believed. It is what lingerd is measured against (benches/receiver.rs), and nothing to be used.
  *
- * Linux: receiver path
+ * With -a it asks the kernel all that lingerd asks of each connection, and makes nothing of the answers: what is still
+ * between that and lingerd is lingerd's own.
+ *
+ * Linux: receiver [-a] path
  */
 
 #define _GNU_SOURCE
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,12 +28,45 @@
 #define SOCKETS 253             /* SCM_MAX_FD */
 
 static const uint64_t LISTENER = (uint64_t) 1 << 32, SENDER = (uint64_t) 1 << 33;
-static int epoll;
+static int epoll, asks;
 
 static void fail(const char *what)
 {
     perror(what);
     exit(1);
+}
+
+/* Is it a socket of TCP? */
+static void ask_what_it_is(int fd)
+{
+    int value;
+    socklen_t size = sizeof value;
+
+    if (asks)
+        getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &value, &size);
+}
+
+/* Has it a time of its own, and would close(2) wait for it, or reset? */
+static void ask_for_linger(int fd)
+{
+    struct linger value;
+    socklen_t size = sizeof value;
+
+    if (asks)
+        getsockopt(fd, SOL_SOCKET, SO_LINGER, &value, &size);
+}
+
+/* Is it half-closed, has the client acknowledged that, and is it MPTCP, of which neither is known? */
+static void ask_how_far_it_is(int fd)
+{
+    struct tcp_info info;
+    int protocol;
+    socklen_t sizes[] = { sizeof info, sizeof protocol };
+
+    if (asks) {
+        getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &sizes[0]);
+        getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &sizes[1]);
+    }
 }
 
 static void watch(int fd, uint64_t what)
@@ -71,11 +109,17 @@ static void receive(int sender)
     count = (int) ((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
     memcpy(fds, CMSG_DATA(header), count * sizeof(int));
     for (i = 0; i < count; i++) {
-        shutdown(fds[i], SHUT_WR);
-        if (discard(fds[i]))
+        ask_what_it_is(fds[i]);
+        if (!asks)              /* lingerd does it where the sender has not */
+            shutdown(fds[i], SHUT_WR);
+        if (discard(fds[i])) {
+            ask_how_far_it_is(fds[i]);
+            ask_for_linger(fds[i]);
             watch(fds[i], 0);
-        else
+        } else {
+            ask_for_linger(fds[i]);
             close(fds[i]);
+        }
     }
 }
 
@@ -86,8 +130,11 @@ int main(int argc, char **argv)
     struct rlimit limit;
     int listener, ready, i;
 
+    asks = argc > 1 && strcmp(argv[1], "-a") == 0;
+    argc -= asks;
+    argv += asks;
     if (argc != 2 || strlen(argv[1]) >= sizeof address.sun_path) {
-        fprintf(stderr, "usage: receiver path\n");
+        fprintf(stderr, "usage: receiver [-a] path\n");
         return 2;
     }
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
@@ -116,6 +163,9 @@ int main(int argc, char **argv)
             } else if (what & SENDER) {
                 receive(fd);
             } else if (!discard(fd)) {
+                if (asks)       /* the sender may have a copy, which would be reported still */
+                    epoll_ctl(epoll, EPOLL_CTL_DEL, fd, &events[i]);
+                ask_for_linger(fd);
                 close(fd);
             }
         }

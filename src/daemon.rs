@@ -37,6 +37,9 @@ use std::time::Duration;
 /// How much is done before it is looked again whether anybody asks or says stop: sources that are
 /// served, and sockets that are handed over or expire.
 const BREATH: usize = 256;
+/// So many that are ready are enough for a turn: it begins at once, see [`lingerd_platform::clock::Clock::pause`]. A wake-up
+/// costs each of them next to nothing then, and who has as much to do would fall behind.
+const ENOUGH: usize = MOST_READY / 4;
 /// Clients of the control socket that are let in at a time: once in a turn, and each time that it looks up
 /// from a long one.
 const CLIENT_BUDGET: usize = 8;
@@ -275,7 +278,7 @@ impl<W: World> Daemon<W> {
         };
         self.backend.wait(&mut self.ready, timeout).map_err(Error::Wait)?;
         // It saves work where many end at once, but whoever asks for something is not to wait for that.
-        if !self.ready.is_empty() && self.connections.parked() == 0 {
+        if (1..ENOUGH).contains(&self.ready.len()) && self.connections.parked() == 0 {
             self.clock.pause();
         }
         self.clock.turn();

@@ -3,16 +3,24 @@
 //! The daemon beside the least that can be done with what it is handed (receiver.c): a part of `make bench`.
 //!
 //! CPU time a linger, of clients that have gone when they are handed over and of clients that close a moment later,
-//! by how many senders there are and how many sockets come in a message. The two take turns, round by round, and
-//! a round's ratio is of two measurements that follow each other, so that whatever else the machine does falls on
-//! both. Senders half-close, as the protocol asks of them.
+//! by how many senders there are and how many sockets come in a message. They take turns, round by round, and
+//! a round's ratios are of measurements that follow each other, so that whatever else the machine does falls on
+//! all of them. Senders half-close, as the protocol asks of them.
+//!
+//! Between the two stands the bare receiver that asks the kernel what lingerd asks (is it TCP, how far is it closed, would
+//! close(2) wait): what is above the first is the price of the answers, what is above the second is that of lingerd's own
+//! code, its table, its wheel and its counters, and of its pause before a turn.
 //!
 //! "At once": it is stopped while a batch is handed over, or while the clients of one close, and so finds all of it in one
-//! turn: how often it is woken up is not a matter of luck. "In turn": connections come one after the other, as fast as
+//! turn: how often it is woken up is not a matter of luck. What a stop costs a process for itself, one with several threads
+//! more than one with one, is measured with nothing to do and taken off. "In turn": connections come one after the other, as fast as
 //! they can be made, by each sender in its turn, and a client closes when 64 others have come, as is the way of a server
 //! that is busy. It runs on Linux only, whose scheduler tells the time to the nanosecond.
 //!
-//!     cargo bench -p comparisons --bench receiver                 all of it, in about three minutes
+//! Where the machine has other things to do, whoever is woken up waits for them, and finds their data in the caches: the
+//! figures are twice as large, and vary by as much. `chrt -f 1` before cargo has everything of it come first.
+//!
+//!     cargo bench -p comparisons --bench receiver                 all of it, in about five minutes
 //!     cargo bench -p comparisons --bench receiver -- 64x1 1x253   of so many senders, so many in a message
 //!     LINGERD=/usr/local/sbin/lingerd cargo bench -p comparisons --bench receiver
 //!     cargo bench -p comparisons --bench receiver -- calls        system calls a linger (strace), no times
@@ -36,7 +44,7 @@ const REPORT: &str = "target/receiver.json";
 /// How many senders, and how many sockets in each of their messages.
 const CROWDS: [(usize, usize); 7] = [(1, 1), (8, 1), (64, 1), (1, 16), (64, 16), (1, 253), (8, 253)];
 
-/// Rounds, in each of which both are measured.
+/// Rounds, in each of which all are measured.
 const ROUNDS: usize = 7;
 
 /// Lingers of each in a round, or as many more as make whole batches.
@@ -58,8 +66,8 @@ impl Pace {
     }
 }
 
-/// What runs the two.
-struct Pair {
+/// What runs them.
+struct Bench {
     rig: Rig,
     lingerd: PathBuf,
     bare: PathBuf,
@@ -69,10 +77,14 @@ struct Pair {
 type Kind = &'static str;
 
 const BARE: Kind = "bare";
+const ASKS: Kind = "asks";
 const LINGERD: Kind = "lingerd";
 
-impl Pair {
-    fn new() -> Result<Pair, String> {
+/// What is measured: the first is what the others are compared with.
+const KINDS: [Kind; 3] = [BARE, ASKS, LINGERD];
+
+impl Bench {
+    fn new() -> Result<Bench, String> {
         let lingerd = built::program("lingerd")?;
         let rig = Rig::new("receiver")?;
         let bare = rig.directory.join("receiver");
@@ -81,14 +93,15 @@ impl Pair {
         if !made.is_ok_and(|status| status.success()) {
             return Err("there is no C compiler (Debian: apt-get install gcc libc6-dev)".to_owned());
         }
-        Ok(Pair { rig, lingerd, bare })
+        Ok(Bench { rig, lingerd, bare })
     }
 
     /// Starts one, with `tool` before it.
     fn start(&self, kind: Kind, senders: usize, tool: &[&str]) -> Receiver {
         match kind {
-            BARE => self.rig.start(kind, &self.bare, &[], senders, tool),
-            _ => self.rig.start(kind, &self.lingerd, &receiver::LINGERD, senders, tool),
+            LINGERD => self.rig.start(kind, &self.lingerd, &receiver::LINGERD, senders, tool),
+            ASKS => self.rig.start(kind, &self.bare, &["-a"], senders, tool),
+            _ => self.rig.start(kind, &self.bare, &[], senders, tool),
         }
     }
 
@@ -106,8 +119,10 @@ impl Pair {
 
     /// Nanoseconds of CPU a linger.
     fn measure(&mut self, receiver: &Receiver, sockets: usize, clients: Clients, pace: Pace) -> f64 {
+        let batch = receiver.senders.len() * sockets;
         // Alone in a batch costs so much more that fewer do.
-        let least = if receiver.senders.len() * sockets == 1 { LINGERS / 8 } else { LINGERS };
+        let least = if batch == 1 { LINGERS / 8 } else { LINGERS };
+        let stop = if pace == Pace::AtOnce { receiver.stop_cost() } else { 0.0 };
         let before = receiver.cpu();
         let lingers = match pace {
             Pace::AtOnce => self.play(receiver, sockets, clients, least),
@@ -116,7 +131,8 @@ impl Pair {
                 2 * LINGERS
             }
         };
-        (receiver.cpu() - before) / lingers as f64
+        let stops = lingers / batch * if clients == Clients::Gone { 1 } else { 2 };
+        (receiver.cpu() - before - stop * stops as f64) / lingers as f64
     }
 
     fn compare(&mut self, (senders, sockets): (usize, usize), clients: Clients, pace: Pace) -> Compared {
@@ -125,17 +141,17 @@ impl Pair {
             pace.name(),
             clients.name()
         ));
-        let [bare, lingerd] = [BARE, LINGERD].map(|kind| self.start(kind, senders, &[]));
-        let mut compared =
-            Compared { senders, sockets, clients, pace, bare: Vec::new(), lingerd: Vec::new() };
-        for receiver in [&bare, &lingerd] {
+        let receivers = KINDS.map(|kind| self.start(kind, senders, &[]));
+        let mut measured = KINDS.map(|_| Vec::new());
+        for receiver in &receivers {
             self.measure(receiver, sockets, clients, pace); // what is allocated once is allocated
         }
         for _ in 0..ROUNDS {
-            compared.bare.push(self.measure(&bare, sockets, clients, pace));
-            compared.lingerd.push(self.measure(&lingerd, sockets, clients, pace));
+            for (receiver, measured) in receivers.iter().zip(&mut measured) {
+                measured.push(self.measure(receiver, sockets, clients, pace));
+            }
         }
-        compared
+        Compared { senders, sockets, clients, pace, measured }
     }
 
     /// System calls a linger, by name.
@@ -176,37 +192,40 @@ fn count(line: &str) -> Option<(String, u64)> {
     Some((words.last()?.to_string(), words.get(3)?.parse().ok()?))
 }
 
-/// What was measured of both, round by round, in nanoseconds.
+/// What was measured of each, round by round, in nanoseconds.
 struct Compared {
     senders: usize,
     sockets: usize,
     clients: Clients,
     pace: Pace,
-    bare: Vec<f64>,
-    lingerd: Vec<f64>,
+    measured: [Vec<f64>; KINDS.len()],
 }
 
 impl Compared {
-    fn ratios(&self) -> Vec<f64> {
-        self.bare.iter().zip(&self.lingerd).map(|(bare, lingerd)| lingerd / bare).collect()
+    /// Of each to the bare one.
+    fn ratios(&self) -> [Vec<f64>; KINDS.len()] {
+        let [bare, ..] = &self.measured;
+        self.measured
+            .each_ref()
+            .map(|values| bare.iter().zip(values).map(|(bare, value)| value / bare).collect())
     }
 
-    fn row(&self) -> [String; 5] {
-        let micros = |values: &[f64]| spread(values.iter().map(|ns| ns / 1e3).collect(), 2);
-        [
-            format!("clients {}, {} senders x {}", self.clients.name(), self.senders, self.sockets),
-            self.pace.name().to_owned(),
-            micros(&self.bare),
-            micros(&self.lingerd),
-            spread(self.ratios(), 3),
-        ]
+    fn row(&self) -> [String; 7] {
+        let micros = |values: &Vec<f64>| spread(values.iter().map(|ns| ns / 1e3).collect(), 2);
+        let [bare, asks, lingerd] = self.measured.each_ref().map(micros);
+        let [_, asks_ratio, ratio] = self.ratios().map(|ratios| spread(ratios, 3));
+        let what = format!("clients {}, {} senders x {}", self.clients.name(), self.senders, self.sockets);
+        [what, self.pace.name().to_owned(), bare, asks, lingerd, asks_ratio, ratio]
     }
 
     fn json(&self) -> Value {
+        let [bare, asks, lingerd] = &self.measured;
+        let [_, asks_ratios, ratios] = self.ratios();
         json!({
             "clients": self.clients.name(), "senders": self.senders, "sockets": self.sockets,
             "pace": self.pace.name(),
-            "bare_ns": self.bare, "lingerd_ns": self.lingerd, "ratios": self.ratios(),
+            "bare_ns": bare, "asks_ns": asks, "lingerd_ns": lingerd,
+            "asks_ratios": asks_ratios, "ratios": ratios,
         })
     }
 }
@@ -232,9 +251,9 @@ fn main() -> ExitCode {
         crowds = if counts.is_empty() { CROWDS.to_vec() } else { vec![(64, 1)] };
     }
     let _ = process::raise_descriptor_limit();
-    match Pair::new() {
-        Ok(mut pair) if counts.is_empty() => times(&mut pair, &crowds),
-        Ok(mut pair) => calls(&mut pair, &crowds),
+    match Bench::new() {
+        Ok(mut bench) if counts.is_empty() => times(&mut bench, &crowds),
+        Ok(mut bench) => calls(&mut bench, &crowds),
         Err(why) => {
             eprintln!("{why}");
             return ExitCode::FAILURE;
@@ -243,13 +262,13 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn times(pair: &mut Pair, crowds: &[(usize, usize)]) {
+fn times(bench: &mut Bench, crowds: &[(usize, usize)]) {
     let mut all = Vec::new();
     for clients in Clients::ALL {
         for &crowd in crowds {
-            all.push(pair.compare(crowd, clients, Pace::AtOnce));
+            all.push(bench.compare(crowd, clients, Pace::AtOnce));
             if crowd.1 == 1 {
-                all.push(pair.compare(crowd, clients, Pace::InTurn));
+                all.push(bench.compare(crowd, clients, Pace::InTurn));
             }
         }
     }
@@ -257,7 +276,7 @@ fn times(pair: &mut Pair, crowds: &[(usize, usize)]) {
     println!(
         "\nCPU a linger in microseconds, {ROUNDS} rounds: the median, and from the least to the most.\n"
     );
-    let head = row(["", "they come", "bare receiver", "lingerd", "ratio"]);
+    let head = row(["", "they come", "bare receiver", "that asks", "lingerd", "asks/bare", "lingerd/bare"]);
     print_table(&[vec![head], all.iter().map(Compared::row).collect()].concat());
     println!();
     machine::print(&machine);
@@ -267,12 +286,12 @@ fn times(pair: &mut Pair, crowds: &[(usize, usize)]) {
     );
 }
 
-fn calls(pair: &mut Pair, crowds: &[(usize, usize)]) {
+fn calls(bench: &mut Bench, crowds: &[(usize, usize)]) {
     println!("system calls a linger");
     for &crowd in crowds {
         for clients in Clients::ALL {
-            for kind in [BARE, LINGERD] {
-                let counts = pair.calls(kind, crowd, clients);
+            for kind in KINDS {
+                let counts = bench.calls(kind, crowd, clients);
                 let all: f64 = counts.values().sum();
                 let each: Vec<_> = counts.iter().map(|(name, count)| format!("{name} {count:.2}")).collect();
                 let (senders, sockets) = crowd;

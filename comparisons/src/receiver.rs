@@ -6,7 +6,7 @@
 //! Knows the hand-off protocol, and of a receiver what Linux tells of its process. Must not know how one is built inside,
 //! nor what is measured.
 
-use crate::weigh;
+use crate::{median, weigh};
 use lingerd_platform::{fdpass, process};
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -22,6 +22,9 @@ use std::{env, fs, thread};
 /// A process that has not run for so long waits for something to happen: it may sleep for a millisecond before it looks
 /// at what did.
 const QUIET: Duration = Duration::from_millis(4);
+
+/// How often one is stopped and continued with nothing to do, for what that costs.
+const STOPS: usize = 9;
 
 /// Longer than anything takes on a machine that works.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -125,6 +128,18 @@ impl Receiver {
         work();
         process::kill(self.pid, libc::SIGCONT).expect("a signal to our child");
         self.wait_for(descriptors);
+    }
+
+    /// Nanoseconds of CPU that a stop takes of a process that has nothing to do: the median, as one that was disturbed may
+    /// take ten times as much.
+    pub fn stop_cost(&self) -> f64 {
+        let descriptors = self.descriptors();
+        let costs = (0..STOPS).map(|_| {
+            let before = self.cpu();
+            self.at_once(descriptors, || {});
+            self.cpu() - before
+        });
+        median(costs.collect())
     }
 
     /// Hands over, `sockets` in a message, by its senders in turns; they have half-closed.

@@ -395,6 +395,26 @@ fn a_sender_that_always_has_more_keeps_no_other_waiting_for_more_than_two_turns_
     }
 }
 
+#[test]
+fn a_turn_with_little_to_do_waits_for_more_and_one_with_much_begins_at_once() {
+    for (number, waits) in [(1, true), (63, true), (64, false), (300, false)] {
+        let mut scene = Scene::new(Flavour::linux(), NEVER);
+        let pause = Flavour::linux().pause.expect("a system that can sleep for so short a time");
+        let mut senders = Vec::new();
+        while senders.len() < number {
+            senders.push(scene.sender());
+            let all = senders.len() as u64;
+            scene.until("they are let in", |scene| scene.figure("senders") == all);
+        }
+        let (clients, held) = scene.connections(senders.len(), &Setup::default());
+        senders.iter().zip(held).for_each(|(sender, held)| send(sender, &[held]));
+        let before = scene.kernel.now();
+        scene.daemon.turn().expect("a backend that can wait");
+        let first = clients.iter().filter_map(|client| client.facts().received).min().expect("a hand-off");
+        assert_eq!(first - before >= pause, waits, "{} senders", senders.len());
+    }
+}
+
 /// Of which one wait does not report all.
 #[test]
 fn hundreds_of_senders_that_have_more_are_read_to_the_end_when_they_are_reported_again() {

@@ -477,9 +477,11 @@ impl Told {
                 text(&step["kernel_bytes"], 0),
                 step["idle"]["wakeups"].to_string(),
                 format!("{:.0} ms", asked * 1e3),
-                step["upgrade"]["failed"]
-                    .as_str()
-                    .map_or_else(|| text(&step["upgrade"]["frozen_ms"], 0) + " ms", str::to_owned),
+                match step["upgrade"]["failed"].as_str() {
+                    None => text(&step["upgrade"]["frozen_ms"], 0) + " ms",
+                    Some(said) if said.contains("takes too long") => "gave up".to_owned(),
+                    Some(_) => "failed".to_owned(),
+                },
             ]
         };
         println!();

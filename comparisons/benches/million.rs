@@ -477,9 +477,11 @@ impl Told {
                 text(&step["kernel_bytes"], 0),
                 step["idle"]["wakeups"].to_string(),
                 format!("{:.0} ms", asked * 1e3),
-                step["upgrade"]["failed"]
-                    .as_str()
-                    .map_or_else(|| text(&step["upgrade"]["frozen_ms"], 0) + " ms", str::to_owned),
+                match step["upgrade"]["failed"].as_str() {
+                    None => text(&step["upgrade"]["frozen_ms"], 0) + " ms",
+                    Some(said) if said.contains("takes too long") => "gave up".to_owned(),
+                    Some(_) => "failed".to_owned(),
+                },
             ]
         };
         println!();
@@ -560,11 +562,14 @@ impl Told {
             all.iter().filter_map(|it| Some((it["connections"].as_f64()?, of(it)?))).collect()
         };
         let instructions = WAYS.map(|way| series(&self.counted, &|it| median(&it[way])));
-        let own = series(&self.steps, &|it| it["own_bytes"].as_f64());
+        // All of it counts here, and few have a large part in what there is anyway.
+        let many = |it: &&Value| it["connections"].as_u64().is_some_and(|number| number >= 10 * FEW as u64);
+        let many: Vec<_> = self.steps.iter().filter(many).cloned().collect();
+        let own = series(&many, &|it| Some(it["own_kb"].as_f64()? * 1024.0 / it["connections"].as_f64()?));
         let [gone, lingering] = instructions;
         steps::draw(&[
             ("instructions a linger", &[("client gone", gone), ("client lingers", lingering)]),
-            ("bytes of its own a connection", &[("", own)]),
+            ("bytes of its own memory for each of them", &[("", own)]),
         ])
     }
 

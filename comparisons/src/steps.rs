@@ -35,11 +35,12 @@ fn all_of(text: &mut String, all: &[(&str, &[Line])]) -> Result<(), Box<dyn std:
     for (place, (title, lines)) in area.split_evenly((1, all.len())).iter().zip(all) {
         let points = || lines.iter().flat_map(|(_, points)| points);
         let most = points().map(|point| point.1).fold(1.0, f64::max) * 1.25;
-        let least_number = points().map(|point| point.0).fold(f64::MAX, f64::min).min(1e3);
         let most_number = points().map(|point| point.0).fold(1e4, f64::max);
+        let least_number = points().map(|point| point.0).fold(most_number / 10.0, f64::min);
         let mut chart = ChartBuilder::on(place)
             .caption(*title, (FONT, 16))
             .margin(14)
+            .margin_right(34)
             .x_label_area_size(42)
             .y_label_area_size(56)
             .build_cartesian_2d((least_number..most_number).log_scale(), 0.0..most)?;
@@ -63,7 +64,7 @@ fn all_of(text: &mut String, all: &[(&str, &[Line])]) -> Result<(), Box<dyn std:
         if lines.iter().any(|(name, _)| !name.is_empty()) {
             chart
                 .configure_series_labels()
-                .position(SeriesLabelPosition::LowerRight)
+                .position(SeriesLabelPosition::MiddleRight)
                 .background_style(WHITE.mix(0.8))
                 .margin(8)
                 .label_font((FONT, 13))

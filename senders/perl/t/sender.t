@@ -7,9 +7,11 @@ use warnings;
 
 use Test::More;
 
+use Fcntl               ();
 use File::Temp          ();
 use IO::Socket::INET    ();
 use IO::Socket::UNIX    ();
+use POSIX               ();
 use Socket              qw(SCM_RIGHTS SOL_SOCKET SO_LINGER);
 use Socket::MsgHdr      'recvmsg';
 use Lingerd::Closing    ();
@@ -53,6 +55,18 @@ sub received {
 sub same {
     my ($one, $other) = @_;
     return (stat $one)[1] == (stat $other)[1];
+}
+
+# What takes the free numbers below one, which is then the first that is free when it is closed.
+sub below {
+    my ($number) = @_;
+    my @handles;
+    do {
+        open my $handle, '<', $0 or die "no $0: $!";
+        push @handles, $handle;
+    } while fileno $handles[-1] < $number;
+    pop @handles;
+    return @handles;
 }
 
 sub linger {
@@ -121,7 +135,6 @@ subtest 'a child has a link of its own, and leaves its parent\'s alone' => sub {
     my $first = $listener->accept;
     my $child = fork;
     if (!$child) {
-        require POSIX;
         POSIX::_exit($sender->give($server) ? 0 : 1);
     }
     waitpid $child, 0;
@@ -133,7 +146,6 @@ subtest 'a child has a link of its own, and leaves its parent\'s alone' => sub {
 };
 
 subtest 'what has come by the number of a parent\'s link stays open in a child' => sub {
-    require POSIX;
     my ($directory, $path, $sender) = place();
     my $listener = listener($path);
     my (undef, $server) = connection();
@@ -149,12 +161,71 @@ subtest 'what has come by the number of a parent\'s link stays open in a child' 
             close $writer;
             $part->();
             POSIX::write($number, 'open', 4);
+            system $^X, '-e', 'open my $it, ">&=", shift; syswrite $it, " for all"', $number;
             POSIX::_exit(0);
         }
         close $writer;
         waitpid $child, 0;
-        is join('', <$reader>), 'open', 'it can be written to';
+        is join('', <$reader>), 'open for all', 'it can be written to, and by what the child starts';
     }
+};
+
+subtest 'what Perl opens by the number of a parent\'s link is closed when the child closes it' => sub {
+    my ($directory, $path, $sender) = place();
+    my $listener = listener($path);
+    my (undef, $server) = connection();
+    ok $sender->give($server), 'given by the parent';
+    my $number = fileno $sender->{links}[0]{link};
+    my @below  = below($number);
+    my $give   = sub { $sender->give($server) };
+    my $leave  = sub { undef $sender };
+    my $none   = sub { };
+    for my $parts ([$leave, $none], [$none, $leave], [$none, $give]) {
+        my $child = fork;
+        if (!$child) {
+            pipe my $reader, my $writer or die "no pipe: $!";
+            $reader->blocking(0);
+            POSIX::close($number);
+            $! = 0;
+            $parts->[0]->();
+            my $kept = $! == 0;
+            open my $opened, '>&', $writer or die "no second one: $!";
+            close $writer;
+            my $there = fileno $opened == $number;
+            $parts->[1]->();
+            my $open = syswrite $opened, 'open';
+            close $opened;
+            my $got = sysread $reader, my $bytes, 10;
+            my $end = sysread $reader, $bytes, 10;
+            POSIX::_exit($kept && $there && $open && $got && defined $end ? 0 : 1);
+        }
+        waitpid $child, 0;
+        is $?, 0, 'its reader has the end';
+    }
+};
+
+subtest 'a child keeps its locks on a file that has come by the number of its parent\'s link' => sub {
+    plan skip_all => 'the struct flock here is that of Linux' unless $^O eq 'linux' && length pack('l!', 0) == 8;
+    my ($directory, $path, $sender) = place();
+    my $listener = listener($path);
+    my (undef, $server) = connection();
+    ok $sender->give($server), 'given by the parent';
+    my $number = fileno $sender->{links}[0]{link};
+    my @below  = below($number);
+    my $lock   = pack 's2 x![q] q2 i x![q]', Fcntl::F_WRLCK(), 0, 0, 0, 0;
+    my $child  = fork;
+    if (!$child) {
+        POSIX::close($number);
+        open my $file, '>', "$directory/file" or die "no file: $!";
+        my $locked = fileno $file == $number && fcntl $file, Fcntl::F_SETLK(), $lock;
+        undef $sender;
+        my $other = fork;
+        POSIX::_exit(fcntl($file, Fcntl::F_SETLK(), $lock) ? 1 : 0) if !$other;
+        waitpid $other, 0;
+        POSIX::_exit($locked && $? == 0 ? 0 : 1);
+    }
+    waitpid $child, 0;
+    is $?, 0, 'nobody else has it';
 };
 
 subtest 'what lingerd does not take is not sent' => sub {
@@ -319,7 +390,6 @@ subtest 'what lingerd does not take it is not asked for again at once' => sub {
     local *Lingerd::Starman::wait_for = sub {
         push @$sender, $_[0];
         if (!defined $reader && !($reader = fork)) {
-            require POSIX;
             my $got = 0;
             close $server;
             while (my $n = sysread $client, my $bytes, 65_536) { $got += $n }

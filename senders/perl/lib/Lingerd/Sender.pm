@@ -114,7 +114,9 @@ sub _linger {
 package Lingerd::Sender::Link;
 
 use Errno      ();
+use Fcntl      qw(F_GETFD F_SETFD);
 use IO::Handle ();
+use POSIX      ();
 use Socket     qw(AF_UNIX MSG_DONTWAIT SCM_RIGHTS SOCK_STREAM SOL_SOCKET pack_sockaddr_un);
 use Socket::MsgHdr 'sendmsg';
 
@@ -130,16 +132,32 @@ sub new {
     return bless { path => $path, pid => $$ }, $class;
 }
 
-# What has come by the number of a parent's link, which nobody is to close for it.
+# What has come by the number of a parent's link, and nobody is to close for it.
 my @others;
 
 # A child parts with the parent's link. Who closes all descriptors after fork(2), as daemons do, may have something else
-# by that number, which stays.
+# by that number, which stays. Perl counts its handles by number: what it has opened is open still when the link has
+# been closed, and a handle that is kept for nothing would leave it open for good.
 sub DESTROY {
     my ($self) = @_;
-    return if $self->{pid} == $$ || !$self->{link} || ${^GLOBAL_PHASE} eq 'DESTRUCT';
+    my $link = $self->{link};
+    return if $self->{pid} == $$ || !$link || ${^GLOBAL_PHASE} eq 'DESTRUCT';
     local $! = 0;
-    push @others, $self->{link} if _file($self->{link}) ne $self->{file};
+    my ($number, $file) = (fileno $link, _file($link));
+    return CORE::close $link if $file eq '' || $file eq $self->{file};
+
+    # A file is kept open: the locks of fcntl(2) on it would go with the copy.
+    my $copy = -f $link ? undef : POSIX::dup($number);
+    return push @others, $link unless defined $copy;
+    my $flags = fcntl $link, F_GETFD, 0;
+    CORE::close $link;
+    if (!defined POSIX::dup2($number, $number)) {
+        POSIX::dup2($copy, $number);
+        open my $other, '+<&=', $number;
+        fcntl $other, F_SETFD, 0 + $flags;
+        push @others, $other;
+    }
+    POSIX::close($copy);
     return;
 }
 

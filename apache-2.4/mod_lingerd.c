@@ -675,7 +675,8 @@ static int lingerd_post_read_request(request_rec *r)
     const lingerd_config *conf = config_of(r->server);
     spool *s = spool_of(r->connection);
 
-    if (s) {
+    /* One that a subrequest is redirected to goes with that, unlogged. */
+    if (s && !r->main) {
         spool_request(s, r, conf->spool, conf->spool_max,
                       conf->spool_max_of_all);
     }
@@ -730,8 +731,10 @@ static int lingerd_pre_close(conn_rec *c)
         spool_abort(s);
         return DECLINED;
     }
+    /* mod_proxy_fdpass has given the socket to somebody else, and left another
+     * one in its place. */
     sock = spool_sock(s);
-    if (!child.active || sock < 0) {
+    if (!child.active || sock < 0 || ap_get_conn_socket(c) != s->socket) {
         return DECLINED;
     }
 

@@ -850,14 +850,15 @@ static void park_decline(conn_rec *c, park_told what, const char *kind,
 }
 
 /** Whether a filter is among those of which it is known that they keep nothing
- *  between two requests.  Each is looked at twice a request. */
+ *  between two requests.  Each is looked at twice a request.  There may be two
+ *  of a name, for input and for output. */
 static int park_knows_filter(const ap_filter_rec_t *filter)
 {
     static const char *const names[] = {
         "core_in", "core", "reqtimeout", "log_input_output", "lingerd_spool",
         "lingerd_late", NULL
     };
-    static const ap_filter_rec_t *known[sizeof(names) / sizeof(names[0])];
+    static const ap_filter_rec_t *known[2 * sizeof(names) / sizeof(names[0])];
     int i = 0;
 
     while (known[i] && known[i] != filter) {

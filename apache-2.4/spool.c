@@ -1163,10 +1163,19 @@ static int spool_begins(spool *s, ap_filter_t *f, apr_bucket_brigade *bb)
     return 1;
 }
 
-/** Whether all there is to come of a response is there. */
-static int spool_has_end(const apr_bucket_brigade *bb)
+/** Whether all there is to come of a response is there: in memory, as a file may
+ *  be slow to come. */
+static int spool_has_end(apr_bucket_brigade *bb)
 {
-    const apr_bucket *e = APR_BRIGADE_LAST(bb);
+    const apr_bucket *e;
+
+    for (e = APR_BRIGADE_FIRST(bb); e != APR_BRIGADE_SENTINEL(bb);
+         e = APR_BUCKET_NEXT(e)) {
+        if (APR_BUCKET_IS_FILE(e) && e->length > SPOOL_PIECE) {
+            return 0;
+        }
+    }
+    e = APR_BRIGADE_LAST(bb);
 
     while (e != APR_BRIGADE_SENTINEL(bb) && APR_BUCKET_IS_METADATA(e)
            && !APR_BUCKET_IS_EOS(e)) {
@@ -1178,7 +1187,7 @@ static int spool_has_end(const apr_bucket_brigade *bb)
 /** From here on what comes is ours to write.  A response that is there as a
  *  whole may be with the socket in a moment. */
 static apr_status_t spool_begin(spool *s, ap_filter_t *f,
-                                const apr_bucket_brigade *bb)
+                                apr_bucket_brigade *bb)
 {
     conn_rec *c = s->c;
     apr_status_t rv = APR_SUCCESS;

@@ -3,7 +3,9 @@
 //! With modules that make a response, or send it, in ways of their own.
 
 use super::*;
+use lingerd_platform::fdpass::Link;
 use lingerd_platform::process;
+use std::os::unix::net::UnixListener;
 use support::apache::user;
 use support::{is_root, skip};
 
@@ -116,6 +118,56 @@ fn a_response_to_who_was_too_slow_to_ask_the_worker_writes() {
     assert!(held.body == much, "{}", held.head);
     lingerd.wait_for("spooled=0 handed_over=1 limit=1");
     assert_eq!(client.read(&mut [0]).unwrap_or(0), 0);
+}
+
+/// What a subrequest is redirected to goes with that, while the page is still being made.
+#[test]
+fn what_a_page_has_included_is_not_looked_at_any_more() {
+    let lingerd = lingerd(&[]);
+    let setup = setup(&lingerd.site.socket()).php().modules(&["rewrite"]);
+    let Some(apache) = setup.with("<Directory \"/\">\nAllowOverride All\n</Directory>").start() else {
+        return;
+    };
+    apache.publish("part.html", b"part");
+    apache.publish(".htaccess", b"RewriteEngine On\nRewriteRule ^nice$ part.html\n");
+    // Whatever was the subrequest's is something else by then.
+    apache.publish(
+        "page.php",
+        b"<?php virtual('/nice'); for ($i = 0; $i < 40; $i++) { apache_setenv(\"V$i\", str_repeat('ABCDEFGH', 100)); }
+          echo str_repeat('x', 3000000);",
+    );
+    assert_spooled(&lingerd, apache.address, "/page.php", &[&b"part"[..], &[b'x'; MUCH]].concat());
+    assert_eq!(apache.errors_with("exit signal"), [""; 0]);
+}
+
+#[test]
+fn a_socket_that_was_given_to_somebody_else_is_left_alone() {
+    let lingerd = lingerd(&[]);
+    let handler = "<Location /given>\nSetHandler proxy:fd://\n</Location>";
+    let setup = setup(&lingerd.site.socket()).modules(&["proxy", "proxy_fdpass"]).with(handler);
+    let Some(apache) = setup.start() else { return };
+    let path = let_pages_write(&apache).join("given");
+    let backend = UnixListener::bind(&path).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+    publish(&apache);
+    let client = ask(apache.address, &request("/given"));
+    let mut given = Vec::new();
+    backend.set_nonblocking(true).unwrap();
+    let mut link = None;
+    wait_until("it calls", || {
+        link = backend.accept().ok();
+        link.is_some()
+    });
+    let (link, _) = link.unwrap(); // there is one now
+    wait_until("it is given", || {
+        let _ = link.receive(&mut given);
+        !given.is_empty()
+    });
+    // The only worker has let go of it.
+    let _held = get(apache.address, "/small");
+    TcpStream::from(given.remove(0)).write_all(b"hello").unwrap();
+    assert_eq!(read(client).body, b"hello");
+    lingerd.wait_for("handed_over=1");
 }
 
 #[test]

@@ -89,6 +89,9 @@ mod tests {
 
     closing_tests!(Real);
 
+    /// Longer than anything takes on a machine that works.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     /// One whose close(2) waits until the other end, which is returned, too, has gone.
     fn slow() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -97,7 +100,7 @@ mod tests {
         slow.set_nonblocking(true).unwrap();
         while slow.write(&[0; 65_536]).map_err(|e| e.kind()) != Err(ErrorKind::WouldBlock) {}
         slow.set_nonblocking(false).unwrap();
-        socket2::SockRef::from(&slow).set_linger(Some(Duration::from_secs(600))).unwrap();
+        socket2::SockRef::from(&slow).set_linger(Some(PATIENCE)).unwrap();
         (slow, other_end)
     }
 
@@ -113,6 +116,7 @@ mod tests {
             .collect();
         for _ in 0..10 {
             let (ours, mut theirs) = UnixStream::pair().unwrap();
+            theirs.set_read_timeout(Some(PATIENCE / 4)).unwrap();
             closing.close(ours.into());
             assert_eq!(theirs.read(&mut [0]).unwrap(), 0, "its end");
         }

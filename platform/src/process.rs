@@ -224,11 +224,15 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
 
 /// Has the table of this process's descriptors grow now to where it has a place for `number` of them, and not while it
 /// serves: on Linux, once there is a second thread, each time that it doubles takes until every processor has
-/// passed a point of rest (expand_fdtable, synchronize_rcu), which is 5 to 30 ms. `of` is any that is open.
+/// passed a point of rest (expand_fdtable, synchronize_rcu), which is 5 to 30 ms. Other systems wait for nobody, and a place
+/// takes more memory there: nothing is done. `of` is any that is open.
 ///
 /// # Errors
 /// What fcntl(2) says, EINVAL where that is more than the limit.
 pub fn reserve_descriptors(number: usize, of: &impl AsFd) -> io::Result<()> {
+    if !cfg!(any(target_os = "linux", target_os = "android")) {
+        return Ok(());
+    }
     let last = number.saturating_sub(1).try_into().unwrap_or(libc::c_int::MAX);
     // SAFETY: fcntl(2) with F_DUPFD_CLOEXEC takes two numbers and touches no memory.
     let copy = check(unsafe { libc::fcntl(of.as_fd().as_raw_fd(), libc::F_DUPFD_CLOEXEC, last) })?;

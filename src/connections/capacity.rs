@@ -39,6 +39,8 @@ impl Room {
     /// So many descriptors have their place in the system's table from the start, of a daemon that is not told how
     /// many connections to expect: half a megabyte of memory on Linux.
     const EXPECTED: usize = 65_536;
+    /// More than anybody has: 16 megabytes. Where there is no limit, -n may be any number.
+    const MOST_EXPECTED: usize = 1 << 21;
     /// And those beside the connections that are expected.
     const BESIDE: usize = 4_096;
 
@@ -81,7 +83,7 @@ impl Room {
     /// takes time in which nobody is served.
     pub fn places(&self) -> usize {
         let expected = self.wanted.map_or(Self::EXPECTED, |wanted| wanted.saturating_add(Self::BESIDE));
-        expected.min(self.limit)
+        expected.min(Self::MOST_EXPECTED).min(self.limit)
     }
 
     /// What -n asks for, if that is more than there ever is room for.
@@ -140,7 +142,7 @@ mod tests {
             (524_288, Some(100), 4_196),
             (524_288, Some(300_000), 304_096),
             (524_288, Some(1_000_000), 524_288),
-            (u64::MAX, Some(usize::MAX), usize::MAX),
+            (u64::MAX, Some(usize::MAX), 1 << 21),
         ] {
             assert_eq!(Room::share(limit, 14, wanted).unwrap().places(), places, "{limit} {wanted:?}");
         }

@@ -287,14 +287,23 @@ impl<W: World> Connections<W> {
     /// Whether anything may be parked for a server: not for one that was given up, until it is found again. Who parks is
     /// to keep what it has then.
     pub fn may_park(&mut self, way: Way) -> bool {
+        !self.is_lost(way, is_away)
+    }
+
+    /// Whether a server that was given up is there again for certain.
+    pub fn is_back(&mut self, way: Way) -> bool {
+        !self.is_lost(way, |error| error.kind() != ErrorKind::WouldBlock) // as its queue is full
+    }
+
+    fn is_lost(&mut self, way: Way, as_ever: fn(&io::Error) -> bool) -> bool {
         if self.parks.lost.contains(&way) {
             let called = self.parks.back.call(way.name());
-            if !called.as_ref().is_err_and(is_away) {
+            if !called.as_ref().is_err_and(as_ever) {
                 self.parks.lost.remove(&way);
             }
             self.close_links(called.ok());
         }
-        !self.parks.lost.contains(&way)
+        self.parks.lost.contains(&way)
     }
 
     /// Takes over a connection whose server waits for its client. What is no connection is refused, and what there is no

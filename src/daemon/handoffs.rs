@@ -143,7 +143,7 @@ impl<W: World> Daemon<W> {
         let now = self.clock.now();
         self.look_at = None;
         for way in self.senders.withheld() {
-            if self.connections.may_park(way) {
+            if self.connections.is_back(way) {
                 for sender in self.senders.release(way) {
                     self.acknowledge(sender, now);
                 }

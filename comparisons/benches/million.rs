@@ -93,16 +93,18 @@ struct Scene {
     site: Arc<Site>,
     daemon: Daemon,
     crowd: Crowd,
+    /// How many are to linger in it.
+    most: usize,
     /// Connections that were handed over to it.
     handed_over: u64,
 }
 
 impl Scene {
-    fn new(daemon: Daemon, others: &[&Daemon]) -> io::Result<Scene> {
+    fn new(most: usize, daemon: Daemon, others: &[&Daemon]) -> io::Result<Scene> {
         let site = Arc::clone(&daemon.site);
         let sockets: Vec<_> = [&daemon].iter().chain(others).map(|daemon| daemon.site.socket()).collect();
         let crowd = Crowd::start(&sockets.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
-        Ok(Scene { site, daemon, crowd, handed_over: 0 })
+        Ok(Scene { site, daemon, crowd, most, handed_over: 0 })
     }
 
     /// Has so many linger.
@@ -160,7 +162,7 @@ impl Scene {
         let before = self.site.log().len();
         let start = Instant::now();
         let mut child =
-            command.args(["-f", "-r"]).args(NO_DEADLINE).stderr(log).stdin(Stdio::null()).spawn()?;
+            command.args(["-f", "-r"]).args(options(self.most)).stderr(log).stdin(Stdio::null()).spawn()?;
         let took_over = loop {
             if child.try_wait()?.is_some() {
                 break false;
@@ -230,7 +232,7 @@ fn measure(most: usize) -> io::Result<()> {
         Site::new().start_as_it_is(&options.iter().map(String::as_str).collect::<Vec<_>>())
     };
     let (daemon, beside) = (start(most), start(FEW));
-    let mut scene = Scene::new(daemon, &[&beside])?;
+    let mut scene = Scene::new(most, daemon, &[&beside])?;
     scene.crowd.tell(&format!("fill 1 {FEW}"))?;
     // What is allocated once is allocated.
     for way in WAYS {
@@ -318,7 +320,7 @@ fn count(most: usize) -> io::Result<()> {
         .current_dir(&directory);
     let daemon = Daemon::spawn(&site, &mut command);
     let mut counting = Counting { directory, pid: daemon.pid, dumps: 0 };
-    let mut scene = Scene::new(daemon, &[])?;
+    let mut scene = Scene::new(most, daemon, &[])?;
     for way in WAYS {
         scene.pass(way, MESSAGE)?;
     }

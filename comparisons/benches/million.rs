@@ -301,10 +301,6 @@ impl Counting {
 
 /// The way to `most`, of a daemon whose instructions are counted.
 fn count(most: usize) -> io::Result<()> {
-    if Command::new("valgrind").arg("--version").output().is_err() {
-        println!("there is no valgrind, which counts instructions (Debian: apt-get install valgrind)");
-        return Ok(());
-    }
     let site = Site::new();
     let directory = site.path("");
     let lingerd = site.lingerd();
@@ -384,11 +380,10 @@ fn hindrance(most: usize) -> Option<String> {
     (memory < needed).then(|| format!("it takes {} MB of memory", needed >> 20))
 }
 
-/// This program inside, here or in a kernel of its own.
-fn start(most: usize, uml: bool) -> Result<(Child, String), String> {
+/// This program inside, here or, where something hinders, in a kernel of its own.
+fn start(most: usize, hindrance: Option<&str>) -> Result<(Child, String), String> {
     let program = env::current_exe().map_err(|e| e.to_string())?;
-    let hindrance = if uml { Some("asked to".to_owned()) } else { hindrance(most) };
-    let (mut command, place) = match &hindrance {
+    let (mut command, place) = match hindrance {
         None => (Command::new(&program), "this machine".to_owned()),
         Some(why) => {
             if !Command::new("linux").arg("--version").output().is_ok_and(|said| said.status.success()) {
@@ -422,6 +417,8 @@ struct Told {
     steps: Vec<Value>,
     counted: Vec<Value>,
     end: Value,
+    /// The exit status of the program inside, where a kernel's would say nothing of it.
+    ended: Value,
 }
 
 impl Told {
@@ -433,17 +430,39 @@ impl Told {
                 eprintln!("{}", line.trim_end());
                 continue;
             };
-            let Ok(Value::Object(object)) = serde_json::from_str(text) else { continue };
+            let Ok(Value::Object(object)) = serde_json::from_str(text) else {
+                eprintln!("{text}");
+                continue;
+            };
             for (what, value) in object {
                 match what.as_str() {
                     "machine" => told.machine = value,
                     "step" => told.steps.push(value),
                     "counted" => told.counted.push(value),
-                    _ => told.end = value,
+                    "end" => told.end = value,
+                    "ended" => told.ended = value,
+                    other => eprintln!("{other}? {value}"),
                 }
             }
         }
         told
+    }
+
+    /// What is missing of all the way to `most`.
+    fn missing(&self, most: usize) -> Result<(), String> {
+        let whole = |steps: &[Value]| {
+            steps.iter().map(|step| step["connections"].as_u64()).eq(steps_to(most).map(|n| Some(n as u64)))
+        };
+        for (what, is_there) in [
+            ("a step", whole(&self.steps)),
+            ("its end", !self.end.is_null()),
+            ("a step of the counted way", whole(&self.counted)),
+        ] {
+            if !is_there {
+                return Err(format!("it did not come to {what}"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -622,16 +641,28 @@ fn outside(words: &[String]) -> Result<(), String> {
         _ => return Err("usage: million [uml] [CONNECTIONS]".to_owned()),
     };
     built::program("lingerd")?;
-    let (mut child, place) = start(most, !uml.is_empty())?;
+    if !Command::new("valgrind").arg("--version").output().is_ok_and(|said| said.status.success()) {
+        return Err(
+            "there is no valgrind, which counts instructions ('sh ci/packages million' installs it on Debian)"
+                .to_owned(),
+        );
+    }
+    let hindrance = if uml.is_empty() { hindrance(most) } else { Some("asked to".to_owned()) };
+    let is_uml = hindrance.is_some();
+    let (mut child, place) = start(most, hindrance.as_deref())?;
     progress(&format!("up to {most} linger, on {place}"));
     let told = Told::listen(&mut child);
     let ended = child.wait().map_err(|e| e.to_string())?;
     println!("\nOn {place}: {}", told.machine);
     told.print();
-    told.write(&place)?;
+    let written = told.write(&place);
+    match told.ended.as_i64() {
+        _ if !ended.success() => Err(format!("it has ended with {ended}")),
+        Some(status) if status != 0 => Err(format!("the program inside has ended with {status}")),
+        None if is_uml => Err("the kernel inside has ended before the program".to_owned()),
+        _ => told.missing(most),
+    }?;
+    written?;
     println!("\n{REPORT}, {PICTURE}");
-    if !ended.success() || told.end.is_null() {
-        return Err("it did not come to its end".to_owned());
-    }
     Ok(())
 }

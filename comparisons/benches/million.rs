@@ -26,14 +26,16 @@
 //! It runs on Linux only. It must not know how the daemon is built inside.
 
 use comparisons::crowd::{self, Crowd};
-use comparisons::{print_table, progress, row, spread, steps, weigh};
+use comparisons::{on_stop, print_table, progress, row, spread, steps, weigh};
 use lingerd_platform::{fdpass, process};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
+use std::os::unix::process::{CommandExt, parent_id};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 use support::built;
@@ -65,6 +67,9 @@ const UPGRADE_FROM: usize = 10_000;
 
 /// Longer than an upgrade or the end of a million takes.
 const LONG: Duration = Duration::from_secs(600);
+
+/// After so long something hangs, in whatever kernel.
+const LONGEST: Duration = Duration::from_secs(90 * 60);
 
 /// What a line of the program inside begins with that is for the one outside.
 const MARK: &str = "million: ";
@@ -380,11 +385,44 @@ fn hindrance(most: usize) -> Option<String> {
     (memory < needed).then(|| format!("it takes {} MB of memory", needed >> 20))
 }
 
-/// This program inside, here or, where something hinders, in a kernel of its own.
-fn start(most: usize, hindrance: Option<&str>) -> Result<(Child, String), String> {
+/// The process group of what runs inside, or 0.
+static GROUP: AtomicI32 = AtomicI32::new(0);
+
+/// Why it was stopped.
+static STOPPED: OnceLock<&str> = OnceLock::new();
+
+/// Ends what runs inside, a whole kernel where it is one, which may hang. What it leaves behind is in a directory of ours.
+fn stop(why: &'static str) {
+    let _ = STOPPED.set(why);
+    let group = GROUP.swap(0, Ordering::SeqCst);
+    if group > 0 {
+        let _ = process::kill(-group, libc::SIGKILL);
+    }
+}
+
+/// Stops it on a signal, when who has started this process is gone, which not each one passes a signal on to (cargo does
+/// not), and when it takes too long.
+fn watch() {
+    on_stop(|| stop("it was interrupted"));
+    let (start, parent) = (Instant::now(), parent_id());
+    thread::spawn(move || {
+        while start.elapsed() < LONGEST && parent_id() == parent {
+            thread::sleep(Duration::from_secs(1));
+        }
+        stop(if parent_id() == parent { "it takes too long" } else { "who has started it is gone" });
+    });
+}
+
+/// This program inside, here or, where something hinders, in a kernel of its own. What it does not clear away it leaves in
+/// `directory`.
+fn start(most: usize, hindrance: Option<&str>, directory: &Path) -> Result<(Child, String), String> {
     let program = env::current_exe().map_err(|e| e.to_string())?;
     let (mut command, place) = match hindrance {
-        None => (Command::new(&program), "this machine".to_owned()),
+        None => {
+            let mut command = Command::new(&program);
+            command.env("TMPDIR", directory);
+            (command, "this machine".to_owned())
+        }
         Some(why) => {
             if !Command::new("linux").arg("--version").output().is_ok_and(|said| said.status.success()) {
                 return Err(format!(
@@ -394,6 +432,7 @@ fn start(most: usize, hindrance: Option<&str>) -> Result<(Child, String), String
             let gigabytes = ((most as u64 * A_CONNECTION) >> 30) + 2;
             let mut command = Command::new("sh");
             command.arg(built::project().join("ci/uml")).arg(format!("mem={gigabytes}G"));
+            command.arg(format!("uml_dir={}/", directory.display()));
             command.args("quiet rootfstype=hostfs root=/dev/root ro con0=null,fd:1".split(' '));
             // As a machine with so much memory has them, in which more than sockets lives.
             command.arg(format!("thash_entries={}", most.next_power_of_two()));
@@ -405,8 +444,12 @@ fn start(most: usize, hindrance: Option<&str>) -> Result<(Child, String), String
             (command, format!("user-mode Linux, {gigabytes} GB, as {why}"))
         }
     };
-    command.arg(INSIDE).arg(most.to_string()).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.arg(INSIDE).arg(most.to_string()).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
     let child = command.spawn().map_err(|e| format!("{command:?}: {e}"))?;
+    GROUP.store(child.id() as i32, Ordering::SeqCst);
+    if let Some(why) = STOPPED.get() {
+        stop(why); // before it was started
+    }
     Ok((child, place))
 }
 
@@ -649,10 +692,16 @@ fn outside(words: &[String]) -> Result<(), String> {
     }
     let hindrance = if uml.is_empty() { hindrance(most) } else { Some("asked to".to_owned()) };
     let is_uml = hindrance.is_some();
-    let (mut child, place) = start(most, hindrance.as_deref())?;
+    let site = Site::new();
+    watch();
+    let (mut child, place) = start(most, hindrance.as_deref(), &site.path(""))?;
     progress(&format!("up to {most} linger, on {place}"));
     let told = Told::listen(&mut child);
     let ended = child.wait().map_err(|e| e.to_string())?;
+    GROUP.store(0, Ordering::SeqCst);
+    if let Some(why) = STOPPED.get() {
+        return Err(format!("million: {why}"));
+    }
     println!("\nOn {place}: {}", told.machine);
     told.print();
     let written = told.write(&place);

@@ -83,6 +83,9 @@ const BESIDE: u64 = 3 * LINGERS as u64;
 /// Bytes of memory that a connection takes, with both ends and all.
 const A_CONNECTION: u64 = 11_000;
 
+/// Gigabytes of memory that a kernel of its own has besides.
+const A_KERNEL: u64 = 2;
+
 const REPORT: &str = "target/million.json";
 const PICTURE: &str = "target/million.svg";
 
@@ -377,12 +380,32 @@ fn hindrance(most: usize) -> Option<String> {
     }
     let number = |path| fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
     let all: u64 = number("/proc/sys/fs/file-max").unwrap_or(u64::MAX);
-    if all < 2 * (most + BESIDE) {
-        return Some(format!("all processes can have {all} files open here (fs.file-max)"));
+    (all < 2 * (most + BESIDE)).then(|| format!("all processes can have {all} files open here (fs.file-max)"))
+}
+
+/// Gigabytes of memory that a kernel of its own has for so many.
+fn gigabytes(most: usize) -> u64 {
+    ((most as u64 * A_CONNECTION) >> 30) + A_KERNEL
+}
+
+/// That there is memory for them, here or in a kernel of its own: more of it than there is does not help.
+fn check_memory(most: usize, is_uml: bool) -> Result<(), String> {
+    let (needed, beside) = match is_uml {
+        true => (gigabytes(most) << 30, A_KERNEL << 30),
+        false => (most as u64 * A_CONNECTION, 0),
+    };
+    let available = meminfo("MemAvailable").unwrap_or(0) * 1024;
+    if available >= needed {
+        return Ok(());
     }
-    let memory = meminfo("MemAvailable").unwrap_or(0) * 1024;
-    let needed = most * A_CONNECTION;
-    (memory < needed).then(|| format!("it takes {} MB of memory", needed >> 20))
+    let fit = available.saturating_sub(beside) / A_CONNECTION / FEW as u64 * FEW as u64;
+    let advice =
+        if fit >= FEW as u64 { format!("; for so much: make million MOST={fit}") } else { String::new() };
+    Err(format!(
+        "it takes {} MB of memory, of which {} are available (MemAvailable){advice}",
+        needed >> 20,
+        available >> 20
+    ))
 }
 
 /// The process group of what runs inside, or 0.
@@ -429,7 +452,7 @@ fn start(most: usize, hindrance: Option<&str>, directory: &Path) -> Result<(Chil
                     "{why}, and there is no user-mode Linux ('sh ci/packages million' installs it on Debian)"
                 ));
             }
-            let gigabytes = ((most as u64 * A_CONNECTION) >> 30) + 2;
+            let gigabytes = gigabytes(most);
             let mut command = Command::new("sh");
             command.arg(built::project().join("ci/uml")).arg(format!("mem={gigabytes}G"));
             command.arg(format!("uml_dir={}/", directory.display()));
@@ -692,6 +715,7 @@ fn outside(words: &[String]) -> Result<(), String> {
     }
     let hindrance = if uml.is_empty() { hindrance(most) } else { Some("asked to".to_owned()) };
     let is_uml = hindrance.is_some();
+    check_memory(most, is_uml)?;
     let site = Site::new();
     watch();
     let (mut child, place) = start(most, hindrance.as_deref(), &site.path(""))?;

@@ -532,6 +532,11 @@ impl Told {
     }
 }
 
+/// Whether so many linger that their part in the memory of a whole process or system can be told.
+fn is_many(step: &Value) -> bool {
+    step["connections"].as_u64().is_some_and(|number| number >= 10 * FEW as u64)
+}
+
 fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().into_iter().flatten().filter_map(Value::as_f64).collect()
 }
@@ -547,7 +552,7 @@ fn text(value: &Value, digits: usize) -> String {
 }
 
 impl Told {
-    fn print(&self) {
+    fn print(&self, is_uml: bool) {
         let head = row([
             "lingering",
             "own bytes each",
@@ -561,7 +566,7 @@ impl Told {
             [
                 step["connections"].to_string(),
                 text(&step["own_bytes"], 1),
-                text(&step["kernel_bytes"], 0),
+                if is_many(step) { text(&step["kernel_bytes"], 0) } else { "-".to_owned() },
                 step["idle"]["wakeups"].to_string(),
                 format!("{:.0} ms", asked * 1e3),
                 match step["upgrade"]["failed"].as_str() {
@@ -573,8 +578,32 @@ impl Told {
         };
         println!();
         print_table(&[vec![head], self.steps.iter().map(line).collect()].concat());
+        println!("The kernel's memory is the system's, whoever has it: of few it says nothing.");
+        if let Some(first) = self.counted.first() {
+            println!(
+                "\nInstructions of the daemon a linger (callgrind), and over those with {}. A client that has gone is \
+                 found gone when its connection comes, and never enters the table of those that linger.\n",
+                first["connections"]
+            );
+            let head = row(["lingering", "client gone", "ratio", "client lingers", "ratio"]);
+            let line = |counted: &Value| {
+                let count = |way: &str| {
+                    let (now, then) = (median(&counted[way]), median(&first[way]));
+                    let ratio = now.zip(then).map(|(now, then)| now / then);
+                    [text(&json!(now), 1), text(&json!(ratio), 3)]
+                };
+                let ([gone, ratio_gone], [lingers, ratio_lingers]) = (count(WAYS[0]), count(WAYS[1]));
+                [counted["connections"].to_string(), gone, ratio_gone, lingers, ratio_lingers]
+            };
+            print_table(&[vec![head], self.counted.iter().map(line).collect()].concat());
+        }
         println!(
-            "\nCPU a linger in microseconds, of {LINGERS} that come and go meanwhile, {ROUNDS} rounds; and over a daemon with {FEW}.\n"
+            "\nCPU a linger in microseconds, of {LINGERS} that come and go meanwhile, {ROUNDS} rounds; and over a daemon with {FEW}.{}\n",
+            if is_uml {
+                " This kernel tells CPU by its ticks, of 10 ms: where rounds differ go by the instructions."
+            } else {
+                ""
+            }
         );
         let head = row(["lingering", "client gone", "ratio", "client lingers", "ratio"]);
         let line = |step: &Value| {
@@ -625,23 +654,6 @@ impl Told {
                 end["closed"],
             );
         }
-        if let Some(first) = self.counted.first() {
-            println!(
-                "\nInstructions of the daemon a linger (callgrind), and over those with {}.\n",
-                first["connections"]
-            );
-            let head = row(["lingering", "client gone", "ratio", "client lingers", "ratio"]);
-            let line = |counted: &Value| {
-                let count = |way: &str| {
-                    let (now, then) = (median(&counted[way]), median(&first[way]));
-                    let ratio = now.zip(then).map(|(now, then)| now / then);
-                    [text(&json!(now), 1), text(&json!(ratio), 3)]
-                };
-                let ([gone, ratio_gone], [lingers, ratio_lingers]) = (count(WAYS[0]), count(WAYS[1]));
-                [counted["connections"].to_string(), gone, ratio_gone, lingers, ratio_lingers]
-            };
-            print_table(&[vec![head], self.counted.iter().map(line).collect()].concat());
-        }
     }
 
     fn picture(&self) -> Result<String, String> {
@@ -650,8 +662,7 @@ impl Told {
         };
         let instructions = WAYS.map(|way| series(&self.counted, &|it| median(&it[way])));
         // All of it counts here, and few have a large part in what there is anyway.
-        let many = |it: &&Value| it["connections"].as_u64().is_some_and(|number| number >= 10 * FEW as u64);
-        let many: Vec<_> = self.steps.iter().filter(many).cloned().collect();
+        let many: Vec<_> = self.steps.iter().filter(|step| is_many(step)).cloned().collect();
         let own = series(&many, &|it| Some(it["own_kb"].as_f64()? * 1024.0 / it["connections"].as_f64()?));
         let [gone, lingering] = instructions;
         steps::draw(&[
@@ -727,7 +738,7 @@ fn outside(words: &[String]) -> Result<(), String> {
         return Err(format!("million: {why}"));
     }
     println!("\nOn {place}: {}", told.machine);
-    told.print();
+    told.print(is_uml);
     let written = told.write(&place);
     match told.ended.as_i64() {
         _ if !ended.success() => Err(format!("it has ended with {ended}")),

@@ -26,7 +26,7 @@
 //! It runs on Linux only. It must not know how the daemon is built inside.
 
 use comparisons::crowd::{self, Crowd};
-use comparisons::{on_stop, print_table, progress, row, spread, steps, weigh};
+use comparisons::{machine, on_stop, print_table, progress, row, spread, steps, weigh};
 use lingerd_platform::{fdpass, process};
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -671,9 +671,10 @@ impl Told {
         ])
     }
 
-    fn write(&self, place: &str) -> Result<(), String> {
+    fn write(&self, place: &str, machine: &Value) -> Result<(), String> {
         let report = json!({
-            "place": place, "machine": self.machine, "steps": self.steps, "counted": self.counted, "end": self.end,
+            "place": place, "machine": machine, "inside": self.machine, "steps": self.steps, "counted": self.counted,
+            "end": self.end,
         });
         let write = |path: &str, text: &str| {
             let path = built::project().join(path);
@@ -727,6 +728,7 @@ fn outside(words: &[String]) -> Result<(), String> {
     let hindrance = if uml.is_empty() { hindrance(most) } else { Some("asked to".to_owned()) };
     let is_uml = hindrance.is_some();
     check_memory(most, is_uml)?;
+    let machine = machine::machine(&[("valgrind", machine::version(Path::new("valgrind"), "--version"))]);
     let site = Site::new();
     watch();
     let (mut child, place) = start(most, hindrance.as_deref(), &site.path(""))?;
@@ -738,8 +740,9 @@ fn outside(words: &[String]) -> Result<(), String> {
         return Err(format!("million: {why}"));
     }
     println!("\nOn {place}: {}", told.machine);
+    machine::print(&machine);
     told.print(is_uml);
-    let written = told.write(&place);
+    let written = told.write(&place, &machine);
     match told.ended.as_i64() {
         _ if !ended.success() => Err(format!("it has ended with {ended}")),
         Some(status) if status != 0 => Err(format!("the program inside has ended with {status}")),

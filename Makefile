@@ -105,7 +105,7 @@ soak:
 
 # A million connections in one lingerd, or as many as MOST says, and what they cost on the way there: make million
 # MOST=100000. Where the machine's limits are too low they are in a kernel that runs as a process. Half an hour, and
-# 12 GB of memory.
+# 12 GB of memory; after an hour and a half it gives up.
 MOST = 1000000
 million:
 	@sh ci/packages million

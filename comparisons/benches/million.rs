@@ -26,14 +26,16 @@
 //! It runs on Linux only. It must not know how the daemon is built inside.
 
 use comparisons::crowd::{self, Crowd};
-use comparisons::{print_table, progress, row, spread, steps, weigh};
+use comparisons::{machine, on_stop, print_table, progress, row, spread, steps, weigh};
 use lingerd_platform::{fdpass, process};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
+use std::os::unix::process::{CommandExt, parent_id};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 use support::built;
@@ -66,6 +68,9 @@ const UPGRADE_FROM: usize = 10_000;
 /// Longer than an upgrade or the end of a million takes.
 const LONG: Duration = Duration::from_secs(600);
 
+/// After so long something hangs, in whatever kernel.
+const LONGEST: Duration = Duration::from_secs(90 * 60);
+
 /// What a line of the program inside begins with that is for the one outside.
 const MARK: &str = "million: ";
 
@@ -77,6 +82,9 @@ const BESIDE: u64 = 3 * LINGERS as u64;
 
 /// Bytes of memory that a connection takes, with both ends and all.
 const A_CONNECTION: u64 = 11_000;
+
+/// Gigabytes of memory that a kernel of its own has besides.
+const A_KERNEL: u64 = 2;
 
 const REPORT: &str = "target/million.json";
 const PICTURE: &str = "target/million.svg";
@@ -93,16 +101,18 @@ struct Scene {
     site: Arc<Site>,
     daemon: Daemon,
     crowd: Crowd,
+    /// How many are to linger in it.
+    most: usize,
     /// Connections that were handed over to it.
     handed_over: u64,
 }
 
 impl Scene {
-    fn new(daemon: Daemon, others: &[&Daemon]) -> io::Result<Scene> {
+    fn new(most: usize, daemon: Daemon, others: &[&Daemon]) -> io::Result<Scene> {
         let site = Arc::clone(&daemon.site);
         let sockets: Vec<_> = [&daemon].iter().chain(others).map(|daemon| daemon.site.socket()).collect();
         let crowd = Crowd::start(&sockets.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
-        Ok(Scene { site, daemon, crowd, handed_over: 0 })
+        Ok(Scene { site, daemon, crowd, most, handed_over: 0 })
     }
 
     /// Has so many linger.
@@ -160,7 +170,7 @@ impl Scene {
         let before = self.site.log().len();
         let start = Instant::now();
         let mut child =
-            command.args(["-f", "-r"]).args(NO_DEADLINE).stderr(log).stdin(Stdio::null()).spawn()?;
+            command.args(["-f", "-r"]).args(options(self.most)).stderr(log).stdin(Stdio::null()).spawn()?;
         let took_over = loop {
             if child.try_wait()?.is_some() {
                 break false;
@@ -230,7 +240,7 @@ fn measure(most: usize) -> io::Result<()> {
         Site::new().start_as_it_is(&options.iter().map(String::as_str).collect::<Vec<_>>())
     };
     let (daemon, beside) = (start(most), start(FEW));
-    let mut scene = Scene::new(daemon, &[&beside])?;
+    let mut scene = Scene::new(most, daemon, &[&beside])?;
     scene.crowd.tell(&format!("fill 1 {FEW}"))?;
     // What is allocated once is allocated.
     for way in WAYS {
@@ -299,10 +309,6 @@ impl Counting {
 
 /// The way to `most`, of a daemon whose instructions are counted.
 fn count(most: usize) -> io::Result<()> {
-    if Command::new("valgrind").arg("--version").output().is_err() {
-        println!("there is no valgrind, which counts instructions (Debian: apt-get install valgrind)");
-        return Ok(());
-    }
     let site = Site::new();
     let directory = site.path("");
     let lingerd = site.lingerd();
@@ -318,7 +324,7 @@ fn count(most: usize) -> io::Result<()> {
         .current_dir(&directory);
     let daemon = Daemon::spawn(&site, &mut command);
     let mut counting = Counting { directory, pid: daemon.pid, dumps: 0 };
-    let mut scene = Scene::new(daemon, &[])?;
+    let mut scene = Scene::new(most, daemon, &[])?;
     for way in WAYS {
         scene.pass(way, MESSAGE)?;
     }
@@ -374,29 +380,82 @@ fn hindrance(most: usize) -> Option<String> {
     }
     let number = |path| fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
     let all: u64 = number("/proc/sys/fs/file-max").unwrap_or(u64::MAX);
-    if all < 2 * (most + BESIDE) {
-        return Some(format!("all processes can have {all} files open here (fs.file-max)"));
-    }
-    let memory = meminfo("MemAvailable").unwrap_or(0) * 1024;
-    let needed = most * A_CONNECTION;
-    (memory < needed).then(|| format!("it takes {} MB of memory", needed >> 20))
+    (all < 2 * (most + BESIDE)).then(|| format!("all processes can have {all} files open here (fs.file-max)"))
 }
 
-/// This program inside, here or in a kernel of its own.
-fn start(most: usize, uml: bool) -> Result<(Child, String), String> {
+/// Gigabytes of memory that a kernel of its own has for so many.
+fn gigabytes(most: usize) -> u64 {
+    ((most as u64 * A_CONNECTION) >> 30) + A_KERNEL
+}
+
+/// That there is memory for them, here or in a kernel of its own: more of it than there is does not help.
+fn check_memory(most: usize, is_uml: bool) -> Result<(), String> {
+    let (needed, beside) = match is_uml {
+        true => (gigabytes(most) << 30, A_KERNEL << 30),
+        false => (most as u64 * A_CONNECTION, 0),
+    };
+    let available = meminfo("MemAvailable").unwrap_or(0) * 1024;
+    if available >= needed {
+        return Ok(());
+    }
+    let fit = available.saturating_sub(beside) / A_CONNECTION / FEW as u64 * FEW as u64;
+    let advice =
+        if fit >= FEW as u64 { format!("; for so much: make million MOST={fit}") } else { String::new() };
+    Err(format!(
+        "it takes {} MB of memory, of which {} are available (MemAvailable){advice}",
+        needed >> 20,
+        available >> 20
+    ))
+}
+
+/// The process group of what runs inside, or 0.
+static GROUP: AtomicI32 = AtomicI32::new(0);
+
+/// Why it was stopped.
+static STOPPED: OnceLock<&str> = OnceLock::new();
+
+/// Ends what runs inside, a whole kernel where it is one, which may hang. What it leaves behind is in a directory of ours.
+fn stop(why: &'static str) {
+    let _ = STOPPED.set(why);
+    let group = GROUP.swap(0, Ordering::SeqCst);
+    if group > 0 {
+        let _ = process::kill(-group, libc::SIGKILL);
+    }
+}
+
+/// Stops it on a signal, when who has started this process is gone, which not each one passes a signal on to (cargo does
+/// not), and when it takes too long.
+fn watch() {
+    on_stop(|| stop("it was interrupted"));
+    let (start, parent) = (Instant::now(), parent_id());
+    thread::spawn(move || {
+        while start.elapsed() < LONGEST && parent_id() == parent {
+            thread::sleep(Duration::from_secs(1));
+        }
+        stop(if parent_id() == parent { "it takes too long" } else { "who has started it is gone" });
+    });
+}
+
+/// This program inside, here or, where something hinders, in a kernel of its own. What it does not clear away it leaves in
+/// `directory`.
+fn start(most: usize, hindrance: Option<&str>, directory: &Path) -> Result<(Child, String), String> {
     let program = env::current_exe().map_err(|e| e.to_string())?;
-    let hindrance = if uml { Some("asked to".to_owned()) } else { hindrance(most) };
-    let (mut command, place) = match &hindrance {
-        None => (Command::new(&program), "this machine".to_owned()),
+    let (mut command, place) = match hindrance {
+        None => {
+            let mut command = Command::new(&program);
+            command.env("TMPDIR", directory);
+            (command, "this machine".to_owned())
+        }
         Some(why) => {
             if !Command::new("linux").arg("--version").output().is_ok_and(|said| said.status.success()) {
                 return Err(format!(
                     "{why}, and there is no user-mode Linux ('sh ci/packages million' installs it on Debian)"
                 ));
             }
-            let gigabytes = ((most as u64 * A_CONNECTION) >> 30) + 2;
+            let gigabytes = gigabytes(most);
             let mut command = Command::new("sh");
             command.arg(built::project().join("ci/uml")).arg(format!("mem={gigabytes}G"));
+            command.arg(format!("uml_dir={}/", directory.display()));
             command.args("quiet rootfstype=hostfs root=/dev/root ro con0=null,fd:1".split(' '));
             // As a machine with so much memory has them, in which more than sockets lives.
             command.arg(format!("thash_entries={}", most.next_power_of_two()));
@@ -408,8 +467,12 @@ fn start(most: usize, uml: bool) -> Result<(Child, String), String> {
             (command, format!("user-mode Linux, {gigabytes} GB, as {why}"))
         }
     };
-    command.arg(INSIDE).arg(most.to_string()).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.arg(INSIDE).arg(most.to_string()).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
     let child = command.spawn().map_err(|e| format!("{command:?}: {e}"))?;
+    GROUP.store(child.id() as i32, Ordering::SeqCst);
+    if let Some(why) = STOPPED.get() {
+        stop(why); // before it was started
+    }
     Ok((child, place))
 }
 
@@ -420,6 +483,8 @@ struct Told {
     steps: Vec<Value>,
     counted: Vec<Value>,
     end: Value,
+    /// The exit status of the program inside, where a kernel's would say nothing of it.
+    ended: Value,
 }
 
 impl Told {
@@ -431,18 +496,45 @@ impl Told {
                 eprintln!("{}", line.trim_end());
                 continue;
             };
-            let Ok(Value::Object(object)) = serde_json::from_str(text) else { continue };
+            let Ok(Value::Object(object)) = serde_json::from_str(text) else {
+                eprintln!("{text}");
+                continue;
+            };
             for (what, value) in object {
                 match what.as_str() {
                     "machine" => told.machine = value,
                     "step" => told.steps.push(value),
                     "counted" => told.counted.push(value),
-                    _ => told.end = value,
+                    "end" => told.end = value,
+                    "ended" => told.ended = value,
+                    other => eprintln!("{other}? {value}"),
                 }
             }
         }
         told
     }
+
+    /// What is missing of all the way to `most`.
+    fn missing(&self, most: usize) -> Result<(), String> {
+        let whole = |steps: &[Value]| {
+            steps.iter().map(|step| step["connections"].as_u64()).eq(steps_to(most).map(|n| Some(n as u64)))
+        };
+        for (what, is_there) in [
+            ("a step", whole(&self.steps)),
+            ("its end", !self.end.is_null()),
+            ("a step of the counted way", whole(&self.counted)),
+        ] {
+            if !is_there {
+                return Err(format!("it did not come to {what}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether so many linger that their part in the memory of a whole process or system can be told.
+fn is_many(step: &Value) -> bool {
+    step["connections"].as_u64().is_some_and(|number| number >= 10 * FEW as u64)
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
@@ -460,7 +552,7 @@ fn text(value: &Value, digits: usize) -> String {
 }
 
 impl Told {
-    fn print(&self) {
+    fn print(&self, is_uml: bool) {
         let head = row([
             "lingering",
             "own bytes each",
@@ -474,7 +566,7 @@ impl Told {
             [
                 step["connections"].to_string(),
                 text(&step["own_bytes"], 1),
-                text(&step["kernel_bytes"], 0),
+                if is_many(step) { text(&step["kernel_bytes"], 0) } else { "-".to_owned() },
                 step["idle"]["wakeups"].to_string(),
                 format!("{:.0} ms", asked * 1e3),
                 match step["upgrade"]["failed"].as_str() {
@@ -486,8 +578,32 @@ impl Told {
         };
         println!();
         print_table(&[vec![head], self.steps.iter().map(line).collect()].concat());
+        println!("The kernel's memory is the system's, whoever has it: of few it says nothing.");
+        if let Some(first) = self.counted.first() {
+            println!(
+                "\nInstructions of the daemon a linger (callgrind), and over those with {}. A client that has gone is \
+                 found gone when its connection comes, and never enters the table of those that linger.\n",
+                first["connections"]
+            );
+            let head = row(["lingering", "client gone", "ratio", "client lingers", "ratio"]);
+            let line = |counted: &Value| {
+                let count = |way: &str| {
+                    let (now, then) = (median(&counted[way]), median(&first[way]));
+                    let ratio = now.zip(then).map(|(now, then)| now / then);
+                    [text(&json!(now), 1), text(&json!(ratio), 3)]
+                };
+                let ([gone, ratio_gone], [lingers, ratio_lingers]) = (count(WAYS[0]), count(WAYS[1]));
+                [counted["connections"].to_string(), gone, ratio_gone, lingers, ratio_lingers]
+            };
+            print_table(&[vec![head], self.counted.iter().map(line).collect()].concat());
+        }
         println!(
-            "\nCPU a linger in microseconds, of {LINGERS} that come and go meanwhile, {ROUNDS} rounds; and over a daemon with {FEW}.\n"
+            "\nCPU a linger in microseconds, of {LINGERS} that come and go meanwhile, {ROUNDS} rounds; and over a daemon with {FEW}.{}\n",
+            if is_uml {
+                " This kernel tells CPU by its ticks, of 10 ms: where rounds differ go by the instructions."
+            } else {
+                ""
+            }
         );
         let head = row(["lingering", "client gone", "ratio", "client lingers", "ratio"]);
         let line = |step: &Value| {
@@ -538,23 +654,6 @@ impl Told {
                 end["closed"],
             );
         }
-        if let Some(first) = self.counted.first() {
-            println!(
-                "\nInstructions of the daemon a linger (callgrind), and over those with {}.\n",
-                first["connections"]
-            );
-            let head = row(["lingering", "client gone", "ratio", "client lingers", "ratio"]);
-            let line = |counted: &Value| {
-                let count = |way: &str| {
-                    let (now, then) = (median(&counted[way]), median(&first[way]));
-                    let ratio = now.zip(then).map(|(now, then)| now / then);
-                    [text(&json!(now), 1), text(&json!(ratio), 3)]
-                };
-                let ([gone, ratio_gone], [lingers, ratio_lingers]) = (count(WAYS[0]), count(WAYS[1]));
-                [counted["connections"].to_string(), gone, ratio_gone, lingers, ratio_lingers]
-            };
-            print_table(&[vec![head], self.counted.iter().map(line).collect()].concat());
-        }
     }
 
     fn picture(&self) -> Result<String, String> {
@@ -563,8 +662,7 @@ impl Told {
         };
         let instructions = WAYS.map(|way| series(&self.counted, &|it| median(&it[way])));
         // All of it counts here, and few have a large part in what there is anyway.
-        let many = |it: &&Value| it["connections"].as_u64().is_some_and(|number| number >= 10 * FEW as u64);
-        let many: Vec<_> = self.steps.iter().filter(many).cloned().collect();
+        let many: Vec<_> = self.steps.iter().filter(|step| is_many(step)).cloned().collect();
         let own = series(&many, &|it| Some(it["own_kb"].as_f64()? * 1024.0 / it["connections"].as_f64()?));
         let [gone, lingering] = instructions;
         steps::draw(&[
@@ -573,9 +671,10 @@ impl Told {
         ])
     }
 
-    fn write(&self, place: &str) -> Result<(), String> {
+    fn write(&self, place: &str, machine: &Value) -> Result<(), String> {
         let report = json!({
-            "place": place, "machine": self.machine, "steps": self.steps, "counted": self.counted, "end": self.end,
+            "place": place, "machine": machine, "inside": self.machine, "steps": self.steps, "counted": self.counted,
+            "end": self.end,
         });
         let write = |path: &str, text: &str| {
             let path = built::project().join(path);
@@ -620,16 +719,37 @@ fn outside(words: &[String]) -> Result<(), String> {
         _ => return Err("usage: million [uml] [CONNECTIONS]".to_owned()),
     };
     built::program("lingerd")?;
-    let (mut child, place) = start(most, !uml.is_empty())?;
+    if !Command::new("valgrind").arg("--version").output().is_ok_and(|said| said.status.success()) {
+        return Err(
+            "there is no valgrind, which counts instructions ('sh ci/packages million' installs it on Debian)"
+                .to_owned(),
+        );
+    }
+    let hindrance = if uml.is_empty() { hindrance(most) } else { Some("asked to".to_owned()) };
+    let is_uml = hindrance.is_some();
+    check_memory(most, is_uml)?;
+    let machine = machine::machine(&[("valgrind", machine::version(Path::new("valgrind"), "--version"))]);
+    let site = Site::new();
+    watch();
+    let (mut child, place) = start(most, hindrance.as_deref(), &site.path(""))?;
     progress(&format!("up to {most} linger, on {place}"));
     let told = Told::listen(&mut child);
     let ended = child.wait().map_err(|e| e.to_string())?;
-    println!("\nOn {place}: {}", told.machine);
-    told.print();
-    told.write(&place)?;
-    println!("\n{REPORT}, {PICTURE}");
-    if !ended.success() || told.end.is_null() {
-        return Err("it did not come to its end".to_owned());
+    GROUP.store(0, Ordering::SeqCst);
+    if let Some(why) = STOPPED.get() {
+        return Err(format!("million: {why}"));
     }
+    println!("\nOn {place}: {}", told.machine);
+    machine::print(&machine);
+    told.print(is_uml);
+    let written = told.write(&place, &machine);
+    match told.ended.as_i64() {
+        _ if !ended.success() => Err(format!("it has ended with {ended}")),
+        Some(status) if status != 0 => Err(format!("the program inside has ended with {status}")),
+        None if is_uml => Err("the kernel inside has ended before the program".to_owned()),
+        _ => told.missing(most),
+    }?;
+    written?;
+    println!("\n{REPORT}, {PICTURE}");
     Ok(())
 }

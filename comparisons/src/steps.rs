@@ -18,13 +18,18 @@ const COLOURS: [RGBColor; 2] = [RGBColor(0, 114, 178), RGBColor(213, 94, 0)];
 pub type Line = (&'static str, Vec<(f64, f64)>);
 
 /// Pictures side by side, each with a title and one or two lines, as an SVG document. How many there are, to the right, is
-/// logarithmic; what one costs begins at nothing.
+/// logarithmic; what one costs begins at nothing. One without a point is left out.
 ///
 /// # Errors
-/// It could not be drawn.
+/// There is not a point, or it could not be drawn.
 pub fn draw(all: &[(&str, &[Line])]) -> Result<String, String> {
     let mut text = String::new();
-    all_of(&mut text, all).map_err(|error| format!("the picture could not be drawn: {error}"))?;
+    let mut all = all.to_vec();
+    all.retain(|(_, lines)| lines.iter().any(|(_, points)| !points.is_empty()));
+    if all.is_empty() {
+        return Err("there is nothing to be drawn".to_owned());
+    }
+    all_of(&mut text, &all).map_err(|error| format!("the picture could not be drawn: {error}"))?;
     // As a document shows it, it is a file of the project.
     Ok(format!("<!-- SPDX-License-Identifier: BSD-3-Clause -->\n{text}"))
 }

@@ -174,10 +174,11 @@ impl SetUp {
         std::iter::once(self.apache.pid()).chain(fpm).chain(nginx)
     }
 
-    /// CPU seconds of all its processes, to now.
+    /// CPU seconds of all its processes, to now; not a number where the system does not tell them.
     pub fn cpu(&self) -> f64 {
-        let groups: f64 = self.groups().filter_map(weigh::group_cpu).sum();
-        groups + self.lingerd.iter().filter_map(|daemon| weigh::cpu(daemon.pid)).sum::<f64>()
+        let groups = self.groups().map(weigh::group_cpu);
+        let lingerd = self.lingerd.iter().map(|daemon| weigh::cpu(daemon.pid));
+        groups.chain(lingerd).sum::<Option<f64>>().unwrap_or(f64::NAN)
     }
 
     /// All its memory.

@@ -21,14 +21,16 @@ fn stat(pid: &str) -> Option<Vec<i64>> {
 }
 
 /// Nanoseconds of CPU of a process, of all its threads: proc(5), schedstat. Kernels with no better clock know it to the
-/// tick.
+/// tick, and `None` where the kernel does not tell it (CONFIG_SCHED_INFO).
 pub fn cpu_ns(pid: i32) -> Option<u64> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     let time = |task: fs::DirEntry| {
         let told = fs::read_to_string(task.path().join("schedstat")).ok()?;
         told.split_whitespace().next()?.parse::<u64>().ok()
     };
-    Some(tasks.filter_map(|task| time(task.ok()?)).sum())
+    let mut times = tasks.filter_map(|task| time(task.ok()?)).peekable();
+    times.peek()?;
+    Some(times.sum())
 }
 
 /// CPU seconds of a process, of all its threads.

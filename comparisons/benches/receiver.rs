@@ -251,6 +251,7 @@ fn main() -> ExitCode {
         crowds = if counts.is_empty() { CROWDS.to_vec() } else { vec![(64, 1)] };
     }
     let _ = process::raise_descriptor_limit();
+    receiver::watch_signals();
     match Bench::new() {
         Ok(mut bench) if counts.is_empty() => times(&mut bench, &crowds),
         Ok(mut bench) => calls(&mut bench, &crowds),

@@ -350,7 +350,7 @@ impl Row {
         if failed > 0.0 {
             findings.push(Finding {
                 told: Told::Worse,
-                what: format!("{row}: lingerd has failed {failed} times"),
+                what: format!("{row}: {failed} requests to lingerd failed"),
             });
         }
         for &kind in others {
@@ -609,8 +609,8 @@ fn print_verdict(rows: &[Row], wanted: &Wanted, others: &[Kind]) {
     let number = |told| findings.iter().filter(|findings| worst(findings) == told).count();
     let names: Vec<_> = others.iter().map(|kind| kind.name()).collect();
     println!(
-        "\nIn {} of {} rows lingerd has at least the rate of {}, for less CPU a response, and none has failed; in {} it is \
-         not told apart from one of them, and {} are otherwise.",
+        "\nIn {} of {} rows lingerd has at least the rate of {}, for less CPU a response, and no request to it \
+         failed; in {} it is not told apart from one of them, and {} are otherwise.",
         number(Told::Well),
         rows.len(),
         names.join(" and of "),

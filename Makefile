@@ -75,7 +75,7 @@ PAGES = 300000
 bench:
 	@sh ci/packages torture
 	@$(BUILD) --quiet
-	@RUSTFLAGS='--cfg lingerd_backend="poll"' $(CARGO) build --quiet --release --locked --target-dir target/poll
+	@RUSTFLAGS='--cfg lingerd_backend="poll"' $(CARGO) build --quiet --release --locked --target-dir "$${CARGO_TARGET_DIR:-target}/poll"
 	@$(CARGO) bench --quiet --locked -p comparisons --bench waits
 	@$(CARGO) bench --quiet --locked -p comparisons --bench slow -- $(PAGES)
 	@$(CARGO) bench --quiet --locked -p comparisons --bench keep

@@ -2,7 +2,9 @@
  *
  * The least that can be done with connections that are handed over: half-close, read and throw away what comes, close
  * at the end of the stream. No time-outs, no limit, no table, no counters; whoever is silent stays for ever, and what a
- * sender may do wrong is believed. It is what lingerd is measured against (benches/receiver.rs), and nothing to be used.
+ * sender may do wrong is believed. Only that the sender has half-closed it does not rely on, and does so itself: a system
+ * call that neither lingerd makes then nor this with -a. It is what lingerd is measured against (benches/receiver.rs), and
+ * nothing to be used.
  *
  * With -a it asks the kernel all that lingerd asks of each connection, and makes nothing of the answers: what is still
  * between that and lingerd is lingerd's own.
@@ -110,7 +112,7 @@ static void receive(int sender)
     memcpy(fds, CMSG_DATA(header), count * sizeof(int));
     for (i = 0; i < count; i++) {
         ask_what_it_is(fds[i]);
-        if (!asks)              /* lingerd does it where the sender has not */
+        if (!asks)              /* lingerd asks the kernel, and does it where the sender has not */
             shutdown(fds[i], SHUT_WR);
         if (discard(fds[i])) {
             ask_how_far_it_is(fds[i]);

@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 use std::{env, thread};
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         eprintln!("usage: cargo bench -p comparisons --bench backends [-- lingering ...]");
         return ExitCode::from(2);
     };
+    receiver::watch_signals();
     if lingering.is_empty() {
         lingering = LINGERING.to_vec();
     }
@@ -119,6 +121,7 @@ impl Crowd {
         let child = Command::new(env::current_exe().map_err(|e| e.to_string())?)
             .args([CLIENTS.to_owned(), rig.port().to_string(), self.0.len().to_string(), number.to_string()])
             .stdin(Stdio::piped())
+            .process_group(0) // Ctrl-C is for us
             .spawn()
             .map_err(|e| e.to_string())?;
         self.0.push(child);
@@ -138,6 +141,9 @@ impl Crowd {
 impl Drop for Crowd {
     fn drop(&mut self) {
         for child in &mut self.0 {
+            if thread::panicking() {
+                let _ = child.kill(); // it may be waiting for a connection that nobody takes
+            }
             // What it says is that all is over.
             let _ = child.stdin.take().map(|mut stdin| stdin.write(b"\n"));
             let _ = child.wait();

@@ -18,7 +18,8 @@ use comparisons::torture::client::{Outcome, Seen};
 use comparisons::torture::held::Held;
 use comparisons::torture::pool::{self, Tally};
 use comparisons::torture::{Server, pages, run_all, slow, with_addresses};
-use comparisons::{on_stop, print_table, progress, row, weigh};
+use comparisons::weigh::{self, Place};
+use comparisons::{on_stop, print_table, progress, row};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -421,7 +422,10 @@ fn balanced() -> Result<usize, String> {
     let look = || {
         for (server, held) in servers.iter().zip(&held) {
             let workers = weigh::members(server.apache.pid());
-            held.fetch_add(weigh::held(&workers, server.apache.address.port()), Ordering::Relaxed);
+            held.fetch_add(
+                weigh::held(&workers, Place::Tcp(server.apache.address.port())),
+                Ordering::Relaxed,
+            );
         }
         looks.fetch_add(1, Ordering::Relaxed);
         thread::sleep(LOOK);

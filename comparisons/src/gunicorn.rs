@@ -192,11 +192,11 @@ impl SetUp {
         Ok(SetUp { address, nginx, gunicorn, lingerd })
     }
 
-    /// CPU seconds of all its processes, to now.
+    /// CPU seconds of all its processes, to now; not a number where the system does not tell them.
     pub fn cpu(&self) -> f64 {
         let nginx = self.nginx.iter().map(|nginx| nginx.process.pid());
-        let groups: f64 =
-            std::iter::once(self.gunicorn.pid()).chain(nginx).filter_map(weigh::group_cpu).sum();
-        groups + self.lingerd.iter().filter_map(|daemon| weigh::cpu(daemon.pid)).sum::<f64>()
+        let groups = std::iter::once(self.gunicorn.pid()).chain(nginx).map(weigh::group_cpu);
+        let lingerd = self.lingerd.iter().map(|daemon| weigh::cpu(daemon.pid));
+        groups.chain(lingerd).sum::<Option<f64>>().unwrap_or(f64::NAN)
     }
 }

@@ -8,17 +8,17 @@
 use crate::server::Process;
 use crate::torture::Server;
 use crate::torture::pages::{self, UPLOAD_LIMIT};
+use lingerd_platform::process;
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use support::apache::{make_certificate, program, put_up};
+use support::apache::{make_certificate, program, put_up, user};
 use support::built::project;
 use support::daemon::Site;
 
 /// What all its servers have in common; what is not here is as nginx has it by itself, or Debian's package
-/// (sendfile). It is one process, that of root too.
+/// (sendfile).
 const CONFIGURATION: &str = "daemon off;
-master_process off;
 pid nginx.pid;
 error_log error_log;
 events { worker_connections 16384; }
@@ -37,6 +37,13 @@ http {
     ssl_certificate cert.pem;
     ssl_certificate_key key.pem;
 ";
+
+/// One process, that of root too.
+const ALONE: &str = "master_process off;\n";
+
+/// Responses are held in memory, as lingerd's are: by itself nginx has 64 kB for each connection, and writes to a file what
+/// is more. There is room for pages of 3 MB; what a response does not fill is not allocated.
+const BUFFERS: &str = "    proxy_buffers 400 8k;\n    proxy_busy_buffers_size 64k;\n";
 
 /// A running nginx. Dropping it stops it.
 pub struct Nginx {
@@ -59,17 +66,18 @@ impl Nginx {
              \x20   location = /503 {{ client_max_body_size 0; return 503; }}\n"
         );
         let modes = ["on", "always"].map(|mode| format!("    lingering_close {mode};\n{locations}"));
-        Self::start("", &modes)
+        Self::start(ALONE, "", &modes)
     }
 
-    /// One in front of what serves at `backend`, which keeps its clients' connections alive if it `keeps` them.
+    /// One in front of what serves at `backend`, which keeps its clients' connections alive if it `keeps` them. It has a
+    /// worker for each processor, as Debian's package sets it up.
     ///
     /// # Errors
     /// What is missing on this system.
     pub fn try_start_before(backend: SocketAddr, keeps: bool) -> Result<Nginx, String> {
         let keep = if keeps { "    keepalive_timeout 75;\n" } else { "" };
-        let pass = format!("{keep}    location / {{ proxy_pass http://{backend}; }}\n");
-        Self::start("", &[pass])
+        let pass = format!("{keep}{BUFFERS}    location / {{ proxy_pass http://{backend}; }}\n");
+        Self::start(&workers()?, "", &[pass])
     }
 
     /// One in front of these servers, of which there are four at most: each has one of nginx's for itself, which
@@ -87,11 +95,11 @@ impl Nginx {
                  proxy_set_header Connection \"\"; }}\n"
             )
         });
-        Self::start(&upstreams.collect::<String>(), &pass.collect::<Vec<_>>())
+        Self::start(ALONE, &upstreams.collect::<String>(), &pass.collect::<Vec<_>>())
     }
 
     /// With servers of these lines, of which there are four at most.
-    fn start(upstreams: &str, lines: &[String]) -> Result<Nginx, String> {
+    fn start(processes: &str, upstreams: &str, lines: &[String]) -> Result<Nginx, String> {
         let nginx = find()?;
         let servers = |addresses: &[SocketAddr]| -> Vec<Server> {
             lines.iter().zip(addresses.chunks(2)).map(|(_, pair)| server(pair[0], pair[1])).collect()
@@ -101,7 +109,7 @@ impl Nginx {
             Process::try_start(&nginx, "nginx.pid", |site, addresses: [SocketAddr; 8]| {
                 let servers = servers(&addresses);
                 let blocks = servers.iter().zip(lines).map(|(server, lines)| server_lines(server, lines));
-                write(site, &(upstreams.to_owned() + &blocks.collect::<String>()))?;
+                write(site, processes, &(upstreams.to_owned() + &blocks.collect::<String>()))?;
                 let path = |name| site.path(name).to_string_lossy().into_owned();
                 Ok(vec!["-p".to_owned(), path(""), "-c".to_owned(), path("nginx.conf")])
             })?;
@@ -126,15 +134,22 @@ fn server(plain: SocketAddr, tls: SocketAddr) -> Server {
     Server { plain, v6, tls }
 }
 
+/// Workers of root's are another's.
+fn workers() -> Result<String, String> {
+    let user =
+        if process::effective_uid() == 0 { format!("user {};\n", user()?.name) } else { String::new() };
+    Ok(format!("worker_processes auto;\n{user}"))
+}
+
 /// Writes the configuration with these servers, the pages and the certificate into `site`.
-fn write(site: &Site, servers: &str) -> Result<(), String> {
+fn write(site: &Site, processes: &str, servers: &str) -> Result<(), String> {
     make_certificate(site)?;
     let documents = site.path("htdocs");
     fs::create_dir(&documents).unwrap();
     for (name, content) in pages::pages() {
         put_up(&documents.join(name), &content, 0o644);
     }
-    fs::write(site.path("nginx.conf"), format!("{CONFIGURATION}{servers}}}\n")).unwrap();
+    fs::write(site.path("nginx.conf"), format!("{processes}{CONFIGURATION}{servers}}}\n")).unwrap();
     Ok(())
 }
 

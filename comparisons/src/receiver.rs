@@ -6,7 +6,7 @@
 //! Knows the hand-off protocol, and of a receiver what Linux tells of its process. Must not know how one is built inside,
 //! nor what is measured.
 
-use crate::{median, weigh};
+use crate::{median, on_stop, weigh};
 use lingerd_platform::{fdpass, process};
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -14,8 +14,10 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
@@ -68,7 +70,8 @@ pub struct Receiver {
 
 impl Receiver {
     fn start(command: &mut Command, socket: &Path, senders: usize) -> Receiver {
-        let child = command.stdin(Stdio::null()).spawn().expect("it starts");
+        // Ctrl-C is for us, who end it.
+        let child = command.stdin(Stdio::null()).process_group(0).spawn().expect("it starts");
         let pid = child.id().try_into().expect("a process id is an int");
         let mut receiver = Receiver { child, pid, senders: Vec::new() };
         wait_until("it listens", || {
@@ -179,10 +182,22 @@ pub fn half_close(server: &TcpStream) {
     server.shutdown(Shutdown::Write).expect("it is connected");
 }
 
-/// Waits until `condition` holds, and looks more often than tests do, which measure nothing.
+/// Whether somebody has lost patience.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// On SIGINT, SIGTERM and SIGHUP ends the measuring, at the next wait, and so all that was started for it.
+pub fn watch_signals() {
+    on_stop(|| INTERRUPTED.store(true, Ordering::SeqCst));
+}
+
+/// Waits until `condition` holds, and looks more often than tests do, which measure nothing. Panics without a word once
+/// somebody has lost patience.
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
+        if INTERRUPTED.load(Ordering::SeqCst) {
+            std::panic::resume_unwind(Box::new("interrupted"));
+        }
         assert!(start.elapsed() < PATIENCE, "gave up waiting until {what}");
         thread::sleep(Duration::from_micros(200));
     }

@@ -5,7 +5,7 @@
 use lingerd_platform::process;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
 use support::apache::{free_addresses, guarded};
@@ -50,6 +50,11 @@ impl Process {
     /// The leader of its process group.
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
+    }
+
+    /// The path of a file of its directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.site.path(name)
     }
 
     /// What is in a file of its directory.

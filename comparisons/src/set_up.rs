@@ -8,7 +8,7 @@
 use crate::fpm::Fpm;
 use crate::nginx::Nginx;
 use crate::torture::{Server, pages};
-use crate::weigh::{self, Memory};
+use crate::weigh::{self, Memory, Place};
 use support::apache::{Apache, Mpm, Setup};
 use support::daemon::{Daemon, Site};
 
@@ -146,8 +146,8 @@ impl SetUp {
                 let fpm = fpm.insert(Fpm::try_start(workers)?);
                 let setup = setup(Mpm::Event).children(EVENT.0).workers(EVENT.1);
                 setup.modules(&["proxy", "proxy_fcgi"]).with(&format!(
-                    "<FilesMatch \\.php$>\nSetHandler \"proxy:fcgi://{}\"\n</FilesMatch>",
-                    fpm.address
+                    "<FilesMatch \\.php$>\nSetHandler \"proxy:unix:{}|fcgi://localhost\"\n</FilesMatch>",
+                    fpm.socket.display()
                 ))
             }
             Kind::WithoutSpool => with_lingerd(lingerd.insert(daemon())).with("LingerdSpool Off"),
@@ -174,28 +174,30 @@ impl SetUp {
         std::iter::once(self.apache.pid()).chain(fpm).chain(nginx)
     }
 
-    /// CPU seconds of all its processes, to now.
+    /// CPU seconds of all its processes, to now; not a number where the system does not tell them.
     pub fn cpu(&self) -> f64 {
-        let groups: f64 = self.groups().filter_map(weigh::group_cpu).sum();
-        groups + self.lingerd.iter().filter_map(|daemon| weigh::cpu(daemon.pid)).sum::<f64>()
+        let groups = self.groups().map(weigh::group_cpu);
+        let lingerd = self.lingerd.iter().map(|daemon| weigh::cpu(daemon.pid));
+        groups.chain(lingerd).sum::<Option<f64>>().unwrap_or(f64::NAN)
     }
 
     /// All its memory.
     pub fn memory(&self) -> Memory {
         let lingerd = self.lingerd.iter().map(|daemon| daemon.pid);
         let pids: Vec<_> = self.groups().flat_map(weigh::members).chain(lingerd).collect();
-        let fpm = self.fpm.iter().map(|fpm| fpm.address.port());
-        let ports = [self.server.plain.port(), self.server.tls.port()].into_iter().chain(fpm);
-        let backend = self.nginx.iter().map(|_| self.apache.address.port());
-        weigh::memory(&pids, &ports.chain(backend).collect::<Vec<_>>())
+        let apache = self.apache.address.port();
+        let mut places = vec![Place::Tcp(self.server.plain.port()), Place::Tcp(self.server.tls.port())];
+        places.extend(self.nginx.iter().map(|_| Place::Tcp(apache)));
+        places.extend(self.fpm.iter().map(|fpm| Place::Unix(&fpm.socket)));
+        weigh::memory(&pids, &places)
     }
 
     /// How many connections its workers hold, which make pages: as long as that a worker cannot make another.
     pub fn held(&self) -> usize {
-        let (leader, port) = match &self.fpm {
-            Some(fpm) => (fpm.process.pid(), fpm.address.port()),
-            None => (self.apache.pid(), self.apache.address.port()),
+        let (leader, place) = match &self.fpm {
+            Some(fpm) => (fpm.process.pid(), Place::Unix(&fpm.socket)),
+            None => (self.apache.pid(), Place::Tcp(self.apache.address.port())),
         };
-        weigh::held(&weigh::members(leader), port)
+        weigh::held(&weigh::members(leader), place)
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Command;
 
 /// What a tick is in /proc/PID/stat: a hundredth of a second on Linux.
@@ -21,14 +22,16 @@ fn stat(pid: &str) -> Option<Vec<i64>> {
 }
 
 /// Nanoseconds of CPU of a process, of all its threads: proc(5), schedstat. Kernels with no better clock know it to the
-/// tick.
+/// tick, and `None` where the kernel does not tell it (CONFIG_SCHED_INFO).
 pub fn cpu_ns(pid: i32) -> Option<u64> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     let time = |task: fs::DirEntry| {
         let told = fs::read_to_string(task.path().join("schedstat")).ok()?;
         told.split_whitespace().next()?.parse::<u64>().ok()
     };
-    Some(tasks.filter_map(|task| time(task.ok()?)).sum())
+    let mut times = tasks.filter_map(|task| time(task.ok()?)).peekable();
+    times.peek()?;
+    Some(times.sum())
 }
 
 /// CPU seconds of a process, of all its threads.
@@ -103,8 +106,17 @@ impl Memory {
     }
 }
 
-/// What these processes have, and the sockets of the connections to and from `ports` that are theirs.
-pub fn memory(pids: &[i32], ports: &[u16]) -> Memory {
+/// Where a server takes connections.
+#[derive(Clone, Copy)]
+pub enum Place<'a> {
+    /// A port of IPv4.
+    Tcp(u16),
+    /// A socket in the file system.
+    Unix(&'a Path),
+}
+
+/// What these processes have, and the sockets of the connections to these places that are theirs.
+pub fn memory(pids: &[i32], places: &[Place]) -> Memory {
     let pss = |pid: &i32| {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
         Some(figure(&rollup, "Pss")? * 1024)
@@ -112,7 +124,7 @@ pub fn memory(pids: &[i32], ports: &[u16]) -> Memory {
     let open: Vec<_> = pids.iter().flat_map(|&pid| descriptors(pid)).collect();
     Memory {
         processes: pids.iter().filter_map(pss).sum(),
-        sockets: ports.iter().map(|&port| socket_memory(port)).sum(),
+        sockets: places.iter().map(|&place| socket_memory(place)).sum(),
         files: files(&open),
     }
 }
@@ -139,9 +151,13 @@ fn files(open: &[Open]) -> u64 {
     blocks.values().sum::<u64>() * BLOCK
 }
 
-/// What the kernel has charged for the sockets whose own port this is: ss(8), skmem.
-fn socket_memory(port: u16) -> u64 {
-    let asked = Command::new("ss").args(["-tamnH", "sport", "=", &port.to_string()]).output();
+/// What the kernel has charged for the sockets whose own place this is: ss(8), skmem.
+fn socket_memory(place: Place) -> u64 {
+    let mut ss = Command::new("ss");
+    let asked = match place {
+        Place::Tcp(port) => ss.args(["-tamnH", "sport", "=", &port.to_string()]).output(),
+        Place::Unix(path) => ss.args(["-xamnH", "src"]).arg(path).output(),
+    };
     let Ok(asked) = asked else { return 0 };
     let text = String::from_utf8_lossy(&asked.stdout);
     let groups = text.split("skmem:(").skip(1).filter_map(|rest| rest.split(')').next());
@@ -155,19 +171,33 @@ fn charged(field: &str) -> Option<u64> {
     matches!(name, "r" | "w" | "f" | "o" | "bl").then(|| bytes.parse().ok()).flatten()
 }
 
-/// How many connections to `port` these processes hold.
-pub fn held(pids: &[i32], port: u16) -> usize {
-    const LISTEN: &str = "0A";
+/// How many connections to this place these processes hold.
+pub fn held(pids: &[i32], place: Place) -> usize {
     let theirs: HashSet<_> = pids
         .iter()
         .flat_map(|&pid| descriptors(pid))
         .filter_map(|(_, is)| Some(is.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
         .collect();
-    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-    let is_held = |line: &&str| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        let own = fields.get(1).and_then(|address| u16::from_str_radix(address.rsplit(':').next()?, 16).ok());
-        own == Some(port) && fields[3] != LISTEN && fields.get(9).is_some_and(|inode| theirs.contains(*inode))
+    let table = match place {
+        Place::Tcp(_) => "/proc/net/tcp",
+        Place::Unix(_) => "/proc/net/unix",
     };
-    table.lines().filter(is_held).count()
+    let table = fs::read_to_string(table).unwrap_or_default();
+    table.lines().filter_map(|line| connection(line, place)).filter(|inode| theirs.contains(*inode)).count()
+}
+
+/// The inode of what a line of /proc/net/tcp or of /proc/net/unix tells of, if it is a server's end of a connection to
+/// this place.
+fn connection<'a>(line: &'a str, place: Place) -> Option<&'a str> {
+    const LISTEN: &str = "0A";
+    const CONNECTED: &str = "03";
+    let fields: Vec<_> = line.split_whitespace().collect();
+    let (is_it, inode) = match place {
+        Place::Tcp(port) => {
+            let own = u16::from_str_radix(fields.get(1)?.rsplit(':').next()?, 16).ok()?;
+            (own == port && fields[3] != LISTEN, 9)
+        }
+        Place::Unix(path) => (*fields.get(5)? == CONNECTED && Path::new(fields.get(7)?) == path, 6),
+    };
+    fields.get(inode).copied().filter(|_| is_it)
 }

@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::daemon::Site;
@@ -112,8 +112,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Where nobody listens, and which Linux does not choose by itself for whoever else connects or listens.
 fn free_address() -> SocketAddr {
+    // A program that was given one may not have come to listen there when the next one is looked for.
+    static GIVEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
     loop {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(10_000..32_000)));
+        if !GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(address) {
+            continue;
+        }
         // Who does not listen is in nobody's way, should a program that is started in that moment have it for an instant.
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();

@@ -94,7 +94,8 @@ fn one_that_no_worker_takes_is_offered_again_and_the_order_is_kept() {
         seen.push(n);
         read(&mut offer.take(), &[n]);
     }
-    assert!(seen[64..].is_sorted(), "those that queue in the daemon: {seen:?}");
+    // Of a worker that has died it hears when no child of ours that is just being started has a copy of the link.
+    assert!(seen.iter().filter(|n| **n >= 64).is_sorted(), "those that queue in the daemon: {seen:?}");
     seen.sort_unstable();
     assert!(seen.into_iter().eq(0..100), "each of them once");
     daemon.finish("returned=100");

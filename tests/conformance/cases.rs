@@ -5,7 +5,9 @@
 //! how often something may be done in a second is held against a clock, which a slow machine can but make milder.
 
 use crate::fake::{Fake, full_door};
-use crate::program::{Program, Running, Stop, Until, ask, check_response, exchange_tls, read_response};
+use crate::program::{
+    Program, Running, Stop, Until, ask, check_response, exchange_tls, not_reset, read_response,
+};
 use lingerd_platform::process;
 use socket2::SockRef;
 use std::io::{ErrorKind, Read, Write};
@@ -685,9 +687,10 @@ fn two_workers(program: &Program, running: &Running, daemon: Daemon) -> Result<(
     both_find(&daemon)?;
     // And both at once.
     thread::scope(|scope| {
-        let clients: Vec<_> =
-            (0..4).map(|_| scope.spawn(|| (0..50).try_for_each(|_| running.leave(20_000)))).collect();
-        clients.into_iter().try_for_each(|client| client.join().unwrap())
+        let stay = || (0..50).map(|_| running.stay(20_000)).collect::<Result<Vec<_>, _>>();
+        let clients: Vec<_> = (0..4).map(|_| scope.spawn(stay)).collect();
+        // What was closed in the place of another one is reset by now.
+        clients.into_iter().try_for_each(|client| client.join().unwrap()?.iter().try_for_each(not_reset))
     })?;
     only_what_belongs(program, &daemon)?;
     running.still_runs()

@@ -216,6 +216,12 @@ impl Running {
         Ok(())
     }
 
+    /// A client that has its response to the end, sends something then, and stays.
+    pub fn stay(&self, size: usize) -> Result<TcpStream, String> {
+        let client = self.exchange(size, Until::End)?;
+        not_reset(&client).map(|()| client)
+    }
+
     /// A client with little room that sends something after each piece that it has read.
     pub fn read_slowly(&self, size: usize, until: Until) -> Result<(), String> {
         let mut client = self.connect_slow()?;
@@ -370,4 +376,10 @@ pub fn check_response(all: &[u8], size: usize) -> Result<(), String> {
 /// The same over TLS, from a client that holds its socket: what became of it, and the types of the records.
 pub fn exchange_tls(server: SocketAddr, options: &[&str], size: usize) -> http::HeldTls {
     http::exchange_tls(server, options, request(size).as_bytes(), 0)
+}
+
+/// That what a client sends after its response is nobody's reason to reset the connection.
+pub fn not_reset(mut client: &TcpStream) -> Result<(), String> {
+    let error = client.write_all(b"l").err().or_else(|| client.take_error().ok().flatten());
+    error.map_or(Ok(()), |why| Err(format!("to what a client sends after its response: {why}")))
 }

@@ -4,6 +4,7 @@
 //!
 //! Must not know what it is, nor where the picture goes.
 
+use crate::picture::thousands;
 use plotters::prelude::*;
 
 /// In pixels, of one.
@@ -78,17 +79,4 @@ fn all_of(text: &mut String, all: &[(&str, &[Line])]) -> Result<(), Box<dyn std:
     }
     area.present()?;
     Ok(())
-}
-
-/// With a comma between each three digits.
-fn thousands(number: f64) -> String {
-    let digits = format!("{number:.0}");
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

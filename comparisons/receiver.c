@@ -6,8 +6,8 @@
  * call that neither lingerd makes then nor this with -a. It is what lingerd is measured against (benches/receiver.rs), and
  * nothing to be used.
  *
- * With -a it asks the kernel all that lingerd asks of each connection, and makes nothing of the answers: what is still
- * between that and lingerd is lingerd's own.
+ * With -a it asks the kernel all that lingerd asks of each connection, and makes next to nothing of the answers: what is
+ * still between that and lingerd is lingerd's own.
  *
  * Linux: receiver [-a] path
  */
@@ -38,16 +38,6 @@ static void fail(const char *what)
     exit(1);
 }
 
-/* Is it a socket of TCP? */
-static void ask_what_it_is(int fd)
-{
-    int value;
-    socklen_t size = sizeof value;
-
-    if (asks)
-        getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &value, &size);
-}
-
 /* Has it a time of its own, and would close(2) wait for it, or reset? */
 static void ask_for_linger(int fd)
 {
@@ -58,17 +48,15 @@ static void ask_for_linger(int fd)
         getsockopt(fd, SOL_SOCKET, SO_LINGER, &value, &size);
 }
 
-/* Is it half-closed, has the client acknowledged that, and is it MPTCP, of which neither is known? */
+/* Is it half-closed, has the client acknowledged that, and if so, is it MPTCP, of which neither is known? */
 static void ask_how_far_it_is(int fd)
 {
     struct tcp_info info;
     int protocol;
     socklen_t sizes[] = { sizeof info, sizeof protocol };
 
-    if (asks) {
-        getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &sizes[0]);
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &sizes[0]) == 0 && info.tcpi_state != TCP_CLOSE)
         getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &sizes[1]);
-    }
 }
 
 static void watch(int fd, uint64_t what)
@@ -88,6 +76,25 @@ static int discard(int fd)
         got = recv(fd, NULL, DISCARD, MSG_TRUNC | MSG_DONTWAIT);
     while (got > 0);
     return got < 0;
+}
+
+/* What lingerd asks of one that is handed over, and in its order: whether it is TCP, by what tells how far it is closed,
+ * too, if the last one waits for its client. Whether it does. */
+static int ask(int fd)
+{
+    static int waits = 1;
+    int info_first = waits, value;
+    socklen_t size = sizeof value;
+
+    if (info_first)
+        ask_how_far_it_is(fd);
+    else
+        getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &value, &size);
+    waits = discard(fd);
+    if (waits && !info_first)
+        ask_how_far_it_is(fd);
+    ask_for_linger(fd);
+    return waits;
 }
 
 static void receive(int sender)
@@ -111,17 +118,12 @@ static void receive(int sender)
     count = (int) ((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
     memcpy(fds, CMSG_DATA(header), count * sizeof(int));
     for (i = 0; i < count; i++) {
-        ask_what_it_is(fds[i]);
         if (!asks)              /* lingerd asks the kernel, and does it where the sender has not */
             shutdown(fds[i], SHUT_WR);
-        if (discard(fds[i])) {
-            ask_how_far_it_is(fds[i]);
-            ask_for_linger(fds[i]);
+        if (asks ? ask(fds[i]) : discard(fds[i]))
             watch(fds[i], 0);
-        } else {
-            ask_for_linger(fds[i]);
+        else
             close(fds[i]);
-        }
     }
 }
 

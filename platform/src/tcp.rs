@@ -44,6 +44,17 @@ pub trait Tcp: Descriptor + Sized {
     /// The descriptor itself, when it is no TCP socket.
     fn of(received: Self::Received) -> Result<Self, Self::Received>;
 
+    /// The same, of one whose client is likely to be there still: asks for [`own_end`](Self::own_end), too, and where
+    /// one call answers both, in that one.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    fn of_lingering(received: Self::Received) -> Result<(Self, OwnEnd), Self::Received> {
+        let socket = Self::of(received)?;
+        let own_end = socket.own_end();
+        Ok((socket, own_end))
+    }
+
     /// Sends what there is of `piece`, as much as there is room for, and tells how much that was.
     ///
     /// # Errors
@@ -85,7 +96,7 @@ pub trait Tcp: Descriptor + Sized {
     /// As [`discard`](Self::discard).
     fn peek(&self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// How far this end is closed, of a socket on which there is nothing to be read: in one call what else
+    /// How far this end is closed, of a socket whose peer's end has not been read: in one call what else
     /// [`peer`](Self::peer), [`half_close`](Self::half_close) and [`is_acknowledged`](Self::is_acknowledged) would have
     /// to find out.
     fn own_end(&self) -> OwnEnd;
@@ -145,6 +156,19 @@ impl Tcp for TcpStream {
             Ok(received.into())
         } else {
             Err(received)
+        }
+    }
+
+    /// TCP_INFO is answered by what answers TCP_NODELAY.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn of_lingering(received: OwnedFd) -> Result<(Self, OwnEnd), OwnedFd> {
+        match state(received.as_raw_fd()) {
+            Some(state) => {
+                let socket = TcpStream::from(received);
+                let own_end = own_end_by(state, &socket);
+                Ok((socket, own_end))
+            }
+            None => Self::of(received).map(|socket| (socket, OwnEnd::Unknown)),
         }
     }
 
@@ -434,28 +458,30 @@ cfg_if::cfg_if! {
         /// Whether the handshake is not over, with TCP Fast Open (RFC 7413): a response can be on its
         /// way then, and SIOCOUTQ says 0.
         fn is_opening(socket: &TcpStream) -> bool {
-            state(socket) == Some(TCP_SYN_RECV)
+            state(socket.as_raw_fd()) == Some(TCP_SYN_RECV)
         }
 
-        fn state(socket: &TcpStream) -> Option<u8> {
+        fn state(fd: std::os::fd::RawFd) -> Option<u8> {
             // SAFETY: tcp(7): TCP_INFO fills in a tcp_info, plain numbers; an older kernel fills in less.
-            let info = unsafe {
-                socket_option::<libc::tcp_info>(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO)
-            };
+            let info = unsafe { socket_option::<libc::tcp_info>(fd, libc::IPPROTO_TCP, libc::TCP_INFO) };
             info.ok().map(|info| info.tcpi_state)
+        }
+
+        fn own_end(socket: &TcpStream) -> OwnEnd {
+            state(socket.as_raw_fd()).map_or(OwnEnd::Unknown, |state| own_end_by(state, socket))
         }
 
         /// By the state, RFC 9293 section 3.3.2: FIN_WAIT_2 is entered by the acknowledgement of our FIN. Of MPTCP it is the
         /// first subflow's, which the kernel ends by itself where the client drops the address: nothing is said by such an
         /// end, nor by a subflow that is gone.
-        fn own_end(socket: &TcpStream) -> OwnEnd {
-            match state(socket) {
-                Some(TCP_ESTABLISHED | TCP_CLOSE_WAIT) => OwnEnd::Open,
-                Some(TCP_FIN_WAIT1 | TCP_FIN_WAIT2 | TCP_CLOSING | TCP_LAST_ACK) if has_subflows(socket) => {
+        fn own_end_by(state: u8, socket: &TcpStream) -> OwnEnd {
+            match state {
+                TCP_ESTABLISHED | TCP_CLOSE_WAIT => OwnEnd::Open,
+                TCP_FIN_WAIT1 | TCP_FIN_WAIT2 | TCP_CLOSING | TCP_LAST_ACK if has_subflows(socket) => {
                     OwnEnd::Unknown
                 }
-                Some(TCP_FIN_WAIT1 | TCP_CLOSING | TCP_LAST_ACK) => OwnEnd::Sent,
-                Some(TCP_FIN_WAIT2) => OwnEnd::Acknowledged,
+                TCP_FIN_WAIT1 | TCP_CLOSING | TCP_LAST_ACK => OwnEnd::Sent,
+                TCP_FIN_WAIT2 => OwnEnd::Acknowledged,
                 _ => OwnEnd::Unknown,
             }
         }

@@ -30,15 +30,20 @@ impl<W: World> Connections<W> {
         backend: &mut W::Backend,
         now: Time,
     ) -> bool {
-        let socket = match W::Socket::of(received) {
-            Ok(socket) => socket,
+        let taken = if self.last_has_gone {
+            W::Socket::of(received).map(|socket| (socket, None))
+        } else {
+            W::Socket::of_lingering(received).map(|(socket, own_end)| (socket, Some(own_end)))
+        };
+        let (socket, own_end) = match taken {
+            Ok(taken) => taken,
             Err(received) => {
                 self.refuse_other(received, "no TCP socket");
                 return false;
             }
         };
         let name = name(&socket);
-        let Some(First { event, discarded, own_end, peer }) = first_read(&socket) else {
+        let Some(First { event, discarded, own_end, peer }) = first_read(&socket, own_end) else {
             // It has nothing to wait for, and may be in use elsewhere: its options stay.
             self.refused("not connected");
             return true;
@@ -63,6 +68,7 @@ impl<W: World> Connections<W> {
                 look.verdict
             }
         };
+        self.last_has_gone = verdict.is_err();
         match verdict {
             Err(reason) => self.end(socket, name, linger, reason, now),
             Ok(due) => {
@@ -144,27 +150,29 @@ pub(super) struct First {
     pub event: Event,
     /// How many bytes it was.
     pub discarded: u64,
-    /// How far this end is closed, if that was asked, as there was nothing to read.
+    /// How far this end is closed, if there was nothing to read.
     pub own_end: OwnEnd,
     /// Who is at the other end, if that was asked.
     pub peer: Option<SocketAddr>,
 }
 
-/// Reads for the first time. `None` for what is not connected.
+/// Reads for the first time, from one whose `own_end` may be known. `None` for what is not connected.
 ///
 /// The client's end of stream is often there already: then nothing else need be done, as close(2)
 /// sends our FIN. A listener, or a socket that was never connected, shows here too, before anything
-/// is done to what its sender may still use.
+/// is done to what its sender may still use. It is read even where it is known to wait for its client: who has to be closed
+/// before the backend reports it would be reset for what was not.
 #[inline]
-pub(super) fn first_read<S: Tcp>(socket: &S) -> Option<First> {
+pub(super) fn first_read<S: Tcp>(socket: &S, own_end: Option<OwnEnd>) -> Option<First> {
     let mut read = socket.discard();
-    let (mut own_end, mut peer) = (OwnEnd::Unknown, None);
+    let mut peer = None;
     if read.as_ref().is_err_and(is_not_connected) {
         return None;
     }
-    if outcome(&read) == Event::Quiet {
-        own_end = socket.own_end();
-    }
+    let own_end = match outcome(&read) {
+        Event::Quiet => own_end.unwrap_or_else(|| socket.own_end()),
+        _ => OwnEnd::Unknown,
+    };
     // Quiet, and nobody at the other end: the client has gone this very moment, which the next read
     // says, or it is a connect(2) that is still in progress.
     if outcome(&read) == Event::Quiet && own_end == OwnEnd::Unknown {

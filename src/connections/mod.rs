@@ -52,6 +52,8 @@ pub struct Connections<W: World> {
     room: Room,
     ends: Ends,
     slow_close: W::SlowClose,
+    /// Whether the client of the last one that was handed over to linger had gone: most come in crowds of their kind.
+    last_has_gone: bool,
     /// Who is at the other end, if that is to be logged: once a connection has ended no system tells.
     names: HashMap<Entry, SocketAddr>,
     /// What an unlucky system could fill the log with.
@@ -72,7 +74,8 @@ impl<W: World> Connections<W> {
         let (ends, unwatched) = (Ends::default(), Warning::default());
         let (spools, parks) = (Spools::new(reader), Parks::new(back));
         let table = Table::new(rules, now, chance);
-        Connections { table, spools, parks, room, ends, slow_close, names: HashMap::new(), unwatched }
+        let names = HashMap::new();
+        Connections { table, spools, parks, room, ends, slow_close, last_has_gone: false, names, unwatched }
     }
 
     /// How the process's descriptors are shared out.
@@ -354,7 +357,7 @@ mod tests {
     use super::*;
     use crate::rules::time::Span;
     use crate::stats::Moment;
-    use lingerd_platform::fake::{self, Client, Fake, Flavour, Held, Process, Setup};
+    use lingerd_platform::fake::{self, Call, Client, Fake, Flavour, Held, Process, Setup};
     use lingerd_platform::tcp::DISCARD_BYTES;
 
     const START: Time = Time::from_ticks(0);
@@ -493,6 +496,22 @@ mod tests {
             scene.connections.close(entry, Reason::Max, &mut scene.backend, START);
             assert_eq!(scene.figure("cut_short"), cut_short);
         }
+    }
+
+    #[test]
+    fn how_far_its_own_end_is_closed_is_asked_once_and_of_who_has_gone_only_if_the_last_one_had_not() {
+        let mut scene = Scene::new(None);
+        let mut asked = |has_gone: bool| {
+            let (client, held) = scene.kernel.connection(&Setup::default());
+            held.half_close();
+            if has_gone {
+                client.close();
+            }
+            let before = scene.kernel.count(Call::OwnEnd);
+            scene.connections.admit(scene.process.inherit(&held), 0, &mut scene.backend, START);
+            scene.kernel.count(Call::OwnEnd) - before
+        };
+        assert_eq!([false, true, true, false, false].map(&mut asked), [1, 1, 0, 1, 1]);
     }
 
     #[test]

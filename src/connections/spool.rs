@@ -285,7 +285,7 @@ impl<W: World> Connections<W> {
         now: Time,
     ) -> (bool, usize) {
         let Some((socket, parts, is_whole)) = self.opened(response) else { return (false, 1) };
-        let Some(First { event: first, discarded, peer, .. }) = first_read(&socket) else {
+        let Some(First { event: first, discarded, peer, .. }) = first_read(&socket, None) else {
             self.refused("not connected");
             self.close_parts(parts);
             return (is_whole, 1);

@@ -76,10 +76,13 @@ pub fn only_tcp_is_tcp<S: Stage>(stage: &mut S) {
         (Stranger::Unix, false),
         (Stranger::File, false),
     ] {
-        match Socket::<S>::of(stage.stranger(what)) {
-            Ok(_) => assert!(is_tcp, "{what:?}"),
-            Err(received) => {
-                assert!(!is_tcp, "{what:?}");
+        let known = Socket::<S>::of(stage.stranger(what)).map(|_| ());
+        let lingering = Socket::<S>::of_lingering(stage.stranger(what)).map(|(_, end)| {
+            assert_eq!(end, OwnEnd::Unknown, "{what:?}");
+        });
+        for taken in [known, lingering] {
+            assert_eq!(taken.is_ok(), is_tcp, "{what:?}");
+            if let Err(received) = taken {
                 super::time::close_slowly(stage, received);
             }
         }
@@ -244,11 +247,20 @@ pub fn tells_how_far_this_end_is_closed_or_nothing<S: Stage>(stage: &mut S) {
     let socket = self::socket::<S>(received);
     let tells = socket.own_end() != OwnEnd::Unknown;
     let is = |socket: &Socket<S>, end| socket.own_end() == if tells { end } else { OwnEnd::Unknown };
+    // Whoever takes it for one that is likely to linger hears the same.
+    let taken = |socket: Socket<S>, end| {
+        let (socket, told) = Socket::<S>::of_lingering(socket.into_received()).ok().expect("it is TCP");
+        assert_eq!(told, if tells { end } else { OwnEnd::Unknown });
+        socket
+    };
     assert!(is(&socket, OwnEnd::Open));
+    let socket = taken(socket, OwnEnd::Open);
     socket.half_close();
     assert!(is(&socket, OwnEnd::Sent));
+    let socket = taken(socket, OwnEnd::Sent);
     assert_eq!(peer.read_to_end().unwrap(), written);
     stage.until("acknowledged", || is(&socket, OwnEnd::Acknowledged));
+    taken(socket, OwnEnd::Acknowledged);
     // One whose client has ended first.
     let (mut peer, socket) = connected(stage);
     peer.half_close();
@@ -262,6 +274,7 @@ pub fn tells_how_far_this_end_is_closed_or_nothing<S: Stage>(stage: &mut S) {
     peer.reset();
     readable(stage, &socket);
     assert_eq!(socket.own_end(), OwnEnd::Unknown);
+    taken(socket, OwnEnd::Unknown);
 }
 
 pub fn tells_whether_something_is_unread<S: Stage>(stage: &mut S) {

@@ -111,10 +111,10 @@ fn be_clients(port: usize, round: usize, number: usize) -> ExitCode {
     }
 }
 
-/// Processes that have clients, which end with this.
-struct Crowd(Vec<Child>);
+/// Processes that have silent clients, which end with this.
+struct Silent(Vec<Child>);
 
-impl Crowd {
+impl Silent {
     /// Has so many more linger.
     fn grow(&mut self, rig: &Rig, receiver: &Receiver, number: usize) -> Result<(), String> {
         let before = receiver.descriptors();
@@ -138,7 +138,7 @@ impl Crowd {
     }
 }
 
-impl Drop for Crowd {
+impl Drop for Silent {
     fn drop(&mut self) {
         for child in &mut self.0 {
             if thread::panicking() {
@@ -235,14 +235,14 @@ fn compare(lingering: &[usize]) -> Result<(), String> {
         let (name, program) = &programs[n];
         Side { name, receiver: rig.start(name, program, &receiver::LINGERD, SENDERS, &[]) }
     });
-    let mut crowd = Crowd(Vec::new());
+    let mut silent = Silent(Vec::new());
     let mut steps: Vec<Step> = Vec::new();
     for &lingering in lingering {
         let more = lingering - steps.last().map_or(0, |step| step.lingering);
         progress(&format!("{lingering} linger"));
         let mut measured = [Measured::default(), Measured::default()];
         for side in &sides {
-            crowd.grow(&rig, &side.receiver, more)?;
+            silent.grow(&rig, &side.receiver, more)?;
             round(&mut rig, &side.receiver, &mut Measured::default()); // what is allocated once is allocated
         }
         for number in 0..ROUNDS {

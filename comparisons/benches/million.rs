@@ -26,7 +26,7 @@
 //! It runs on Linux only. It must not know how the daemon is built inside.
 
 use comparisons::crowd::{self, Crowd};
-use comparisons::{machine, on_stop, print_table, progress, row, spread, steps, weigh};
+use comparisons::{machine, on_stop, picture, print_table, progress, row, spread, weigh};
 use lingerd_platform::{fdpass, process};
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -665,10 +665,14 @@ impl Told {
         let many: Vec<_> = self.steps.iter().filter(|step| is_many(step)).cloned().collect();
         let own = series(&many, &|it| Some(it["own_kb"].as_f64()? * 1024.0 / it["connections"].as_f64()?));
         let [gone, lingering] = instructions;
-        steps::draw(&[
-            ("instructions a linger", &[("client gone", gone), ("client lingers", lingering)]),
-            ("bytes of its own memory for each of them", &[("", own)]),
-        ])
+        let number = "connections that linger";
+        picture::courses(
+            number,
+            &[
+                ("instructions a linger", &[("client gone", gone), ("client lingers", lingering)]),
+                ("bytes of its own memory for each of them", &[("", own)]),
+            ],
+        )
     }
 
     fn write(&self, place: &str, machine: &Value) -> Result<(), String> {

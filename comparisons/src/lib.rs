@@ -20,7 +20,6 @@ pub mod picture;
 pub mod receiver;
 pub mod server;
 pub mod set_up;
-pub mod steps;
 pub mod torture;
 pub mod weigh;
 

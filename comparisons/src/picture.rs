@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-//! Several of a kind side by side, as a picture: bars in groups, and lines.
+//! Several of a kind side by side, as a picture: bars in groups, lines, and what a thing costs by how many there are.
 //!
 //! Must not know what they are, nor where the picture goes.
 
@@ -276,6 +276,73 @@ pub fn lines(title: &str, x: &str, y: &str, lines: &[Line]) -> Result<String, St
             .draw()?;
         Ok(())
     })
+}
+
+/// A line over how many there are: its name, and its points.
+pub type Course = (&'static str, Vec<(f64, f64)>);
+
+/// What a thing costs by how many there are, whether it stays the same: pictures side by side, each with a title and one or
+/// two lines, as an SVG document. `number`, what there are so many of, is logarithmic; what one costs begins at nothing. One
+/// without a point is left out.
+///
+/// # Errors
+/// There is not a point, or it could not be drawn.
+pub fn courses(number: &str, all: &[(&str, &[Course])]) -> Result<String, String> {
+    /// In pixels, of one.
+    const SIZE: (u32, u32) = (460, 320);
+    let mut all = all.to_vec();
+    all.retain(|(_, lines)| lines.iter().any(|(_, points)| !points.is_empty()));
+    if all.is_empty() {
+        return Err("there is nothing to be drawn".to_owned());
+    }
+    document((SIZE.0 * all.len() as u32, SIZE.1), |root| {
+        for (area, (title, lines)) in root.split_evenly((1, all.len())).iter().zip(&all) {
+            draw_courses(area, title, number, lines)?;
+        }
+        Ok(())
+    })
+}
+
+fn draw_courses(area: &Area, title: &str, number: &str, lines: &[Course]) -> Result<(), Box<dyn Error>> {
+    let points = || lines.iter().flat_map(|(_, points)| points);
+    let most = points().map(|point| point.1).fold(1.0, f64::max) * 1.25;
+    let most_number = points().map(|point| point.0).fold(1e4, f64::max);
+    let least_number = points().map(|point| point.0).fold(most_number / 10.0, f64::min);
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, (FONT, 16))
+        .margin(14)
+        .margin_right(34)
+        .x_label_area_size(42)
+        .y_label_area_size(56)
+        .build_cartesian_2d((least_number..most_number).log_scale(), 0.0..most)?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .label_style((FONT, 13))
+        .x_desc(number)
+        .x_label_formatter(&|number| thousands(*number))
+        .y_label_formatter(&|value| thousands(*value))
+        .draw()?;
+    // The last of the colours first, lingerd's.
+    for ((name, points), colour) in lines.iter().zip([COLOURS[3], COLOURS[0]]) {
+        let drawn = chart.draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?;
+        if !name.is_empty() {
+            drawn
+                .label(*name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        }
+        chart.draw_series(points.iter().map(|&point| Circle::new(point, 3, colour.filled())))?;
+    }
+    if lines.iter().any(|(name, _)| !name.is_empty()) {
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::MiddleRight)
+            .background_style(WHITE.mix(0.8))
+            .margin(8)
+            .label_font((FONT, 13))
+            .draw()?;
+    }
+    Ok(())
 }
 
 /// With a comma for thousands.

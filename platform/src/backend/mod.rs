@@ -111,11 +111,13 @@ impl<T: AsFd> Descriptor for T {
 /// **Interest** can be changed at any time, by [`change`](Self::change): what comes out of a `wait`
 /// that starts later is about the new interest only. Whoever has changed it need not rearm.
 ///
-/// **Remove before close.** A registration belongs to the open file description, not to the
+/// **Remove before close.** To epoll a registration belongs to the open file description, not to the
 /// number (epoll(7), "Will closing a file descriptor cause it to be removed from all epoll
 /// interest lists?"), and a sender may hold a copy of a handed-over descriptor for a moment.
 /// Closing without `remove` could therefore go on reporting a descriptor that nobody can name any
-/// more. The caller removes first, always.
+/// more. Nor do kqueue's list of changes and the registries know of a close, whose number is the next
+/// descriptor's. The caller removes first, always. What that costs a system call is the backend's: none on event
+/// ports where the descriptor was reported last, as that has ended its association.
 ///
 /// **Time-outs** are rounded up to what the kernel can tell apart, never down: a `wait` for
 /// 100 µs that returned at once would make the caller spin until the deadline. `None` waits for

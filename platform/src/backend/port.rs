@@ -30,12 +30,13 @@ const BATCH: usize = super::MOST_READY;
 const NO_SOURCE: libc::c_ushort = 0;
 
 // A connection's share of the memory, beside its row in the daemon's table.
-const _: () = assert!(Registry::<()>::BYTES <= 12);
+const _: () = assert!(Registry::<bool>::BYTES <= 12);
 
 /// See the module's head.
 pub struct Port {
     port: OwnedFd,
-    registered: Registry<()>,
+    /// And whether each is associated: what was reported is not, until it is armed again.
+    registered: Registry<bool>,
     /// Where the kernel writes what happened.
     events: Box<[sys::port_event]>,
 }
@@ -83,7 +84,7 @@ impl Backend for Port {
 
     fn add(&mut self, fd: &impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
         let fd = fd.number();
-        self.registered.add(fd, token, ())?;
+        self.registered.add(fd, token, true)?;
         let associated = self.associate(fd, interest);
         if associated.is_err() {
             self.registered.remove(fd)?;
@@ -94,22 +95,25 @@ impl Backend for Port {
     fn change(&mut self, fd: &impl Descriptor, _: Token, interest: Interest) -> io::Result<()> {
         let fd = fd.number();
         self.registered.get(fd)?;
-        self.associate(fd, interest)
+        self.associate(fd, interest)?;
+        self.registered.get(fd).map(|is_associated| *is_associated = true)
     }
 
-    fn rearm(&mut self, fd: &impl Descriptor, _: Token, interest: Interest) -> io::Result<()> {
-        self.associate(fd.number(), interest)
+    fn rearm(&mut self, fd: &impl Descriptor, token: Token, interest: Interest) -> io::Result<()> {
+        self.change(fd, token, interest)
     }
 
     fn remove(&mut self, fd: &impl Descriptor) -> io::Result<()> {
         let fd = fd.number();
-        self.registered.remove(fd)?;
+        if !self.registered.remove(fd)? {
+            return Ok(());
+        }
         // SAFETY: port_dissociate(3C) takes numbers.
         let dissociated = check(unsafe {
             sys::port_dissociate(self.port.as_raw_fd(), sys::PORT_SOURCE_FD, fd as libc::uintptr_t)
         });
         match dissociated {
-            // It was reported, and not armed again since.
+            // The port forgets by itself what is closed, whoever has closed it.
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             dissociated => dissociated.map(drop),
         }
@@ -135,7 +139,8 @@ impl Backend for Port {
         // So the list itself tells where it ends.
         for event in self.events.iter_mut().take_while(|event| event.portev_source != NO_SOURCE) {
             event.portev_source = NO_SOURCE;
-            if let Some((token, ())) = self.registered.find(event.portev_object as RawFd) {
+            if let Some((token, is_associated)) = self.registered.find(event.portev_object as RawFd) {
+                *is_associated = false;
                 ready.push(token);
             }
         }

@@ -54,11 +54,13 @@ impl<T: Copy> Registry<T> {
         }
     }
 
+    /// Returns what was known of him.
+    ///
     /// # Errors
     /// `NotFound` if `fd` is not registered.
-    pub fn remove(&mut self, fd: RawFd) -> io::Result<()> {
+    pub fn remove(&mut self, fd: RawFd) -> io::Result<T> {
         let state = self.slot(fd).and_then(|slot| slot.state.take());
-        state.map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+        state.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// # Errors

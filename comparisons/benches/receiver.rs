@@ -25,12 +25,14 @@
 //!     cargo bench -p comparisons --bench receiver -- 64x1 1x253   of so many senders, so many in a message
 //!     LINGERD=/usr/local/sbin/lingerd cargo bench -p comparisons --bench receiver
 //!     cargo bench -p comparisons --bench receiver -- calls        system calls a linger (strace), no times
+//!     cargo bench -p comparisons --bench receiver -- draw         draws again what was measured last
 //!
 //! It must not know how either is built inside.
 
-use comparisons::machine::{self, machine, version, write_report};
+use comparisons::machine::{self, machine, read_report, version, write_report};
+use comparisons::picture::{self, Panel, Scale};
 use comparisons::receiver::{self, Clients, Receiver, Rig, wait_until};
-use comparisons::{print_table, progress, row, spread};
+use comparisons::{median, print_table, progress, row, spread, write_picture};
 use lingerd_platform::process;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -41,6 +43,9 @@ use support::built;
 
 /// Where the figures are written, beside being printed.
 const REPORT: &str = "target/receiver.json";
+
+/// And drawn.
+const PICTURE: &str = "target/receiver.svg";
 
 /// How many senders, and how many sockets in each of their messages.
 const CROWDS: [(usize, usize); 7] = [(1, 1), (8, 1), (64, 1), (1, 16), (64, 16), (1, 253), (8, 253)];
@@ -59,6 +64,8 @@ enum Pace {
 }
 
 impl Pace {
+    const ALL: [Pace; 2] = [Pace::AtOnce, Pace::InTurn];
+
     const fn name(self) -> &'static str {
         match self {
             Pace::AtOnce => "at once",
@@ -243,10 +250,21 @@ fn main() -> ExitCode {
         let (senders, sockets) = (senders.parse().ok()?, sockets.parse().ok()?);
         ((1..=128).contains(&senders) && (1..=253).contains(&sockets)).then_some((senders, sockets))
     };
+    if words == ["draw"] {
+        return match read_report(REPORT).map(|report| draw(&report)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("{why}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let (named, counts): (Vec<_>, Vec<_>) = words.iter().partition(|word| *word != "calls");
     let crowds: Option<Vec<_>> = named.into_iter().map(crowd).collect();
     let Some(mut crowds) = crowds else {
-        eprintln!("usage: cargo bench -p comparisons --bench receiver [-- [calls] [SENDERSxSOCKETS ...]]");
+        eprintln!(
+            "usage: cargo bench -p comparisons --bench receiver [-- draw | [calls] [SENDERSxSOCKETS ...]]"
+        );
         return ExitCode::from(2);
     };
     if crowds.is_empty() {
@@ -283,10 +301,40 @@ fn times(bench: &mut Bench, crowds: &[(usize, usize)]) {
     print_table(&[vec![head], all.iter().map(Compared::row).collect()].concat());
     println!();
     machine::print(&machine);
-    write_report(
-        REPORT,
-        &json!({ "machine": machine, "rows": all.iter().map(Compared::json).collect::<Vec<_>>() }),
-    );
+    let report = json!({ "machine": machine, "rows": all.iter().map(Compared::json).collect::<Vec<_>>() });
+    write_report(REPORT, &report);
+    draw(&report);
+}
+
+/// Draws what a report says: medians of the ratios, for each way in which connections come and end.
+fn draw(report: &Value) {
+    let none = Vec::new();
+    let rows = report["rows"].as_array().unwrap_or(&none);
+    let mut panels = Vec::new();
+    for pace in Pace::ALL {
+        for clients in Clients::ALL {
+            let is_it = |row: &&Value| row["pace"] == pace.name() && row["clients"] == clients.name();
+            let ratio = |row: &Value, figure: &str| {
+                let rounds = row[figure].as_array().into_iter().flatten();
+                median(rounds.map(|round| round.as_f64().unwrap_or(f64::NAN)).collect())
+            };
+            let group = |row: &Value| {
+                let name = format!("{} x {}", row["senders"], row["sockets"]);
+                (name, vec![1.0, ratio(row, "asks_ratios"), ratio(row, "ratios")])
+            };
+            panels.push(Panel {
+                title: format!("They come {}, clients {}", pace.name(), clients.name()),
+                scale: Scale::Linear,
+                unit: "",
+                has_numbers: true,
+                groups: rows.iter().filter(is_it).map(group).collect(),
+            });
+        }
+    }
+    let title =
+        "CPU for each connection, in that of the least that can be done, by senders x sockets in a message";
+    let kinds = ["bare receiver", "bare receiver that asks what lingerd asks", "lingerd"];
+    write_picture(PICTURE, picture::bars(title, &kinds, 2, &panels));
 }
 
 fn calls(bench: &mut Bench, crowds: &[(usize, usize)]) {

@@ -25,7 +25,7 @@ use comparisons::{
 };
 use serde_json::{Value, json};
 use std::process::ExitCode;
-use support::{apache, built};
+use support::apache;
 
 /// Where the figures are written, beside being printed.
 const REPORT: &str = "target/waits.json";
@@ -142,7 +142,7 @@ fn main() -> ExitCode {
     // Cargo adds --bench.
     let given: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     if given == ["draw"] {
-        return match read_report().map(|report| draw(&report)) {
+        return match machine::read_report(REPORT).map(|report| draw(&report)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(why) => {
                 eprintln!("{why}");
@@ -456,14 +456,6 @@ fn compare(wanted: &Wanted) -> Result<(), String> {
 
 // ---- What is drawn ----------------------------------------------------------------------------
 
-/// What was measured last.
-fn read_report() -> Result<Value, String> {
-    let text = std::fs::read_to_string(built::project().join(REPORT));
-    text.map_err(|error| error.to_string())
-        .and_then(|text| serde_json::from_str(&text).map_err(|error| error.to_string()))
-        .map_err(|error| format!("{REPORT}: {error}"))
-}
-
 /// Draws what a report says.
 fn draw(report: &Value) {
     let none = Vec::new();
@@ -479,7 +471,7 @@ fn draw(report: &Value) {
         );
         draw_to(PICTURE, &title, &kinds, 2, &at_a_glance);
     }
-    let title = "Each wait of a worker, by how many workers there are (logarithmic scales)";
+    let title = "Each wait of a worker: above what is served (logarithmic), below what that costs";
     let panels = whole(rows, &kinds);
     draw_to(WHOLE_PICTURE, title, &kinds, panels.len() / 2, &panels);
 }
@@ -547,7 +539,10 @@ fn whole(rows: &[Value], kinds: &[Kind]) -> Vec<Panel> {
     workers.sort_unstable();
     workers.dedup();
     let mut panels = Vec::new();
-    for (figure, what) in [("rate", "responses a second"), ("cpu_per_1000", "CPU seconds for 1,000")] {
+    for (figure, what, scale) in [
+        ("rate", "responses a second", Scale::Decades),
+        ("cpu_per_1000", "CPU seconds for 1,000", Scale::Linear),
+    ] {
         for &workers in &workers {
             let rows = rows.iter().filter(|row| row["workers"].as_u64() == Some(workers));
             let group = |row: &Value| {
@@ -561,7 +556,7 @@ fn whole(rows: &[Value], kinds: &[Kind]) -> Vec<Panel> {
             };
             panels.push(Panel {
                 title: format!("{workers} workers: {what}"),
-                scale: Scale::Decades,
+                scale,
                 unit: "",
                 has_numbers: false,
                 groups: rows.map(group).collect(),

@@ -60,3 +60,13 @@ pub fn write_report(name: &str, report: &Value) {
         Err(e) => eprintln!("{}: {e}", path.display()),
     }
 }
+
+/// What was written there last.
+///
+/// # Errors
+/// There is none, or it is no JSON.
+pub fn read_report(name: &str) -> Result<Value, String> {
+    let text = fs::read_to_string(built::project().join(name)).map_err(|error| error.to_string());
+    text.and_then(|text| serde_json::from_str(&text).map_err(|error| error.to_string()))
+        .map_err(|error| format!("{name}: {error}"))
+}

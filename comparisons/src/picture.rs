@@ -203,11 +203,11 @@ fn draw_bars<Y: Ranged<ValueType = f64> + ValueFormatter<f64>>(
     Ok(())
 }
 
-/// Two digits, or all that are before the point.
+/// Two digits, or all that are before the point; of nearly one, which is written as one, no more than of one.
 fn short(value: f64) -> String {
     let digits = match value {
-        10.0.. => 0,
-        1.0.. => 1,
+        9.95.. => 0,
+        0.995.. => 1,
         _ => 2,
     };
     format!("{value:.digits$}")
@@ -345,11 +345,13 @@ fn draw_courses(area: &Area, title: &str, number: &str, lines: &[Course]) -> Res
     Ok(())
 }
 
-/// With a comma for thousands.
+/// With a comma for thousands. What an axis has is a sum, and may be a hair's breadth beside a whole number.
 pub fn thousands(value: f64) -> String {
-    if value.fract() != 0.0 {
-        return format!("{value:.3}").trim_end_matches('0').to_owned();
+    let rounded = (value * 1e3).round() / 1e3;
+    if rounded.fract() != 0.0 {
+        return format!("{rounded:.3}").trim_end_matches('0').to_owned();
     }
+    let value = rounded;
     let digits = format!("{value:.0}");
     let mut out = String::new();
     for (n, digit) in digits.chars().enumerate() {
@@ -359,4 +361,16 @@ pub fn thousands(value: f64) -> String {
         out.push(digit);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_has_the_digits_that_it_needs() {
+        let written = [0.5, 2.0000000000000004, 1.999_999_9, 100.0, 1e6].map(thousands);
+        assert_eq!(written, ["0.5", "2", "2", "100", "1,000,000"]);
+        assert_eq!([0.214, 0.999, 1.04, 9.97, 99.9].map(short), ["0.21", "1.0", "1.0", "10", "100"]);
+    }
 }

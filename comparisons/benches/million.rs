@@ -661,16 +661,16 @@ impl Told {
             all.iter().filter_map(|it| Some((it["connections"].as_f64()?, of(it)?))).collect()
         };
         let instructions = WAYS.map(|way| series(&self.counted, &|it| median(&it[way])));
-        // All of it counts here, and few have a large part in what there is anyway.
+        // As the table has it: what was there before the first is no part of it. Of few, by whole pages, it says little.
         let many: Vec<_> = self.steps.iter().filter(|step| is_many(step)).cloned().collect();
-        let own = series(&many, &|it| Some(it["own_kb"].as_f64()? * 1024.0 / it["connections"].as_f64()?));
+        let own = series(&many, &|it| it["own_bytes"].as_f64());
         let [gone, lingering] = instructions;
         let number = "connections that linger";
         picture::courses(
             number,
             &[
                 ("instructions a linger", &[("client gone", gone), ("client lingers", lingering)]),
-                ("bytes of its own memory for each of them", &[("", own)]),
+                ("growth of its own memory, bytes a connection", &[("", own)]),
             ],
         )
     }

@@ -17,7 +17,7 @@
 //! - on the way there, how long each message of 253 takes until the daemon has come to the last of them.
 //!
 //! Then all clients close at once. In a second way to a million valgrind (callgrind) counts the daemon's instructions
-//! a linger.
+//! a linger. It fails where somebody is lost, and where what lingerd promises is not met: src/limits.rs.
 //!
 //!     cargo bench -p comparisons --bench million              all of it, in some twenty minutes
 //!     cargo bench -p comparisons --bench million -- 10000     no more than so many
@@ -26,7 +26,9 @@
 //! It runs on Linux only. It must not know how the daemon is built inside.
 
 use comparisons::crowd::{self, Crowd};
+use comparisons::limits::{self, WAYS, is_many, median, numbers};
 use comparisons::{machine, on_stop, picture, print_table, progress, row, spread, weigh};
+use lingerd_platform::backend::{Backend, System};
 use lingerd_platform::{fdpass, process};
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -88,9 +90,6 @@ const A_KERNEL: u64 = 2;
 
 const REPORT: &str = "target/million.json";
 const PICTURE: &str = "target/million.svg";
-
-/// How clients go.
-const WAYS: [&str; 2] = ["gone", "lingering"];
 
 fn say(what: &str, value: &Value) {
     println!("{MARK}{}", json!({ what: value }));
@@ -182,6 +181,9 @@ impl Scene {
             thread::sleep(Duration::from_millis(10));
         };
         let seconds = start.elapsed().as_secs_f64();
+        if !took_over {
+            self.daemon.counters(); // before it answers it has said why
+        }
         let log = self.site.log();
         let said = log[before..].trim();
         if !took_over {
@@ -532,21 +534,6 @@ impl Told {
     }
 }
 
-/// Whether so many linger that their part in the memory of a whole process or system can be told.
-fn is_many(step: &Value) -> bool {
-    step["connections"].as_u64().is_some_and(|number| number >= 10 * FEW as u64)
-}
-
-fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().into_iter().flatten().filter_map(Value::as_f64).collect()
-}
-
-fn median(value: &Value) -> Option<f64> {
-    let mut all = numbers(value);
-    all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied()
-}
-
 fn text(value: &Value, digits: usize) -> String {
     value.as_f64().map_or_else(|| "-".to_owned(), |number| format!("{number:.digits$}"))
 }
@@ -571,7 +558,7 @@ impl Told {
                 format!("{:.0} ms", asked * 1e3),
                 match step["upgrade"]["failed"].as_str() {
                     None => text(&step["upgrade"]["frozen_ms"], 0) + " ms",
-                    Some(said) if said.contains("takes too long") => "gave up".to_owned(),
+                    Some(_) if limits::was_given_up(step) => "gave up".to_owned(),
                     Some(_) => "failed".to_owned(),
                 },
             ]
@@ -661,16 +648,16 @@ impl Told {
             all.iter().filter_map(|it| Some((it["connections"].as_f64()?, of(it)?))).collect()
         };
         let instructions = WAYS.map(|way| series(&self.counted, &|it| median(&it[way])));
-        // All of it counts here, and few have a large part in what there is anyway.
+        // As the table has it: what was there before the first is no part of it. Of few, by whole pages, it says little.
         let many: Vec<_> = self.steps.iter().filter(|step| is_many(step)).cloned().collect();
-        let own = series(&many, &|it| Some(it["own_kb"].as_f64()? * 1024.0 / it["connections"].as_f64()?));
+        let own = series(&many, &|it| it["own_bytes"].as_f64());
         let [gone, lingering] = instructions;
         let number = "connections that linger";
         picture::courses(
             number,
             &[
                 ("instructions a linger", &[("client gone", gone), ("client lingers", lingering)]),
-                ("bytes of its own memory for each of them", &[("", own)]),
+                ("growth of its own memory, bytes a connection", &[("", own)]),
             ],
         )
     }
@@ -747,13 +734,18 @@ fn outside(words: &[String]) -> Result<(), String> {
     machine::print(&machine);
     told.print(is_uml);
     let written = told.write(&place, &machine);
-    match told.ended.as_i64() {
+    if written.is_ok() {
+        println!("\n{REPORT}, {PICTURE}");
+    }
+    let whole = match told.ended.as_i64() {
         _ if !ended.success() => Err(format!("it has ended with {ended}")),
         Some(status) if status != 0 => Err(format!("the program inside has ended with {status}")),
         None if is_uml => Err("the kernel inside has ended before the program".to_owned()),
         _ => told.missing(most),
-    }?;
-    written?;
-    println!("\n{REPORT}, {PICTURE}");
-    Ok(())
+    };
+    // All that is wrong, after all that was measured.
+    let wrong = [whole, written].into_iter().filter_map(Result::err);
+    let wrong: Vec<_> =
+        wrong.chain(limits::exceeded(&told.steps, &told.counted, System::NAME, is_uml)).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }

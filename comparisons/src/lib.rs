@@ -13,6 +13,7 @@ pub mod fpm;
 pub mod gunicorn;
 pub mod haproxy;
 pub mod heads;
+pub mod limits;
 pub mod load;
 pub mod machine;
 pub mod nginx;

@@ -15,7 +15,7 @@
 //! The clients' ends are in processes of their own, as one has not descriptors enough for both. It must not know how
 //! a backend works.
 
-use comparisons::machine::{self, machine, write_report};
+use comparisons::machine::{self, machine};
 use comparisons::picture::{self, Line};
 use comparisons::receiver::{self, Clients, Receiver, Rig, half_close};
 use comparisons::{median, print_table, progress, row, spread, weigh, write_picture};
@@ -295,9 +295,6 @@ fn print(sides: &[Side; 2], steps: &[Step]) {
             ratio(|measured| &measured.in_turn)
         );
     }
-    println!();
-    let machine = machine(&[]);
-    machine::print(&machine);
     let rows: Vec<_> = steps
         .iter()
         .map(|step| {
@@ -305,7 +302,7 @@ fn print(sides: &[Side; 2], steps: &[Step]) {
             json!({ "lingering": step.lingering, "own": own.json(), "poll": poll.json() })
         })
         .collect();
-    write_report(REPORT, &json!({ "machine": machine, "rows": rows }));
+    machine::conclude(REPORT, machine(&[]), rows);
     draw(sides, steps);
 }
 

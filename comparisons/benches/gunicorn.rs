@@ -3,18 +3,23 @@
 //! gunicorn as it comes, with lingerd, and behind nginx, side by side: a part of `make bench`, with `demo` what `make
 //! demo-gunicorn` shows, and with `torture` cruel clients, a part of `make torture`.
 //!
-//! All is on this machine, as are the clients. Each set-up runs by itself, one after the other; those that are
-//! near to each other several times, in turn.
+//! All is on this machine, as are the clients. In the bench the set-ups take turns, round by round, each by itself; a
+//! round's ratio is of runs that follow each other, so that whatever else the machine does falls on all of them.
 
-use comparisons::gunicorn::{Gunicorn, Kind, SetUp, Worker};
+use comparisons::gunicorn::{self, Gunicorn, Kind, SetUp, Worker};
+use comparisons::machine::conclude;
 use comparisons::torture::cases::{self, Case};
 use comparisons::torture::client::{Outcome, Seen};
 use comparisons::torture::{run_all, with_addresses};
-use comparisons::{load, milliseconds, print_table, progress, row, spread};
+use comparisons::{latency, load, median_latency, print_table, progress, row, spread};
+use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 use support::daemon::Site;
+
+/// Where the bench's figures are written, beside being printed.
+const REPORT: &str = "target/gunicorn.json";
 
 /// Processes of each, and of gthread the threads of a process.
 const WORKERS: usize = 4;
@@ -90,7 +95,6 @@ const MANY: [Wait; 2] = [
 ];
 
 /// What came of one run.
-#[derive(Clone, Copy)]
 struct Run {
     /// Responses a second: by the bytes that clients have read, as those that are slow have a part of one at the end.
     rate: f64,
@@ -125,8 +129,11 @@ impl Run {
         }
     }
 
-    fn median(&self) -> String {
-        self.median_ms.map_or_else(|| format!("> {:.0} s", self.seconds), milliseconds)
+    fn json(&self) -> Value {
+        json!({
+            "rate": self.rate, "latency_p50_ms": self.median_ms, "cpu_per_1000": self.cpu, "broken": self.broken,
+            "failed": self.failed, "seconds": self.seconds,
+        })
     }
 }
 
@@ -145,7 +152,7 @@ fn demo() -> Result<(), String> {
                     if n + which == 0 { worker.name().to_owned() } else { String::new() },
                     [Kind::Stock, Kind::Lingerd][which].name().to_owned(),
                     format!("{:.1}", run.rate),
-                    run.median(),
+                    latency(run.median_ms, run.seconds),
                     run.broken.to_string(),
                     run.failed.to_string(),
                 ]);
@@ -163,58 +170,99 @@ fn demo() -> Result<(), String> {
     Ok(())
 }
 
-fn bench(waits: &[Wait]) -> Result<(), String> {
-    /// Of those that are compared with each other; stock is far behind, and runs once.
-    const ROUNDS: usize = 3;
-    for wait in waits {
-        let mut rows =
-            vec![row(["", "", "responses/s", "median", "CPU s/1000", "reset or cut short", "failed"])];
-        let mut words = Vec::new();
-        for worker in KINDS {
-            let mut runs = [Vec::new(), Vec::new(), Vec::new()];
-            let all = [Kind::Stock, Kind::Lingerd, Kind::Nginx];
-            for round in 0..ROUNDS {
-                for (n, kind) in all.into_iter().enumerate() {
-                    if kind == Kind::Stock && round > 0 {
-                        continue;
-                    }
-                    progress(&format!("{}, {}: {}", worker.name(), kind.name(), wait.clients));
-                    let set_up = SetUp::try_start(kind, worker, WORKERS)?;
-                    runs[n].push(Run::of(&set_up, wait));
-                }
+/// Rounds of the bench, in each of which all are measured.
+const ROUNDS: usize = 5;
+
+const ALL: [Kind; 3] = [Kind::Stock, Kind::Lingerd, Kind::Nginx];
+
+/// One wait, one kind of workers: the runs of each of `ALL`, round by round.
+struct Row {
+    worker: Worker,
+    runs: [Vec<Run>; 3],
+}
+
+impl Row {
+    fn measure(wait: &Wait, worker: Worker) -> Result<Row, String> {
+        progress(&format!(
+            "{}: {}, {ROUNDS} times {} times {} s",
+            worker.name(),
+            wait.clients,
+            ALL.len(),
+            wait.seconds
+        ));
+        let mut runs = [Vec::new(), Vec::new(), Vec::new()];
+        for round in 0..ROUNDS {
+            // Who comes first changes, so that what drifts does so for all.
+            for n in (0..ALL.len()).map(|n| (n + round) % ALL.len()) {
+                let set_up = SetUp::try_start(ALL[n], worker, WORKERS)?;
+                runs[n].push(Run::of(&set_up, wait));
             }
-            for (n, runs) in runs.iter().enumerate() {
-                let sum = |value: fn(&Run) -> f64| runs.iter().map(value).sum::<f64>();
-                let each = |value: fn(&Run) -> f64| runs.iter().map(value).collect::<Vec<_>>();
-                rows.push([
-                    if n == 0 { worker.name().to_owned() } else { String::new() },
-                    all[n].name().to_owned(),
-                    spread(each(|run| run.rate), 1),
-                    runs[0].median(),
-                    spread(each(|run| run.cpu), 2),
-                    sum(|run| run.broken).to_string(),
-                    sum(|run| run.failed).to_string(),
-                ]);
-            }
-            let ratios: Vec<_> =
-                runs[1].iter().zip(&runs[2]).map(|(lingerd, nginx)| lingerd.rate / nginx.rate).collect();
-            let mut rates: Vec<_> = runs[1].iter().map(|run| run.rate).collect();
-            rates.sort_by(f64::total_cmp);
-            words.push(format!(
-                "{}: {:.0} times stock; by nginx in front, round by round, {}",
-                worker.name(),
-                rates[rates.len() / 2] / runs[0][0].rate,
-                spread(ratios, 2)
-            ));
         }
+        Ok(Row { worker, runs })
+    }
+
+    fn lines(&self) -> [[String; 7]; 3] {
+        [0, 1, 2].map(|n| {
+            let runs = &self.runs[n];
+            let each = |figure: fn(&Run) -> f64| runs.iter().map(figure).collect::<Vec<_>>();
+            let sum = |figure| each(figure).iter().sum::<f64>().to_string();
+            [
+                if n == 0 { self.worker.name().to_owned() } else { String::new() },
+                ALL[n].name().to_owned(),
+                spread(each(|run| run.rate), 1),
+                median_latency(runs.iter().map(|run| run.median_ms), runs[0].seconds),
+                spread(each(|run| run.cpu), 2),
+                sum(|run| run.broken),
+                sum(|run| run.failed),
+            ]
+        })
+    }
+
+    /// lingerd's rate by those of the others.
+    fn words(&self) -> String {
+        let [stock, lingerd, nginx] = &self.runs;
+        let by = |other: &[Run], digits| {
+            let pairs = lingerd.iter().zip(other);
+            spread(pairs.map(|(lingerd, other)| lingerd.rate / other.rate).collect(), digits)
+        };
+        format!(
+            "{}: lingerd's rate by stock's, round by round, {}; by that of nginx in front {}",
+            self.worker.name(),
+            by(stock, 0),
+            by(nginx, 2)
+        )
+    }
+
+    fn json(&self, wait: &Wait) -> Value {
+        let each = ALL.iter().zip(&self.runs);
+        let each = each.map(|(kind, runs)| (kind.word(), runs.iter().map(Run::json).collect::<Value>()));
+        json!({
+            "clients": wait.clients, "page": wait.page, "worker": self.worker.name(), "workers": WORKERS,
+            "set_ups": each.collect::<Value>(),
+        })
+    }
+}
+
+fn bench(waits: &[Wait]) -> Result<(), String> {
+    let machine = gunicorn::machine()?;
+    let mut report = Vec::new();
+    for wait in waits {
+        let [sync, threads] = KINDS.map(|worker| Row::measure(wait, worker));
+        let rows = [sync?, threads?];
         println!(
             "\n{}; {WORKERS} workers, and of gthread {THREADS} threads in each. Of {ROUNDS} rounds the median, \
              and least to greatest.\n",
             wait.clients
         );
-        print_table(&rows);
-        println!("\n{}", words.join("\n"));
+        let head = row(["", "", "responses/s", "median", "CPU s/1000", "reset or cut short", "failed"]);
+        print_table(&[vec![head], rows.iter().flat_map(Row::lines).collect()].concat());
+        println!();
+        for row in &rows {
+            println!("{}", row.words());
+            report.push(row.json(wait));
+        }
     }
+    conclude(REPORT, machine, report);
     Ok(())
 }
 

@@ -5,14 +5,22 @@
 //!
 //! Each set-up runs by itself, one after the other, on this machine, as do its clients; what is printed was
 //! measured in this run. Ordinary clients come alone first, and then again with the slow ones there.
+//!
+//! A row is a single run, as one of each takes two minutes: a small difference may be chance, and no other comparison
+//! has rounds of these clients.
 
 use comparisons::heads::SlowHeads;
-use comparisons::set_up::{Clients, Kind, SetUp};
-use comparisons::{load, milliseconds, print_table, progress, row};
+use comparisons::machine::conclude;
+use comparisons::set_up::{self, Clients, Kind, SetUp};
+use comparisons::{latency, load, print_table, progress, row};
+use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Duration;
 use support::{during, tcp};
+
+/// Where the figures are written, beside being printed.
+const REPORT: &str = "target/heads.json";
 
 const WORKERS: usize = 10;
 
@@ -49,6 +57,7 @@ fn main() -> ExitCode {
 }
 
 fn compare(kinds: &[Kind]) -> Result<(), String> {
+    let machine = set_up::machine()?;
     let mut rows = vec![row([
         "",
         "alone: answers/s",
@@ -61,8 +70,11 @@ fn compare(kinds: &[Kind]) -> Result<(), String> {
         "slow ones answered",
         "lost",
     ])];
+    let mut runs = Vec::new();
     for &kind in kinds {
-        rows.push(measure(kind)?);
+        let run = Run::measure(kind)?;
+        rows.push(run.row(kind));
+        runs.push((kind.word(), vec![run.json()]));
     }
     println!(
         "\n{ORDINARY} ordinary clients, which pause for {PAUSE_MS} ms, alone and then together with {SLOW} that send a \
@@ -71,43 +83,107 @@ fn compare(kinds: &[Kind]) -> Result<(), String> {
         BYTE.as_millis()
     );
     print_table(&rows);
+    let row = json!({
+        "clients": ORDINARY, "pause_ms": PAUSE_MS, "slow_clients": SLOW, "byte_ms": BYTE.as_millis() as u64,
+        "page": PAGE, "workers": WORKERS, "set_ups": runs.into_iter().collect::<Value>(),
+    });
+    conclude(REPORT, machine, vec![row]);
     Ok(())
 }
 
-fn measure(kind: Kind) -> Result<[String; 10], String> {
-    progress(&format!("{}: slow heads, {} s", kind.name(), ALONE + TOGETHER));
-    let set_up = SetUp::try_start(kind, Clients::SlowHeads, WORKERS)?;
-    set_up.publish("page.bin", &tcp::response(PAGE));
-    set_up.publish("page.php", b"<?php readfile(__DIR__ . '/page.bin');");
-    let server = set_up.server.plain;
-    let url = format!("http://{server}/page.php");
-    // Once for each worker, so that none is new.
-    load::ablinger(&url, &["-c", "10", "-n", "100", "-l", "0"]);
-    let ordinary = |seconds: usize| {
-        let [clients, pause, time] = [ORDINARY, PAUSE_MS, seconds].map(|number| number.to_string());
-        load::ablinger(&url, &["-c", &clients, "-p", &pause, "-t", &time, "-l", "0"])
-    };
-    let alone = ordinary(ALONE);
-    let slow = Mutex::new(SlowHeads::start(server, "/page.php", PAGE, SLOW, BYTE));
-    let together = during(|| slow.lock().unwrap().turn(), || ordinary(TOGETHER));
-    let slow = slow.into_inner().unwrap();
+/// What ordinary clients got.
+struct Ordinary {
+    rate: f64,
+    median_ms: Option<f64>,
+    p99_ms: Option<f64>,
+    /// Requests that got something else than their answer.
+    failed: f64,
+    seconds: f64,
+}
 
-    let rate = |report| format!("{:.1}", load::count(report, "requests_per_second"));
-    let percentile = |report, key| {
-        let longest = || format!("> {:.0} s", load::count(report, "seconds"));
-        load::number(report, key).map_or_else(longest, milliseconds)
-    };
-    let failed = ["reset", "truncated", "failed", "bad_status"].map(|key| load::count(&together, key));
-    Ok([
-        kind.name().to_owned(),
-        rate(&alone),
-        percentile(&alone, "latency_p50_ms"),
-        percentile(&alone, "latency_p99_ms"),
-        rate(&together),
-        percentile(&together, "latency_p50_ms"),
-        percentile(&together, "latency_p99_ms"),
-        failed.iter().sum::<f64>().to_string(),
-        slow.answered.to_string(),
-        slow.lost.to_string(),
-    ])
+impl Ordinary {
+    fn of(report: &Value) -> Ordinary {
+        Ordinary {
+            rate: load::count(report, "requests_per_second"),
+            median_ms: load::number(report, "latency_p50_ms"),
+            p99_ms: load::number(report, "latency_p99_ms"),
+            failed: load::failures(report),
+            seconds: load::count(report, "seconds"),
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "rate": self.rate, "latency_p50_ms": self.median_ms, "latency_p99_ms": self.p99_ms,
+            "failed": self.failed, "seconds": self.seconds,
+        })
+    }
+
+    fn cells(&self) -> [String; 3] {
+        [
+            format!("{:.1}", self.rate),
+            latency(self.median_ms, self.seconds),
+            latency(self.p99_ms, self.seconds),
+        ]
+    }
+}
+
+/// What came of one set-up.
+struct Run {
+    alone: Ordinary,
+    together: Ordinary,
+    /// Of the slow ones, whole responses, and any other end.
+    answered: usize,
+    lost: usize,
+}
+
+impl Run {
+    fn measure(kind: Kind) -> Result<Run, String> {
+        progress(&format!("{}: slow heads, {} s", kind.name(), ALONE + TOGETHER));
+        let set_up = SetUp::try_start(kind, Clients::SlowHeads, WORKERS)?;
+        set_up.publish("page.bin", &tcp::response(PAGE));
+        set_up.publish("page.php", b"<?php readfile(__DIR__ . '/page.bin');");
+        let server = set_up.server.plain;
+        let url = format!("http://{server}/page.php");
+        // Once for each worker, so that none is new.
+        load::ablinger(&url, &["-c", "10", "-n", "100", "-l", "0"]);
+        let ordinary = |seconds: usize| {
+            let [clients, pause, time] = [ORDINARY, PAUSE_MS, seconds].map(|number| number.to_string());
+            load::ablinger(&url, &["-c", &clients, "-p", &pause, "-t", &time, "-l", "0"])
+        };
+        let alone = ordinary(ALONE);
+        let slow = Mutex::new(SlowHeads::start(server, "/page.php", PAGE, SLOW, BYTE));
+        let together = during(|| slow.lock().unwrap().turn(), || ordinary(TOGETHER));
+        let slow = slow.into_inner().unwrap();
+        Ok(Run {
+            alone: Ordinary::of(&alone),
+            together: Ordinary::of(&together),
+            answered: slow.answered,
+            lost: slow.lost,
+        })
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "alone": self.alone.json(), "together": self.together.json(),
+            "slow_answered": self.answered, "slow_lost": self.lost,
+        })
+    }
+
+    fn row(&self, kind: Kind) -> [String; 10] {
+        let [rate, median, p99] = self.alone.cells();
+        let [rate_together, median_together, p99_together] = self.together.cells();
+        [
+            kind.name().to_owned(),
+            rate,
+            median,
+            p99,
+            rate_together,
+            median_together,
+            p99_together,
+            self.together.failed.to_string(),
+            self.answered.to_string(),
+            self.lost.to_string(),
+        ]
+    }
 }

@@ -6,23 +6,30 @@
 //! Each set-up runs by itself, one after the other, on this machine, as do its clients; what is printed was
 //! measured in this run. What it takes is what all its processes take, and what the kernel keeps for it. Then
 //! clients that do not think, of which there is nothing to be parked: what it costs that there could be.
+//!
+//! Of clients that think a row is a single run, as one of each takes a minute, with more of them than `waits` has:
+//! `waits` has the rounds, and tells what is chance.
 
-use comparisons::set_up::{Clients, Kind, SetUp};
+use comparisons::machine::conclude;
+use comparisons::set_up::{self, Clients, Kind, SetUp};
 use comparisons::weigh::Memory;
-use comparisons::{load, milliseconds, print_table, progress, row, spread};
-use serde_json::Value;
+use comparisons::{latency, load, print_table, progress, row, spread};
+use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 use support::during;
 
+/// Where the figures are written, beside being printed.
+const REPORT: &str = "target/keep.json";
+
 const WORKERS: usize = 10;
 
 /// What each client asks for.
 const PAGE: &str = "<?php echo str_repeat('x', 20000);";
 
-/// How many clients there are, unless others are asked for. `waits` has fewer, in several rounds.
+/// How many clients there are, unless others are asked for.
 const CROWDS: [usize; 1] = [8000];
 
 /// For how long a client thinks.
@@ -58,8 +65,13 @@ fn main() -> ExitCode {
     };
     comparisons::run(
         || {
-            compare(&wanted)?;
-            if wanted.saturated { saturate() } else { Ok(()) }
+            let machine = set_up::machine()?;
+            let mut report = compare(&wanted)?;
+            if wanted.saturated {
+                report.push(saturate()?);
+            }
+            conclude(REPORT, machine, report);
+            Ok(())
         },
         WHAT_IT_NEEDS,
     )
@@ -118,14 +130,10 @@ fn ablinger((set_up, url): (&SetUp, &str), clients: usize, pause_ms: usize, seco
     })
 }
 
-/// Requests that got something else than their answer.
-fn failures(report: &Value) -> f64 {
-    ["reset", "truncated", "failed", "bad_status"].map(|key| load::count(report, key)).iter().sum()
-}
-
 // ---- Clients that think ---------------------------------------------------------------------
 
-fn compare(wanted: &Wanted) -> Result<(), String> {
+fn compare(wanted: &Wanted) -> Result<Vec<Value>, String> {
+    let mut report = Vec::new();
     for &clients in &wanted.crowds {
         let mut rows = vec![row([
             "",
@@ -139,56 +147,94 @@ fn compare(wanted: &Wanted) -> Result<(), String> {
             "failed",
             "unanswered",
         ])];
+        let mut runs = Vec::new();
         for &kind in &wanted.kinds {
-            rows.push(measure(kind, clients)?);
+            let run = Thinking::measure(kind, clients)?;
+            rows.push(run.row(kind));
+            runs.push((kind.word(), vec![run.json()]));
         }
         println!(
             "\n{clients} clients that ask once a second and keep their connections; 20 kB by PHP, {WORKERS} workers. \
              Memory in MB, when it was most.\n"
         );
         print_table(&rows);
+        report.push(json!({
+            "clients": clients, "pause_ms": PAUSE_MS, "workers": WORKERS,
+            "set_ups": runs.into_iter().collect::<Value>(),
+        }));
     }
-    Ok(())
+    Ok(report)
 }
 
-fn measure(kind: Kind, clients: usize) -> Result<[String; 10], String> {
-    progress(&format!("{}: {clients} clients, {SECONDS} s", kind.name()));
-    let (set_up, url) = start(kind)?;
-    let most = Mutex::new(Memory::default());
-    let (report, cpu) = during(
-        || {
-            thread::sleep(WEIGH);
-            let memory = set_up.memory();
-            let mut most = most.lock().unwrap();
-            if memory.total() > most.total() {
-                *most = memory;
-            }
-        },
-        || ablinger((&set_up, &url), clients, PAUSE_MS, SECONDS),
-    );
-    let memory = most.into_inner().unwrap();
-    let count = |key| load::count(&report, key);
-    // ablinger has none where too many got no answer at all: it is longer than the run.
-    let percentile = |key| load::number(&report, key).map_or(format!("> {SECONDS} s"), milliseconds);
-    let mb = |bytes: u64| format!("{:.0}", bytes as f64 / 1e6);
-    Ok([
-        kind.name().to_owned(),
-        format!("{:.1}", count("requests_per_second")),
-        percentile("latency_p50_ms"),
-        percentile("latency_p99_ms"),
-        format!("{:.3}", cpu / count("complete") * 1000.0),
-        mb(memory.total()),
-        mb(memory.processes),
-        mb(memory.sockets),
-        failures(&report).to_string(),
-        count("unanswered").to_string(),
-    ])
+/// What came of one set-up.
+struct Thinking {
+    rate: f64,
+    median_ms: Option<f64>,
+    p99_ms: Option<f64>,
+    /// CPU seconds for a thousand requests.
+    cpu: f64,
+    memory: Memory,
+    failures: f64,
+    unanswered: f64,
+}
+
+impl Thinking {
+    fn measure(kind: Kind, clients: usize) -> Result<Thinking, String> {
+        progress(&format!("{}: {clients} clients, {SECONDS} s", kind.name()));
+        let (set_up, url) = start(kind)?;
+        let most = Mutex::new(Memory::default());
+        let (report, cpu) = during(
+            || {
+                thread::sleep(WEIGH);
+                let memory = set_up.memory();
+                let mut most = most.lock().unwrap();
+                if memory.total() > most.total() {
+                    *most = memory;
+                }
+            },
+            || ablinger((&set_up, &url), clients, PAUSE_MS, SECONDS),
+        );
+        let count = |key| load::count(&report, key);
+        Ok(Thinking {
+            rate: count("requests_per_second"),
+            median_ms: load::number(&report, "latency_p50_ms"),
+            p99_ms: load::number(&report, "latency_p99_ms"),
+            cpu: cpu / count("complete") * 1000.0,
+            memory: most.into_inner().unwrap(),
+            failures: load::failures(&report),
+            unanswered: count("unanswered"),
+        })
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "rate": self.rate, "latency_p50_ms": self.median_ms, "latency_p99_ms": self.p99_ms,
+            "cpu_per_1000": self.cpu, "memory": self.memory.json(), "failed": self.failures,
+            "unanswered": self.unanswered, "seconds": SECONDS,
+        })
+    }
+
+    fn row(&self, kind: Kind) -> [String; 10] {
+        let mb = |bytes: u64| format!("{:.0}", bytes as f64 / 1e6);
+        [
+            kind.name().to_owned(),
+            format!("{:.1}", self.rate),
+            latency(self.median_ms, SECONDS as f64),
+            latency(self.p99_ms, SECONDS as f64),
+            format!("{:.3}", self.cpu),
+            mb(self.memory.total()),
+            mb(self.memory.processes),
+            mb(self.memory.sockets),
+            self.failures.to_string(),
+            self.unanswered.to_string(),
+        ]
+    }
 }
 
 // ---- Clients that do not --------------------------------------------------------------------
 
 /// As many as there are workers, so that each can have one for itself.
-fn saturate() -> Result<(), String> {
+fn saturate() -> Result<Value, String> {
     progress(&format!("clients that do not think, {PAIRS} times {PAIR_SECONDS} s each"));
     let kinds = [Kind::Stock, Kind::Lingerd];
     let [stock, park] = kinds.map(start);
@@ -230,7 +276,12 @@ fn saturate() -> Result<(), String> {
     println!("CPU with parking by CPU of stock, run by run: {}", ratios(|run| run.cpu));
     let returned = counters()["returned"] - before["returned"];
     println!("requests that came through lingerd, all runs: {returned}");
-    Ok(())
+    let each = kinds.iter().zip(&runs);
+    let each = each.map(|(kind, runs)| (kind.word(), runs.iter().map(Run::json).collect::<Value>()));
+    Ok(json!({
+        "clients": WORKERS, "pause_ms": 0, "workers": WORKERS, "returned": returned,
+        "set_ups": each.collect::<Value>(),
+    }))
 }
 
 struct Run {
@@ -247,7 +298,13 @@ impl Run {
         Run {
             rate: load::count(&report, "requests_per_second"),
             cpu: cpu / complete * 1000.0,
-            failures: failures(&report),
+            failures: load::failures(&report),
         }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "rate": self.rate, "cpu_per_1000": self.cpu, "failed": self.failures, "seconds": PAIR_SECONDS,
+        })
     }
 }

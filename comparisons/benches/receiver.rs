@@ -29,7 +29,7 @@
 //!
 //! It must not know how either is built inside.
 
-use comparisons::machine::{self, machine, read_report, version, write_report};
+use comparisons::machine::{self, machine, read_report, version};
 use comparisons::picture::{self, Panel, Scale};
 use comparisons::receiver::{self, Clients, Receiver, Rig, wait_until};
 use comparisons::{median, print_table, progress, row, spread, write_picture};
@@ -299,11 +299,7 @@ fn times(bench: &mut Bench, crowds: &[(usize, usize)]) {
     );
     let head = row(["", "they come", "bare receiver", "that asks", "lingerd", "asks/bare", "lingerd/bare"]);
     print_table(&[vec![head], all.iter().map(Compared::row).collect()].concat());
-    println!();
-    machine::print(&machine);
-    let report = json!({ "machine": machine, "rows": all.iter().map(Compared::json).collect::<Vec<_>>() });
-    write_report(REPORT, &report);
-    draw(&report);
+    draw(&machine::conclude(REPORT, machine, all.iter().map(Compared::json).collect()));
 }
 
 /// Draws what a report says: medians of the ratios, for each way in which connections come and end.

@@ -5,19 +5,27 @@
 //!
 //! Each set-up runs by itself, one after the other, on this machine, as do its clients; what is printed was
 //! measured in this run. What it takes is what all its processes take, and what the kernel keeps for it.
+//!
+//! A row is a single run, as one of each takes two minutes, with more clients than `waits` has: `waits` has the rounds,
+//! and tells what is chance.
 
-use comparisons::set_up::{Clients, Kind, SetUp};
+use comparisons::machine::conclude;
+use comparisons::set_up::{self, Clients, Kind, SetUp};
 use comparisons::weigh::Memory;
 use comparisons::{load, print_table, progress, row};
+use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 use support::during;
 
+/// Where the figures are written, beside being printed.
+const REPORT: &str = "target/slow.json";
+
 const WORKERS: usize = 10;
 
-/// How many clients there are, unless others are asked for. `waits` has fewer, in several rounds.
+/// How many clients there are, unless others are asked for.
 const CROWDS: [usize; 1] = [2000];
 
 /// How many bytes a second a client reads.
@@ -84,6 +92,8 @@ impl Wanted {
 }
 
 fn compare(wanted: &Wanted) -> Result<(), String> {
+    let machine = set_up::machine()?;
+    let mut report = Vec::new();
     for &page in &wanted.pages {
         for &clients in &wanted.crowds {
             let mut rows = vec![row([
@@ -98,18 +108,30 @@ fn compare(wanted: &Wanted) -> Result<(), String> {
                 "files",
                 "not whole",
             ])];
+            let mut runs = Vec::new();
             for &kind in &wanted.kinds {
                 let run = Run::measure(kind, page, clients)?;
                 rows.push(run.row(kind, page, clients));
+                runs.push((kind.word(), vec![run.json()]));
             }
             println!(
                 "\n{clients} clients that read {RATE} bytes a second; pages of {page} bytes by PHP, {WORKERS} workers. \
                  Memory in MB, when it was most.\n"
             );
             print_table(&rows);
+            report.push(json!({
+                "clients": clients, "bytes_per_second": RATE, "page": page, "workers": WORKERS,
+                "limit": limit(page, clients), "set_ups": runs.into_iter().collect::<Value>(),
+            }));
         }
     }
+    conclude(REPORT, machine, report);
     Ok(())
+}
+
+/// Pages a second that these clients can have at most.
+fn limit(page: usize, clients: usize) -> f64 {
+    (clients * RATE) as f64 / page as f64
 }
 
 /// What came of one set-up.
@@ -155,23 +177,44 @@ impl Run {
         Ok(Run {
             seconds: count("seconds"),
             pages: count("bytes") / page as f64,
-            broken: count("reset") + count("truncated") + count("failed") + count("bad_status"),
+            broken: load::failures(&report),
             cpu,
             held: looks.held as f64 / looks.number as f64 * count("seconds"),
             memory: looks.memory,
         })
     }
 
+    /// Pages a second.
+    fn rate(&self) -> f64 {
+        self.pages / self.seconds
+    }
+
+    /// Seconds for which a page holds a worker.
+    fn held_each(&self) -> f64 {
+        self.held / self.pages
+    }
+
+    /// CPU seconds for 1,000 pages.
+    fn cpu_per_1000(&self) -> f64 {
+        self.cpu / self.pages * 1000.0
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "rate": self.rate(), "held_seconds": self.held_each(), "cpu_per_1000": self.cpu_per_1000(),
+            "memory": self.memory.json(), "failed": self.broken, "seconds": self.seconds,
+        })
+    }
+
     fn row(&self, kind: Kind, page: usize, clients: usize) -> [String; 10] {
-        let rate = self.pages / self.seconds;
-        let limit = (clients * RATE) as f64 / page as f64;
+        let rate = self.rate();
         let mb = |bytes: u64| format!("{:.0}", bytes as f64 / 1e6);
         [
             kind.name().to_owned(),
             format!("{rate:.2}"),
-            format!("{:.2}", rate / limit),
-            time(self.held / self.pages),
-            format!("{:.2}", self.cpu / self.pages * 1000.0),
+            format!("{:.2}", rate / limit(page, clients)),
+            time(self.held_each()),
+            format!("{:.2}", self.cpu_per_1000()),
             mb(self.memory.total()),
             mb(self.memory.processes),
             mb(self.memory.sockets),

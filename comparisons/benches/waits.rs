@@ -17,15 +17,12 @@
 //!
 //! It must not know which ought to win: it says which has.
 
-use comparisons::machine::{self, machine, version, write_report};
+use comparisons::machine::conclude;
 use comparisons::picture::{self, Panel, Scale};
-use comparisons::set_up::{Clients, Kind, SetUp};
-use comparisons::{
-    fpm, load, median, milliseconds, nginx, print_table, progress, row, spread, write_picture,
-};
+use comparisons::set_up::{self, Clients, Kind, SetUp};
+use comparisons::{load, median, median_latency, print_table, progress, row, spread, write_picture};
 use serde_json::{Value, json};
 use std::process::ExitCode;
-use support::apache;
 
 /// Where the figures are written, beside being printed.
 const REPORT: &str = "target/waits.json";
@@ -142,7 +139,7 @@ fn main() -> ExitCode {
     // Cargo adds --bench.
     let given: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     if given == ["draw"] {
-        return match machine::read_report(REPORT).map(|report| draw(&report)) {
+        return match comparisons::machine::read_report(REPORT).map(|report| draw(&report)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(why) => {
                 eprintln!("{why}");
@@ -258,7 +255,7 @@ impl Run {
             p99_ms: load::number(&report, "latency_p99_ms"),
             cpu: cpu / responses * 1000.0,
             memory,
-            failed: ["reset", "truncated", "failed", "bad_status"].map(count).iter().sum(),
+            failed: load::failures(&report),
             seconds: count("seconds"),
         })
     }
@@ -315,11 +312,8 @@ impl Row {
         let line = |(n, &kind): (usize, &Kind)| {
             let runs = &self.runs[n];
             let each = |figure: fn(&Run) -> f64| runs.iter().map(figure).collect::<Vec<_>>();
-            let time = |figure: fn(&Run) -> Option<f64>| {
-                let longest = f64::INFINITY;
-                let ms = median(runs.iter().map(|run| figure(run).unwrap_or(longest)).collect());
-                if ms < longest { milliseconds(ms) } else { format!("> {:.0} s", runs[0].seconds) }
-            };
+            let time =
+                |figure: fn(&Run) -> Option<f64>| median_latency(runs.iter().map(figure), runs[0].seconds);
             let rate = median(each(|run| run.rate));
             let by_its = |figure| match self.ratios(kind, figure) {
                 Some(ratios) if kind != Kind::Lingerd => ratio(ratios),
@@ -430,11 +424,7 @@ fn ratio(ratios: Vec<f64>) -> String {
 // ---- What is printed --------------------------------------------------------------------------
 
 fn compare(wanted: &Wanted) -> Result<(), String> {
-    let machine = machine(&[
-        ("apache", version(apache::httpd()?, "-v")),
-        ("nginx", version(&nginx::find()?, "-v")),
-        ("php", version(&fpm::find()?, "-v")),
-    ]);
+    let machine = set_up::machine()?;
     let mut rows = Vec::new();
     for &wait in &wanted.waits {
         let first = rows.len();
@@ -445,12 +435,7 @@ fn compare(wanted: &Wanted) -> Result<(), String> {
     }
     print_verdict(&rows, wanted, &[Kind::Nginx, Kind::Event]);
     print_verdict(&rows, wanted, &[Kind::Stock]);
-    println!();
-    machine::print(&machine);
-    println!("{:<10} {}", "at the end", machine::load());
-    let report = json!({ "machine": machine, "rows": rows.iter().map(Row::json).collect::<Vec<_>>() });
-    write_report(REPORT, &report);
-    draw(&report);
+    draw(&conclude(REPORT, machine, rows.iter().map(Row::json).collect()));
     Ok(())
 }
 

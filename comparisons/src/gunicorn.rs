@@ -4,14 +4,16 @@
 //!
 //! Knows which processes belong to one, and must not know which one ought to win.
 
-use crate::nginx::Nginx;
+use crate::machine::{self, version};
+use crate::nginx::{self, Nginx};
 use crate::server::Process;
 use crate::torture::Server;
 use crate::torture::pages;
 use crate::weigh;
+use serde_json::Value;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use support::apache::make_certificate;
 use support::built::project;
 use support::daemon::{Daemon, Site};
@@ -68,10 +70,7 @@ impl Gunicorn {
         lingerd: Option<&Path>,
         tls: bool,
     ) -> Result<Gunicorn, String> {
-        let program = project().join("target/gunicorn/bin/gunicorn");
-        if !program.exists() {
-            return Err(format!("there is no {} ('sh ci/packages gunicorn' gets it)", program.display()));
-        }
+        let program = find()?;
         let lines = worker.lines(lingerd.is_some());
         let (process, []) = Process::try_start(&program, "addresses", |site, []| {
             let mut configuration = configuration(site) + &lines + &format!("workers = {workers}\n");
@@ -106,6 +105,28 @@ impl Gunicorn {
     pub fn server(&self, tls: &Gunicorn) -> Server {
         Server { plain: self.addresses[0], v6: self.addresses.get(1).copied(), tls: tls.addresses[0] }
     }
+}
+
+/// Where it is.
+fn find() -> Result<PathBuf, String> {
+    let program = project().join("target/gunicorn/bin/gunicorn");
+    if !program.exists() {
+        return Err(format!("there is no {} ('sh ci/packages gunicorn' gets it)", program.display()));
+    }
+    Ok(program)
+}
+
+/// The machine, and the versions of what the set-ups are made of.
+///
+/// # Errors
+/// What is missing on this system.
+pub fn machine() -> Result<Value, String> {
+    let gunicorn = find()?;
+    Ok(machine::machine(&[
+        ("gunicorn", version(&gunicorn, "--version")),
+        ("python", version(&gunicorn.with_file_name("python"), "--version")),
+        ("nginx", version(&nginx::find()?, "-v")),
+    ]))
 }
 
 /// What all have in common; what is not here is as gunicorn has it by itself.
@@ -152,6 +173,15 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// What a report calls it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Stock => "stock",
+            Kind::Lingerd => "lingerd",
+            Kind::Nginx => "nginx",
+        }
+    }
+
     /// What a table calls it.
     pub fn name(self) -> &'static str {
         match self {

@@ -108,6 +108,18 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// A time of a run of so many seconds, for people. ablinger has none where too many got no response at all: it is longer
+/// than the run.
+pub fn latency(ms: Option<f64>, seconds: f64) -> String {
+    ms.map_or_else(|| format!("> {seconds:.0} s"), milliseconds)
+}
+
+/// The median of those of several such runs.
+pub fn median_latency(times: impl Iterator<Item = Option<f64>>, seconds: f64) -> String {
+    let ms = median(times.map(|ms| ms.unwrap_or(f64::INFINITY)).collect());
+    latency(ms.is_finite().then_some(ms), seconds)
+}
+
 /// Writes a picture where `name` says, in the project, and says where.
 pub fn write_picture(name: &str, svg: Result<String, String>) {
     let written =

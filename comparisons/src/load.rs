@@ -91,6 +91,11 @@ pub fn number(report: &serde_json::Value, key: &str) -> Option<f64> {
     report[key].as_f64()
 }
 
+/// Requests that got something else than their answer.
+pub fn failures(report: &serde_json::Value) -> f64 {
+    ["reset", "truncated", "failed", "bad_status"].map(|key| count(report, key)).iter().sum()
+}
+
 /// One that is there in each report.
 pub fn count(report: &serde_json::Value, key: &str) -> f64 {
     number(report, key).unwrap_or_else(|| panic!("ablinger says nothing of {key}"))

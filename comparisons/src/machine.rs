@@ -31,7 +31,7 @@ pub fn machine(programs: &[(&str, String)]) -> Value {
 }
 
 /// The load averages of the last 1, 5 and 15 minutes: proc(5), loadavg.
-pub fn load() -> String {
+fn load() -> String {
     let told = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     told.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
 }
@@ -50,13 +50,24 @@ pub fn print(machine: &Value) {
     }
 }
 
+/// Prints the machine, with how busy it is at the end, and writes it with what was measured there. The report that was
+/// written.
+pub fn conclude(name: &str, mut machine: Value, rows: Vec<Value>) -> Value {
+    machine["load after"] = load().into();
+    println!();
+    print(&machine);
+    let report = json!({ "machine": machine, "rows": rows });
+    write_report(name, &report);
+    report
+}
+
 /// Writes what was measured where `name` says, in the project, and says where.
 pub fn write_report(name: &str, report: &Value) {
     let path = built::project().join(name);
     let written =
         path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, report.to_string()));
     match written {
-        Ok(()) => println!("\nround by round: {name}"),
+        Ok(()) => println!("\neach run by itself: {name}"),
         Err(e) => eprintln!("{}: {e}", path.display()),
     }
 }

@@ -5,11 +5,13 @@
 //!
 //! Knows which processes belong to one, and must not know which one ought to win.
 
-use crate::fpm::Fpm;
-use crate::nginx::Nginx;
+use crate::fpm::{self, Fpm};
+use crate::machine::{self, version};
+use crate::nginx::{self, Nginx};
 use crate::torture::{Server, pages};
 use crate::weigh::{self, Memory, Place};
-use support::apache::{Apache, Mpm, Setup};
+use serde_json::Value;
+use support::apache::{self, Apache, Mpm, Setup};
 use support::daemon::{Daemon, Site};
 
 /// The set-ups there are.
@@ -109,6 +111,18 @@ impl Clients {
 /// As Debian has it.
 const READ_TIMEOUT: &str =
     "RequestReadTimeout header=20-40,minrate=500\nRequestReadTimeout body=10,minrate=500";
+
+/// The machine, and the versions of what the set-ups are made of.
+///
+/// # Errors
+/// What is missing on this system.
+pub fn machine() -> Result<Value, String> {
+    Ok(machine::machine(&[
+        ("apache", version(apache::httpd()?, "-v")),
+        ("nginx", version(&nginx::find()?, "-v")),
+        ("php", version(&fpm::find()?, "-v")),
+    ]))
+}
 
 /// A running one. Dropping it stops it.
 pub struct SetUp {

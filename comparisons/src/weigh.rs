@@ -2,6 +2,7 @@
 
 //! What processes take, as the system tells it (Linux: /proc, and ss(8) for the memory of sockets).
 
+use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -103,6 +104,13 @@ impl Memory {
     /// All of it.
     pub fn total(&self) -> u64 {
         self.processes + self.sockets + self.files
+    }
+
+    /// All of it, and each.
+    pub fn json(&self) -> Value {
+        json!({
+            "total": self.total(), "processes": self.processes, "sockets": self.sockets, "files": self.files,
+        })
     }
 }
 

@@ -845,7 +845,7 @@ fn a_slow_reader_leaves_the_rest_with_the_server() {
     const BODY: usize = 20_000_000;
     let (listener, url) = listen();
     // A hundred thousand seconds for it: whatever of it is there after a while is in buffers.
-    let run = start(&["-t", "1.5", "-B", "200", "-o", "json", &url]);
+    let run = start(&["-t", "5", "-B", "200", "-o", "json", &url]);
     let mut socket = accept(&listener);
     read_request(&mut socket);
     socket.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n").as_bytes()).unwrap();
@@ -1008,7 +1008,7 @@ fn a_profile_tells_a_server_that_waits_from_one_that_does_not() {
 fn a_profile_of_a_server_that_does_not_answer_says_so() {
     let (listener, url) = listen();
     drop(listener);
-    let output = ablinger(&["-P", "-t", "0.1", &url]);
+    let output = ablinger(&["-P", "-t", "10", &url]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stdout(&output).contains("Nothing is known of this server"), "{}", stdout(&output));
     assert!(stderr(&output).contains("refused"), "{}", stderr(&output));
@@ -1039,7 +1039,7 @@ fn on_a_terminal(command: &str) -> Option<String> {
 fn a_terminal_shows_how_far_a_run_is_and_a_file_does_not() {
     let (listener, url) = listen();
     let _server = serve(listener, 1000, |_, mut socket| socket.write_all(WHOLE).unwrap());
-    let run = format!("{} -t 1.5 -l 100 {url}", env!("CARGO_BIN_EXE_ablinger"));
+    let run = format!("{} -t 5 -l 100 {url}", env!("CARGO_BIN_EXE_ablinger"));
     let Some(shown) = on_a_terminal(&format!("{run} >/dev/null")) else { return };
     assert!(shown.contains(" responses, ") && shown.contains(" waiting"), "{shown:?}");
     let (_, rest) = shown.rsplit_once(" waiting").unwrap();

@@ -1135,9 +1135,10 @@ fn version_and_help() {
 #[test]
 fn closed_standard_output_is_an_error_and_no_panic() {
     let (listener, url) = listen();
-    let server = serve(listener, 1, |_, mut socket| socket.write_all(WHOLE).unwrap());
     let mut run = start(&["-l", "0", &url]);
     drop(run.0.as_mut().unwrap().stdout.take());
+    // Not before: what it prints while the pipe is there goes well.
+    let server = serve(listener, 1, |_, mut socket| socket.write_all(WHOLE).unwrap());
     let output = finish(run);
     server.join().unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -106,6 +106,14 @@ impl Json {
     }
 }
 
+/// A socket that has a port at which nobody listens, nor can while it is there, and the URL.
+fn refuse() -> (Socket, String) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let url = format!("http://{}/", socket.local_addr().unwrap().as_socket().unwrap());
+    (socket, url)
+}
+
 fn listen() -> (TcpListener, String) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -348,9 +356,8 @@ fn not_http_is_failed_and_said() {
 
 #[test]
 fn a_refused_connection_is_failed_and_ends_a_run_that_never_connected() {
-    let (listener, url) = listen();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let (socket, url) = refuse();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
     let output = ablinger(&["-c", "1", "-n", "5", "-o", "json", &url]);
     let json = Json::of(&output);
     assert_eq!(json.outcome(), [0, 1, 0, 0]);
@@ -1006,8 +1013,7 @@ fn a_profile_tells_a_server_that_waits_from_one_that_does_not() {
 
 #[test]
 fn a_profile_of_a_server_that_does_not_answer_says_so() {
-    let (listener, url) = listen();
-    drop(listener);
+    let (_socket, url) = refuse();
     let output = ablinger(&["-P", "-t", "10", &url]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stdout(&output).contains("Nothing is known of this server"), "{}", stdout(&output));

@@ -21,6 +21,9 @@ use support::{COUNT_SOCKETS, compile, is_root, skip, sockets_can_be_counted, tcp
 /// As many requests as show that a server is well and truly at work.
 const SOME: usize = 200;
 
+/// Has Apache keep connections alive, for longer than any test takes.
+const KEPT: &str = "KeepAlive On\nKeepAliveTimeout 600";
+
 /// A lingerd that Apache's user can connect to, and whose clock ends nothing.
 fn lingerd(options: &[&str]) -> Daemon {
     Daemon::start(&[&["-m", "0666"], options].concat())
@@ -417,8 +420,8 @@ fn a_graceful_restart_under_load_fails_no_response() {
 #[test]
 fn the_access_log_never_says_aborted_of_a_response_that_was_whole() {
     let lingerd = lingerd(&[]);
-    let setup = Setup::prefork(&lingerd.site.socket()).workers(1).tls().with("KeepAlive On");
-    let Some(apache) = setup.start() else { return };
+    let setup = Setup::prefork(&lingerd.site.socket()).workers(1).tls();
+    let Some(apache) = setup.with(KEPT).start() else { return };
     publish(&apache);
     let mut whole = 0;
     for path in ["/small", "/page", "/big"] {
@@ -521,7 +524,7 @@ fn a_module_sees_whether_the_client_has_gone_and_not_that_lingerd_has_it() {
     for mpm in [Mpm::Prefork, Mpm::Worker] {
         let lingerd = lingerd(&[]);
         let setup = Setup::new(mpm).lingerd(&lingerd.site.socket()).tls().with(&look);
-        let Some(apache) = setup.with("KeepAlive On\nLingerdPark On").start() else { return };
+        let Some(apache) = setup.with(KEPT).with("LingerdPark On").start() else { return };
         publish(&apache);
         let gone = |whole: usize, aborted: usize| {
             wait_until("all have gone", || apache.errors_with("gone with aborted").len() == whole + aborted);

@@ -129,7 +129,7 @@ fn one_worker_serves_any_number_of_connections() {
 #[test]
 fn nothing_is_parked_unless_that_is_said() {
     let lingerd = lingerd();
-    let setup = Setup::prefork(&lingerd.site.socket()).with("KeepAlive On");
+    let setup = Setup::prefork(&lingerd.site.socket()).with("KeepAlive On\nKeepAliveTimeout 600");
     let Some(apache) = setup.start() else { return };
     publish(&apache);
     let mut client = http::connect(apache.address);

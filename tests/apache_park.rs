@@ -129,7 +129,7 @@ fn one_worker_serves_any_number_of_connections() {
 #[test]
 fn nothing_is_parked_unless_that_is_said() {
     let lingerd = lingerd();
-    let setup = Setup::prefork(&lingerd.site.socket()).with("KeepAlive On");
+    let setup = Setup::prefork(&lingerd.site.socket()).with("KeepAlive On\nKeepAliveTimeout 600");
     let Some(apache) = setup.start() else { return };
     publish(&apache);
     let mut client = http::connect(apache.address);
@@ -410,7 +410,8 @@ fn a_head_that_takes_too_long_is_answered_with_408() {
     publish(&apache);
     let mut client = http::connect(apache.address);
     client.write_all(b"GET /small HTTP/1.1\r\nHost: loc").unwrap();
-    lingerd.wait_for("parked=1");
+    // By when this sees it the time may be over.
+    wait_until("it is parked", || lingerd.counters()["handed_over"] > 0);
     let held = exchange(client, b"");
     assert!(held.head.starts_with("HTTP/1.1 408 "), "{}", held.head);
     lingerd.wait_for("parked=0 returned=1");

@@ -19,7 +19,7 @@ use support::daemon::Daemon;
 use support::tcp;
 
 /// What the times of real life are multiplied by.
-const SCALE: f64 = 0.2;
+const SCALE: f64 = 0.4;
 
 /// How many clients there are of each case.
 const EACH: usize = 4;
@@ -31,7 +31,7 @@ const MIXED: usize = 200;
 fn start() -> Option<(Daemon, Apache)> {
     // Less silence than some of the clients keep, and more than a machine under load may need. Where
     // the system does not tell who has received what, all depends on how long silence may last.
-    let idle: &[&str] = if TELLS_ACKNOWLEDGED { &["-t", "3"] } else { &[] };
+    let idle: &[&str] = if TELLS_ACKNOWLEDGED { &["-t", "6"] } else { &[] };
     let lingerd = Daemon::start(&[&["-m", "0666"], idle].concat());
     let setup = Setup::new(Mpm::Prefork).workers(100).lingerd(&lingerd.site.socket());
     let apache = pages::set_up(setup).start()?;

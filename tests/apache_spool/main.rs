@@ -317,7 +317,8 @@ fn what_is_small_or_has_no_body_is_not_spooled() {
 #[test]
 fn a_connection_that_is_kept_alive_spools_its_last_response_only() {
     let lingerd = lingerd(&[]);
-    let Some(apache) = setup(&lingerd.site.socket()).with("KeepAlive On").start() else { return };
+    let setup = setup(&lingerd.site.socket()).with("KeepAlive On\nKeepAliveTimeout 600");
+    let Some(apache) = setup.start() else { return };
     let much = publish(&apache);
     let mut client = http::connect_with_small_window(apache.address, 4096);
     for _ in 0..2 {

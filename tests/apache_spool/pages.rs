@@ -15,7 +15,8 @@ fn ask_alive(apache: &Apache, path: &str) -> TcpStream {
 #[test]
 fn a_page_that_ends_its_connection_is_spooled() {
     let lingerd = lingerd(&[]);
-    let Some(apache) = setup(&lingerd.site.socket()).php().with("KeepAlive On").start() else { return };
+    let setup = setup(&lingerd.site.socket()).php().with("KeepAlive On\nKeepAliveTimeout 600");
+    let Some(apache) = setup.start() else { return };
     let much = publish(&apache);
     let page =
         "<?php header('Connection: close'); header('Content-Length: 3000000'); readfile(__DIR__ . '/much');";
@@ -30,7 +31,7 @@ fn a_page_that_ends_its_connection_is_spooled() {
 #[test]
 fn the_last_one_that_a_connection_may_have_is_spooled() {
     let lingerd = lingerd(&[]);
-    let lines = "KeepAlive On\nMaxKeepAliveRequests 1";
+    let lines = "KeepAlive On\nKeepAliveTimeout 600\nMaxKeepAliveRequests 1";
     let Some(apache) = setup(&lingerd.site.socket()).with(lines).start() else { return };
     let much = publish(&apache);
     let mut client = ask_alive(&apache, "/much");

@@ -116,7 +116,9 @@ fn pitchfork(bind: &str) -> Command {
 fn starman(bind: &str) -> Command {
     let mut command = Command::new("starman");
     command.env("PERL5LIB", sender("perl/lib"));
-    command.args(["-s", "Starman::Lingerd", "--workers", "1", "--listen", bind]).arg(here("app.psgi"));
+    // By itself it has patience for five seconds.
+    command.args(["-s", "Starman::Lingerd", "--workers", "1", "--read-timeout", "600", "--listen", bind]);
+    command.arg(here("app.psgi"));
     command
 }
 
@@ -146,6 +148,8 @@ fn uwsgi(bind: &str) -> Command {
     let mut command = Command::new("uwsgi-core");
     command.args(["--plugin", "python3", "--plugin"]).arg(uwsgi_plugin().unwrap());
     command.args(["--master", "--lazy-apps", "--processes", "1", "--http-socket", bind]);
+    // And this one for four, with those who read slowly, too.
+    command.args(["--socket-timeout", "600"]);
     command.arg("--pythonpath").arg(built::project().join("tests/python")).args(["--module", "app:app"]);
     command
 }

@@ -374,7 +374,7 @@ fn the_master_that_takes_over_at_sigusr2_hands_over_too() {
 const CRUEL: usize = 2;
 
 /// What their times are multiplied by.
-const SCALE: f64 = 0.2;
+const SCALE: f64 = 0.4;
 
 #[test]
 fn every_cruel_client_gets_its_whole_response() {
@@ -382,7 +382,7 @@ fn every_cruel_client_gets_its_whole_response() {
         return skip("there is no target/gunicorn ('sh ci/packages check' gets it)");
     }
     // As tests/torture.rs has it.
-    let idle: &[&str] = if TELLS_ACKNOWLEDGED { &["-t", "3"] } else { &[] };
+    let idle: &[&str] = if TELLS_ACKNOWLEDGED { &["-t", "6"] } else { &[] };
     let lingerd = Daemon::start(idle);
     let socket = lingerd.site.socket();
     // A thread for each that is sent something over TLS.

@@ -374,6 +374,7 @@ impl Engine<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use socket2::{Domain, Type};
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpListener};
 
@@ -394,9 +395,12 @@ mod tests {
         run(&plan, holds, &mut Signals::install().unwrap(), Progress::new("")).unwrap()
     }
 
-    /// An address that refuses connections.
-    fn refusing() -> SocketAddr {
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+    /// A socket whose address refuses connections, as long as it is there: nobody else is given it.
+    fn refusing() -> (Socket, SocketAddr) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        (socket, address)
     }
 
     #[test]
@@ -410,7 +414,8 @@ mod tests {
                 socket.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
             }
         });
-        let tally = run_two(vec![refusing(), refusing(), address, refusing()]);
+        let (_sockets, refuse): (Vec<_>, Vec<_>) = (0..3).map(|_| refusing()).unzip();
+        let tally = run_two(vec![refuse[0], refuse[1], address, refuse[2]]);
         assert_eq!((tally.complete, tally.ended()), (2, 2));
         assert_eq!(tally.address, Some(address));
         server.join().unwrap();
@@ -418,7 +423,8 @@ mod tests {
 
     #[test]
     fn without_any_address_that_answers_the_run_ends() {
-        let tally = run_two(vec![refusing(), refusing()]);
+        let (_sockets, refuse) = (0..2).map(|_| refusing()).unzip::<_, _, Vec<_>, _>();
+        let tally = run_two(refuse);
         assert_eq!((tally.failed_connect, tally.ended()), (1, 1));
         assert_eq!(tally.address, None);
     }

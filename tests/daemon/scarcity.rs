@@ -23,6 +23,8 @@ struct Refusals(Child);
 impl Refusals {
     /// The first so many `calls` of each thread of `daemon` say `error`. `None` when that cannot be done here.
     fn of(daemon: &Daemon, calls: &str, error: &str, times: u32) -> Option<Self> {
+        // After each that it lets in or hears it looks for another one, and that call is not one of these.
+        daemon.wait_until_it_sleeps();
         let mut strace = Command::new("strace");
         strace.args(["-f", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
         strace.args(["-e", &format!("inject={calls}:error={error}:when=1..{times}")]);

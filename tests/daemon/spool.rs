@@ -9,6 +9,8 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 use support::daemon::{Daemon, Site};
 use support::sender::spool_head;
@@ -275,17 +277,28 @@ fn beyond_the_most_nobody_is_allowed_more_until_there_is_room_and_then_all_are_i
     daemon.wait_for("senders=4 spooling=3 lingering=2");
     assert!(senders.iter().chain([&late]).all(|sender| !sender.has_go_ahead()));
     drop((client, other));
-    // There is room when the last of them is done, for one of the same size at a time. Whoever is allowed one has a second
-    // while others wait, and so has it made before.
+    // There is room when the last of them is done: for two, as what is usual is still less than that. Whoever is allowed
+    // one has a second while others wait, and so each waits for it by himself, and has it made before.
     let all: Vec<_> = senders.iter().chain([&late]).map(|sender| (sender, slow(), content())).collect();
-    for client in &mut clients {
-        assert!(read_all(client) == pattern(0..8 * MEGABYTE));
-    }
-    drop(clients);
-    for (sender, (mut client, server), content) in all {
-        sender.spool(server, &[(&content, 0, 8 * MEGABYTE, true)], LONG);
-        assert!(read_all(&mut client) == pattern(0..8 * MEGABYTE));
-    }
+    let (spooled, next) = mpsc::channel();
+    thread::scope(|scope| {
+        for (number, (sender, (client, server), content)) in all.into_iter().enumerate() {
+            let spooled = spooled.clone();
+            scope.spawn(move || {
+                sender.spool(server, &[(&content, 0, 8 * MEGABYTE, true)], LONG);
+                let _ = spooled.send((number, client));
+            });
+        }
+        drop(spooled);
+        for client in &mut clients {
+            assert!(read_all(client) == pattern(0..8 * MEGABYTE));
+        }
+        drop(clients);
+        for (place, (number, mut client)) in next.iter().enumerate() {
+            assert!(number <= place + 1, "{number} has come before two that are before it");
+            assert!(read_all(&mut client) == pattern(0..8 * MEGABYTE));
+        }
+    });
     daemon.wait_for("spooled=7 protocol_errors=0");
 }
 

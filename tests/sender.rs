@@ -771,25 +771,33 @@ fn without_a_daemon_that_parks_it_keeps_its_connections() {
 fn what_was_parked_comes_back_and_is_served_on() {
     let daemon = Daemon::start(&[]);
     let Some(mut server) = Server::start_with_way_back(&daemon.site, "other") else { return };
+    // Where it hears nothing from a server for a while the daemon asks whether it is there, and nothing comes back.
+    let next = |server: &mut Server| loop {
+        let what = server.told().what;
+        if !what.starts_with("nothing ") {
+            break what;
+        }
+    };
+    let exchange = |server: &mut Server, request: &str| (server.request(request), next(server));
     let said = |server: &mut Server, client: &mut TcpStream, what: &[u8]| {
         client.write_all(what).unwrap();
-        server.told().what
+        next(server)
     };
     let (mut client, told) = server.exchange(&format!("keep {LONG}"));
     assert_eq!((told.what.as_str(), told.links), ("given", 1));
     daemon.wait_for("parked=1");
     assert_eq!(said(&mut server, &mut client, b"hello\n"), "back K 0");
-    assert_eq!(server.told().what, "given", "it lingers");
-    let (mut client, _) = server.exchange(&format!("head {LONG}"));
+    assert_eq!(next(&mut server), "given", "it lingers");
+    let (mut client, _) = exchange(&mut server, &format!("head {LONG}"));
     client.write_all(b"GET / HTTP/1.0\r\nHost: loc").unwrap();
     daemon.wait_for("parked=1");
     assert_eq!(said(&mut server, &mut client, b"alhost\r\n\r\n"), "back H 0");
-    assert_eq!(server.told().what, "given");
+    assert_eq!(next(&mut server), "given");
     // One whose time is up: a head is brought back all the same.
-    let (mut late, told) = server.exchange("head 1");
-    assert_eq!((told.what.as_str(), server.told().what.as_str()), ("given", "back H 1"));
+    let (mut late, what) = exchange(&mut server, "head 1");
+    assert_eq!((what.as_str(), next(&mut server).as_str()), ("given", "back H 1"));
     assert_eq!(said(&mut server, &mut late, b"hello\n"), "given");
-    let (mut kept, _) = server.exchange("keep 1");
+    let (mut kept, _) = exchange(&mut server, "keep 1");
     assert_eq!(kept.read(&mut [0]).unwrap(), 0, "it was half-closed");
     daemon.wait_for("parked=0 lingering=4 returned=3");
 }

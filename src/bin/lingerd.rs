@@ -199,8 +199,8 @@ fn serve(options: Serve) -> ExitCode {
     let code = match daemon.run() {
         Ok(End::Stopped) => 0,
         Ok(End::Succeeded) => {
+            daemon.close_copies(); // at once: what is not closed here is not closed by who has it now
             log::logger().flush();
-            daemon.close_copies();
             // Nothing else is dropped: its names and its pid file are another one's.
             std::process::exit(0);
         }

@@ -20,8 +20,8 @@ const NAME: &str = "lingerd";
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Lines that may wait for standard error.
 const LINES: usize = 1024;
-/// How long they may keep the process from ending.
-const FLUSH: Duration = Duration::from_secs(1);
+/// How long they may keep the process from ending, which has ended all else by then: whoever kills it loses them only.
+const FLUSH: Duration = Duration::from_secs(5);
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 

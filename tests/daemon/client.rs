@@ -124,15 +124,19 @@ fn a_blocking_so_linger_of_the_sender_does_not_block_the_daemon() {
 
 #[test]
 fn a_so_linger_that_the_sender_sets_afterwards_does_not_block_the_daemon_either() {
-    let daemon = Daemon::start(&["-D", "0.3"]);
+    let daemon = Daemon::start(&["-D", "2"]);
     let (client, server) = tcp::connection_with_full_window();
     daemon.sender().hand_over(server.try_clone().unwrap());
     daemon.wait_for("handed_over=1");
-    SockRef::from(&server).set_linger(Some(PATIENCE * 2)).unwrap();
-    drop(server); // the daemon's copy is the last one
+    // The daemon's copy is the last one; unless we are so late that it is this one, whose close then waits.
+    let closes = thread::spawn(move || {
+        SockRef::from(&server).set_linger(Some(PATIENCE * 2)).unwrap();
+        drop(server);
+    });
     daemon.wait_for("limit=1 lingering=0");
     daemon.finish(CUT_SHORT);
-    drop(client);
+    drop(client); // which resets it
+    closes.join().unwrap();
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
+use std::thread;
 use std::time::Duration;
 use support::daemon::{Daemon, Site};
 use support::{tcp, wait_until};
@@ -194,13 +195,17 @@ fn whoever_has_the_end_wait_for_his_client_keeps_nobody_waiting() {
     let content = memory(&daemon.site, 8 * MEGABYTE);
     let (mut client, server) = slow();
     let copy = server.try_clone().unwrap();
-    // Time enough for us to see that it is there.
-    sender.spool(server, &[(&content, 0, 8 * MEGABYTE, false)], Duration::from_secs(3));
-    daemon.wait_for("spooling=1");
-    socket2::SockRef::from(&copy).set_linger(Some(LONG)).unwrap();
-    drop(copy);
+    // Time enough for us to see that it has come, and to be done with our copy before it is cut off.
+    sender.spool(server, &[(&content, 0, 8 * MEGABYTE, false)], Duration::from_secs(10));
+    daemon.wait_for("spooled=1");
+    // If that came too late after all, and this close were the one that waits, it is not to keep the test.
+    let closes = thread::spawn(move || {
+        socket2::SockRef::from(&copy).set_linger(Some(LONG)).unwrap();
+        drop(copy);
+    });
     daemon.wait_for("stalled=1");
     assert_cut_off(&mut client);
+    closes.join().unwrap();
     daemon.finish("stalled=1 cut_short=1");
 }
 

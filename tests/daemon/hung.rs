@@ -23,8 +23,8 @@ const SERVER: &str = "server";
 const INSIDE: &str = "inside";
 
 /// For who is to answer, and for everything that is in the namespaces.
-const SERVES_FOR: Duration = Duration::from_secs(60);
-const AT_MOST: Duration = Duration::from_secs(90);
+const SERVES_FOR: Duration = Duration::from_secs(300);
+const AT_MOST: Duration = Duration::from_secs(330);
 
 /// What the kernel asks, <linux/fuse.h>.
 const GETATTR: u32 = 3;

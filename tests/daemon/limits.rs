@@ -2,6 +2,7 @@
 
 //! Many at once, and too many: the table's limit and that of the descriptors.
 
+use std::net::TcpStream;
 use support::daemon::{Daemon, Site, run};
 use support::sender::{Sender, most_descriptors};
 use support::tcp;
@@ -109,11 +110,18 @@ fn a_message_with_more_sockets_than_the_limit_has_room_for_is_counted_and_logged
     daemon.finish(&format!("closed={} evicted={evicted} protocol_errors=1", lingering + 1));
 }
 
+/// So many connections whose clients have gone, and with no copy left: else they linger, and have to make room.
+fn left(number: usize) -> Vec<TcpStream> {
+    let (clients, servers) = tcp::connections(number);
+    drop(clients);
+    servers.iter().for_each(tcp::wait_for_end);
+    servers
+}
+
 #[test]
 fn more_senders_than_there_is_room_for_lose_nothing() {
     let daemon = Site::new().start_limited(FEW, &[]);
-    let (clients, servers) = tcp::connections(40);
-    drop(clients);
+    let servers = left(40);
     let mut senders: Vec<Sender> = Vec::new();
     // The first ones stay silent, and have to make room.
     for server in servers {
@@ -131,8 +139,7 @@ fn more_senders_than_there_is_room_for_lose_nothing() {
 #[test]
 fn a_stop_loses_nothing_of_more_senders_than_there_is_room_for() {
     let daemon = Site::new().start_limited(FEW, &[]);
-    let (clients, servers) = tcp::connections(60);
-    drop(clients);
+    let servers = left(60);
     daemon.freeze();
     let senders: Vec<Sender> = servers.iter().map(|_| daemon.sender()).collect();
     for (sender, server) in senders.iter().zip(servers) {

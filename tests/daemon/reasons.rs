@@ -200,6 +200,7 @@ fn each_that_ends_is_logged_with_its_client_however_it_ends() {
         }
         daemon.wait_for("lingering=0");
         expected.push(format!("lingerd: debug: {address}: {how} after "));
+        daemon.wait_for_log(&expected[expected.len() - 1]); // it is counted before it is written there
     }
     let log = daemon.site.log();
     let ended: Vec<_> = log.lines().filter(|line| line.contains(" after ")).collect();

@@ -308,9 +308,10 @@ const AT_ONCE: usize = 100;
 /// So many hand-offs between two upgrades, at least.
 const IN_BETWEEN: u64 = 50;
 
-/// Clients that come in a stream which any machine can cope with.
+/// Clients that come in a stream which any machine can cope with: 50 a second on each link, which has room for 278 on
+/// Linux. So it is full when nobody has been served for 5 s.
 fn steadily() -> Habits {
-    Habits { mix: &Kind::BRIEF, most: 500, pace: Duration::from_millis(4) }
+    Habits { mix: &Kind::BRIEF, most: 500, pace: Duration::from_millis(10) }
 }
 
 /// A client that has not read its response yet.
@@ -385,7 +386,8 @@ fn upgrades_in_a_row_under_load_lose_nothing_and_refuse_nothing() {
     );
     let lost: Vec<_> = report.lost.iter().map(Loss::to_string).collect();
     assert!(lost.is_empty(), "{lost:#?}");
-    assert_eq!((tally.full, tally.alone, tally.unknown()), (0, 0, 0), "hand-offs were refused");
+    assert_eq!((tally.alone, tally.unknown()), (0, 0), "hand-offs were refused");
+    assert_eq!(tally.full, 0, "links were full: for seconds nobody was served");
     assert_eq!(reign.pauses.len(), upgrades);
     assert_eq!(reign.sums["handed_over"], tally.handed);
     assert_eq!((reign.sums["rejected"], reign.sums["cut_short"]), (0, 0));

@@ -388,6 +388,11 @@ impl Daemon {
         wait_until("the daemon stands still", || ps(self.pid, STATE).starts_with('T'));
     }
 
+    /// Waits until it has done all that there is to do, or stands still.
+    pub fn wait_until_it_sleeps(&self) {
+        wait_until("the daemon sleeps", || ps(self.pid, STATE).starts_with(['S', 'T']));
+    }
+
     /// Has it go on; what was sent to it in the meantime, a signal too, is there.
     pub fn thaw(&self) {
         self.signal(libc::SIGCONT);

@@ -74,10 +74,21 @@ impl Workers {
         }
     }
 
-    /// Whether nobody is offered at the moment.
+    /// Whether nobody is offered at the moment: who only asks whether anybody is there is let go.
     pub fn has_none(&self) -> bool {
         self.listener.set_nonblocking(true).unwrap();
-        self.listener.accept().is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
+        loop {
+            match self.listener.accept() {
+                Ok((mut link, _)) => {
+                    link.set_nonblocking(false).unwrap();
+                    link.set_read_timeout(Some(PATIENCE)).unwrap();
+                    if link.read(&mut [0]).unwrap() > 0 {
+                        return false;
+                    }
+                }
+                Err(e) => return e.kind() == ErrorKind::WouldBlock,
+            }
+        }
     }
 }
 

@@ -66,23 +66,23 @@ fuzz:
 miri:
 	@sh ci/miri
 
-# What speed lingerd makes and what it costs, as ratios measured side by side: each wait of a worker with what people put in
-# its place; thousands of slow readers, of kept connections, and of slow heads of requests; lingerd beside the least that
-# can be done, and on poll(2); and gunicorn's: forty-five minutes on a machine that does nothing else. Figures round by
-# round, and pictures, are in target/*.json and target/*.svg then.
+# What speed lingerd makes and what it costs, as ratios measured side by side: lingerd beside the least that can be done, and on
+# poll(2); each wait of a worker with what people put in its place; thousands of slow readers, of kept connections, and of slow heads of
+# requests, in single runs; and gunicorn's: an hour on a machine that does nothing else. Each run by itself is in target/*.json then,
+# and pictures of the first three parts are in target/*.svg. (What a million take: make million.)
 # make bench PAGES='300000 3000000': pages of other sizes for slow readers, here ten minutes more.
 PAGES = 300000
 bench:
 	@sh ci/packages torture
+	@sh ci/packages gunicorn
 	@$(BUILD) --quiet
 	@RUSTFLAGS='--cfg lingerd_backend="poll"' $(CARGO) build --quiet --release --locked --target-dir "$${CARGO_TARGET_DIR:-target}/poll"
+	@$(CARGO) bench --quiet --locked -p comparisons --bench receiver
+	@$(CARGO) bench --quiet --locked -p comparisons --bench backends
 	@$(CARGO) bench --quiet --locked -p comparisons --bench waits
 	@$(CARGO) bench --quiet --locked -p comparisons --bench slow -- $(PAGES)
 	@$(CARGO) bench --quiet --locked -p comparisons --bench keep
 	@$(CARGO) bench --quiet --locked -p comparisons --bench heads
-	@$(CARGO) bench --quiet --locked -p comparisons --bench receiver
-	@$(CARGO) bench --quiet --locked -p comparisons --bench backends
-	@sh ci/packages gunicorn
 	@$(CARGO) bench --quiet --locked -p comparisons --bench gunicorn
 
 # Whose responses survive cruel clients, and balancers that keep connections: Apache's, nginx's, and Apache's with
@@ -104,8 +104,8 @@ soak:
 	@LINGERD_SOAK_LINGERS=$(N) $(CARGO) test --quiet --release --locked --test soak -- --nocapture --test-threads=1
 
 # A million connections in one lingerd, or as many as MOST says, and what they cost on the way there: make million
-# MOST=100000. Where the machine's limits are too low they are in a kernel that runs as a process. Half an hour, and
-# 12 GB of memory; after an hour and a half it gives up.
+# MOST=100000; it fails where they cost more than they may. Where the machine's limits are too low they are in a kernel that
+# runs as a process. Half an hour, 12 GB of memory, and 14 GB of room in /dev/shm or TMPDIR; after an hour and a half it gives up.
 MOST = 1000000
 million:
 	@sh ci/packages million

@@ -14,7 +14,8 @@
 //!
 //! "At once": it is stopped while a batch is handed over, or while the clients of one close, and so finds all of it in one
 //! turn: how often it is woken up is not a matter of luck. What a stop costs a process for itself, one with several threads
-//! more than one with one, is measured with nothing to do and taken off. "In turn": connections come one after the other, as fast as
+//! more than one with one, is measured with nothing to do and taken off; where one connection at a time would be stopped for, that is
+//! all there is to see, and it is left out. "In turn": connections come one after the other, as fast as
 //! they can be made, by each sender in its turn, and a client closes when 64 others have come, as is the way of a server
 //! that is busy. It runs on Linux only, whose scheduler tells the time to the nanosecond.
 //!
@@ -55,6 +56,9 @@ const ROUNDS: usize = 7;
 
 /// Lingers of each in a round, or as many more as make whole batches.
 const LINGERS: usize = 1024;
+
+/// So many connections make a batch of which the cost can be told from that of a stop.
+const BATCH: usize = 8;
 
 /// How connections come.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -128,12 +132,10 @@ impl Bench {
     /// Nanoseconds of CPU a linger.
     fn measure(&mut self, receiver: &Receiver, sockets: usize, clients: Clients, pace: Pace) -> f64 {
         let batch = receiver.senders.len() * sockets;
-        // Alone in a batch costs so much more that fewer do.
-        let least = if batch == 1 { LINGERS / 8 } else { LINGERS };
         let stop = if pace == Pace::AtOnce { receiver.stop_cost() } else { 0.0 };
         let before = receiver.cpu();
         let lingers = match pace {
-            Pace::AtOnce => self.play(receiver, sockets, clients, least),
+            Pace::AtOnce => self.play(receiver, sockets, clients, LINGERS),
             Pace::InTurn => {
                 self.rig.play_in_turn(receiver, clients, 2 * LINGERS);
                 2 * LINGERS
@@ -287,7 +289,9 @@ fn times(bench: &mut Bench, crowds: &[(usize, usize)]) {
     let mut all = Vec::new();
     for clients in Clients::ALL {
         for &crowd in crowds {
-            all.push(bench.compare(crowd, clients, Pace::AtOnce));
+            if crowd.0 * crowd.1 >= BATCH {
+                all.push(bench.compare(crowd, clients, Pace::AtOnce));
+            }
             if crowd.1 == 1 {
                 all.push(bench.compare(crowd, clients, Pace::InTurn));
             }

@@ -332,7 +332,7 @@ fn draw(report: &Value) {
         }
     }
     let title =
-        "CPU for each connection, in that of the least that can be done, by senders x sockets in a message";
+        "CPU for each connection, as a multiple of a bare receiver's, by senders x sockets in a message";
     let kinds = ["bare receiver", "bare receiver that asks what lingerd asks", "lingerd"];
     write_picture(PICTURE, picture::bars(title, &kinds, 2, &panels));
 }

@@ -14,7 +14,7 @@
 //!
 //! "At once": it is stopped while a batch is handed over, or while the clients of one close, and so finds all of it in one
 //! turn: how often it is woken up is not a matter of luck. What a stop costs a process for itself, one with several threads
-//! more than one with one, is measured with nothing to do and taken off; where one connection at a time would be stopped for, that is
+//! more than one with one, is measured with nothing to do and taken off; where it would be stopped for fewer than eight, that is
 //! all there is to see, and it is left out. "In turn": connections come one after the other, as fast as
 //! they can be made, by each sender in its turn, and a client closes when 64 others have come, as is the way of a server
 //! that is busy. It runs on Linux only, whose scheduler tells the time to the nanosecond.
@@ -250,7 +250,9 @@ fn main() -> ExitCode {
     let crowd = |word: &String| {
         let (senders, sockets) = word.split_once('x')?;
         let (senders, sockets) = (senders.parse().ok()?, sockets.parse().ok()?);
-        ((1..=128).contains(&senders) && (1..=253).contains(&sockets)).then_some((senders, sockets))
+        let can_be_measured = sockets == 1 || senders * sockets >= BATCH;
+        ((1..=128).contains(&senders) && (1..=253).contains(&sockets) && can_be_measured)
+            .then_some((senders, sockets))
     };
     if words == ["draw"] {
         return match read_report(REPORT).map(|report| draw(&report)) {
@@ -315,19 +317,24 @@ fn draw(report: &Value) {
         for clients in Clients::ALL {
             let is_it = |row: &&Value| row["pace"] == pace.name() && row["clients"] == clients.name();
             let ratio = |row: &Value, figure: &str| {
-                let rounds = row[figure].as_array().into_iter().flatten();
-                median(rounds.map(|round| round.as_f64().unwrap_or(f64::NAN)).collect())
+                let rounds = row[figure].as_array().into_iter().flatten().filter_map(Value::as_f64);
+                let rounds: Vec<_> = rounds.collect();
+                if rounds.is_empty() { f64::NAN } else { median(rounds) }
             };
             let group = |row: &Value| {
                 let name = format!("{} x {}", row["senders"], row["sockets"]);
                 (name, vec![1.0, ratio(row, "asks_ratios"), ratio(row, "ratios")])
             };
+            let groups: Vec<_> = rows.iter().filter(is_it).map(group).collect();
+            if groups.is_empty() {
+                continue;
+            }
             panels.push(Panel {
                 title: format!("They come {}, clients {}", pace.name(), clients.name()),
                 scale: Scale::Linear,
                 unit: "",
                 has_numbers: true,
-                groups: rows.iter().filter(is_it).map(group).collect(),
+                groups,
             });
         }
     }

@@ -424,7 +424,7 @@ fn ratio(ratios: Vec<f64>) -> String {
 // ---- What is printed --------------------------------------------------------------------------
 
 fn compare(wanted: &Wanted) -> Result<(), String> {
-    let machine = set_up::machine()?;
+    let machine = set_up::machine();
     let mut rows = Vec::new();
     for &wait in &wanted.waits {
         let first = rows.len();

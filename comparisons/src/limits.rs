@@ -33,7 +33,7 @@ const MANY: u64 = 10_000;
 pub const WAYS: [&str; 2] = ["gone", "lingering"];
 
 /// Where a limit is not met, or what it is about was not told: a sentence for each. An upgrade that was given up as it took
-/// too long is no failure: lingerd-tuning(7) says so of user-mode Linux.
+/// too long is no failure, wherever that was: lingerd-tuning(7) says that the old one serves on then.
 pub fn exceeded(steps: &[Value], counted: &[Value], backend: &str, is_uml: bool) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut hold = |step: &Value, what: &str, value: Option<f64>, limit: f64| {

@@ -209,6 +209,7 @@ fn serve(options: Serve) -> ExitCode {
             FAILED
         }
     };
+    drop(daemon); // its sockets, before anybody is waited for: who asks there would wait, too
     log::logger().flush();
     code.into()
 }

@@ -111,12 +111,12 @@ impl<T: AsFd> Descriptor for T {
 /// **Interest** can be changed at any time, by [`change`](Self::change): what comes out of a `wait`
 /// that starts later is about the new interest only. Whoever has changed it need not rearm.
 ///
-/// **Remove before close.** To epoll a registration belongs to the open file description, not to the
+/// **Remove before close.** For epoll a registration belongs to the open file description, not to the
 /// number (epoll(7), "Will closing a file descriptor cause it to be removed from all epoll
 /// interest lists?"), and a sender may hold a copy of a handed-over descriptor for a moment.
 /// Closing without `remove` could therefore go on reporting a descriptor that nobody can name any
-/// more. Nor do kqueue's list of changes and the registries know of a close, whose number is the next
-/// descriptor's. The caller removes first, always. What that costs a system call is the backend's: none on event
+/// more. Nor do kqueue's list of changes and the registries know of a close, after which the number is the
+/// next descriptor's. The caller removes first, always. What that costs a system call is the backend's: none on event
 /// ports where the descriptor was reported last, as that has ended its association.
 ///
 /// **Time-outs** are rounded up to what the kernel can tell apart, never down: a `wait` for

@@ -113,7 +113,7 @@ impl Backend for Port {
             sys::port_dissociate(self.port.as_raw_fd(), sys::PORT_SOURCE_FD, fd as libc::uintptr_t)
         });
         match dissociated {
-            // The port forgets by itself what is closed, whoever has closed it.
+            // A change that failed has ended it; and the port forgets what was closed.
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             dissociated => dissociated.map(drop),
         }

@@ -182,7 +182,6 @@ impl Scene {
             assert!(start.elapsed() < LONG, "an upgrade that does not end");
             thread::sleep(Duration::from_millis(10));
         };
-        let seconds = start.elapsed().as_secs_f64();
         if !took_over {
             // It says why by a thread of its own, if it was asked at all.
             let ended = Instant::now();
@@ -190,13 +189,20 @@ impl Scene {
                 thread::sleep(Duration::from_millis(10));
             }
         }
+        // It serves when it has registered all.
+        while took_over && !self.site.log()[before..].contains("serving (") {
+            assert!(start.elapsed() < LONG, "a successor that does not serve");
+            thread::sleep(Duration::from_millis(10));
+        }
+        let seconds = start.elapsed().as_secs_f64();
         let log = self.site.log();
         let said = log[before..].trim();
         if !took_over {
             return Ok(json!({ "failed": said }));
         }
-        let frozen = said.split("nobody was served for ").nth(1).and_then(|rest| rest.split(' ').next());
-        let frozen = frozen.and_then(|ms| ms.parse::<f64>().ok());
+        // What the old one took to tell, and the new one to make its own.
+        let ms = |after: &str| said.split(after).nth(1)?.split(' ').next()?.parse::<f64>().ok();
+        let frozen = ms("nobody was served for ").zip(ms("; that took ")).map(|(told, made)| told + made);
         let successor = Daemon::adopt(&self.site, child);
         assert_eq!(std::mem::replace(&mut self.daemon, successor).wait_for_end(), Some(0), "{said}");
         Ok(json!({ "seconds": seconds, "frozen_ms": frozen }))

@@ -38,6 +38,7 @@ impl<W: World> Daemon<W> {
         let now = self.clock.now();
         let counters = estate.household.counters();
         self.clock.count_on(Duration::from_millis(estate.household.uptime));
+        let start = self.clock.uptime();
         self.connections.count_on(&counters);
         let counted = |name| counters.get(name).unwrap_or(0);
         self.senders.count_on(counted("protocol_errors"), counted("refused"));
@@ -88,7 +89,12 @@ impl<W: World> Daemon<W> {
             }
         }
         self.summary_at.get_or_insert(now + SUMMARY_EVERY);
-        info!("took over {} connections and {senders} senders", self.connections.len());
+        // Beside what the predecessor says that nobody was served for: that ends with its last word.
+        let took = self.clock.uptime().saturating_sub(start).as_secs_f64() * 1e3;
+        info!(
+            "took over {} connections and {senders} senders; that took {took:.1} ms more",
+            self.connections.len()
+        );
     }
 
     /// Gives everything to the successor at the other end of `link`. If it does not take it all is as it was.

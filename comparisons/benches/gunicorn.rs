@@ -247,8 +247,8 @@ fn bench(waits: &[Wait]) -> Result<(), String> {
     let machine = gunicorn::machine()?;
     let mut report = Vec::new();
     for wait in waits {
-        let [sync, threads] = KINDS.map(|worker| Row::measure(wait, worker));
-        let rows = [sync?, threads?];
+        let rows =
+            KINDS.iter().map(|&worker| Row::measure(wait, worker)).collect::<Result<Vec<_>, String>>()?;
         println!(
             "\n{}; {WORKERS} workers, and of gthread {THREADS} threads in each. Of {ROUNDS} rounds the median, \
              and least to greatest.\n",

@@ -30,7 +30,7 @@
 //!
 //! It must not know how either is built inside.
 
-use comparisons::machine::{self, machine, read_report, version};
+use comparisons::machine::{self, machine, version};
 use comparisons::picture::{self, Panel, Scale};
 use comparisons::receiver::{self, Clients, Receiver, Rig, wait_until};
 use comparisons::{median, print_table, progress, row, spread, write_picture};
@@ -255,13 +255,7 @@ fn main() -> ExitCode {
             .then_some((senders, sockets))
     };
     if words == ["draw"] {
-        return match read_report(REPORT).map(|report| draw(&report)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(why) => {
-                eprintln!("{why}");
-                ExitCode::FAILURE
-            }
-        };
+        return machine::draw_again(REPORT, draw);
     }
     let (named, counts): (Vec<_>, Vec<_>) = words.iter().partition(|word| *word != "calls");
     let crowds: Option<Vec<_>> = named.into_iter().map(crowd).collect();

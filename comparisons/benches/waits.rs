@@ -17,7 +17,7 @@
 //!
 //! It must not know which ought to win: it says which has.
 
-use comparisons::machine::conclude;
+use comparisons::machine::{conclude, draw_again};
 use comparisons::picture::{self, Panel, Scale};
 use comparisons::set_up::{self, Clients, Kind, SetUp};
 use comparisons::{load, median, median_latency, print_table, progress, row, spread, write_picture};
@@ -139,13 +139,7 @@ fn main() -> ExitCode {
     // Cargo adds --bench.
     let given: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     if given == ["draw"] {
-        return match comparisons::machine::read_report(REPORT).map(|report| draw(&report)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(why) => {
-                eprintln!("{why}");
-                ExitCode::FAILURE
-            }
-        };
+        return draw_again(REPORT, draw);
     }
     let Some(wanted) = Wanted::parse(given.into_iter()) else {
         eprintln!(

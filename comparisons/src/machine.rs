@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::thread;
 use support::built;
 
@@ -72,12 +72,15 @@ pub fn write_report(name: &str, report: &Value) {
     }
 }
 
-/// What was written there last.
-///
-/// # Errors
-/// There is none, or it is no JSON.
-pub fn read_report(name: &str) -> Result<Value, String> {
+/// Has what was written there last drawn again, and says why where there is none, or it is no JSON.
+pub fn draw_again(name: &str, draw: impl FnOnce(&Value)) -> ExitCode {
     let text = fs::read_to_string(built::project().join(name)).map_err(|error| error.to_string());
-    text.and_then(|text| serde_json::from_str(&text).map_err(|error| error.to_string()))
-        .map_err(|error| format!("{name}: {error}"))
+    let report = text.and_then(|text| serde_json::from_str(&text).map_err(|error| error.to_string()));
+    match report.map(|report| draw(&report)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{name}: {why}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -836,10 +836,20 @@ impl<W: World> Connections<W> {
     }
 
     /// Closes a link that is of no use any more. What is still queued in it closes with it, which may take long. Where
-    /// nothing is, it is closed at once: who cannot be silenced is not to say more to nobody.
+    /// nothing is, it is closed at once: who cannot be silenced is not to say more to nobody. A few bytes are read first, as
+    /// a link that closes with something unread resets the other end, which may lose what it was told: a line has an end.
     pub fn close_link(&mut self, link: W::Link) {
         link.silence();
-        if !link.is_empty() {
+        let (mut line_end, mut descriptors) = ([0; 16], Vec::new());
+        // There is room for what comes with it, unless so much is to be closed already.
+        let is_empty = !self.is_clogged()
+            && match link.hear(&mut line_end, &mut descriptors) {
+                Ok(0) => descriptors.is_empty(), // else it is a message of no bytes, and there may be more behind it
+                Err(e) if e.kind() == ErrorKind::WouldBlock => true,
+                _ => false,
+            };
+        descriptors.into_iter().for_each(|other| self.close_slowly(other));
+        if !is_empty && !link.is_empty() {
             link.finish(); // whoever is there is hung up on now
             self.slow_close.close(link.into_received());
         }

@@ -259,8 +259,13 @@ fn ask_as_nobody(site: &Site) -> Ended {
 
 /// Asks where senders come in, for the form that `byte` names, and reads all.
 fn ask_at_second(daemon: &Daemon, byte: u8) -> String {
+    say_at_second(daemon, &[byte])
+}
+
+/// Says all of that there, and reads all that is answered.
+fn say_at_second(daemon: &Daemon, bytes: &[u8]) -> String {
     let mut link = UnixStream::connect(daemon.site.second()).unwrap();
-    link.write_all(&[byte]).unwrap();
+    link.write_all(bytes).unwrap();
     let mut answer = String::new();
     link.read_to_string(&mut answer).unwrap();
     // It may have been told first that it may hand a response over.
@@ -293,6 +298,16 @@ fn whoever_may_hand_over_may_ask_at_the_second_socket() {
     assert_eq!(first.read(&mut [0]).unwrap(), 0);
     drop(client);
     daemon.finish("closed=2 protocol_errors=2");
+}
+
+#[test]
+fn who_asks_by_a_line_is_answered_and_not_reset() {
+    let daemon = Daemon::start(&[]);
+    for line in ["t\n", "t\r\n"] {
+        let text = say_at_second(&daemon, line.as_bytes());
+        assert!(text.starts_with("lingering ") && text.ends_with('\n'), "{line:?}: {text}");
+    }
+    daemon.finish("");
 }
 
 #[test]

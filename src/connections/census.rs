@@ -16,7 +16,7 @@ const PLACES: usize = 4096;
 pub struct Origin(u16);
 
 impl Origin {
-    /// Of a place without a connection, and of one that was parked: of these there may be more than of any address. It is not
+    /// Of a place without a connection, and of one that is parked: of these there may be more than of any address. It is not
     /// counted.
     pub const NOWHERE: Origin = Origin(u16::MAX - 1);
 

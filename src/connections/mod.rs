@@ -54,7 +54,7 @@ pub struct Connections<W: World> {
     slow_close: W::SlowClose,
     /// Whether the client of the last one that was handed over to linger had gone: most come in crowds of their kind.
     last_has_gone: bool,
-    /// Who is at the other end, if that is to be logged: once a connection has ended no system tells.
+    /// Who is at the other end, if that is to be logged: once a connection has ended no system but Linux tells.
     names: HashMap<Entry, SocketAddr>,
     /// What an unlucky system could fill the log with.
     unwatched: Warning,
@@ -178,7 +178,7 @@ impl<W: World> Connections<W> {
     }
 
     /// Closes what nobody waits for, which can take long: a file that is not in memory beside others of its file system
-    /// only, and everything else one after the other.
+    /// only, and everything else a few at a time, in the order in which it came.
     pub fn close_slowly(&mut self, received: W::Received) {
         match W::Content::of(received) {
             Ok(content) => self.spools.close(content, &mut self.slow_close),
@@ -246,7 +246,7 @@ impl<W: World> Connections<W> {
     /// full as one address may make it, and then of those that are in it, too, some at a time: they all are known before
     /// any can have more than its share, unless the room gets less meanwhile. Most tables are never as full.
     fn origin(&mut self, socket: &W::Socket, peer: Option<SocketAddr>, most: usize) -> Origin {
-        if self.table.len() < most / (2 * SHARE) {
+        if self.has_few(most) {
             return Origin::UNKNOWN;
         }
         for entry in self.table.of_unknown_origin(most / (2 * SHARE)) {
@@ -255,6 +255,11 @@ impl<W: World> Connections<W> {
             self.table.note_origin(entry, origin);
         }
         self.table.census().origin(peer.or_else(|| socket.peer().ok()))
+    }
+
+    /// Whether there are so few, where there is room for `most`, that nobody is asked from where it comes.
+    fn has_few(&self, most: usize) -> bool {
+        self.table.len() < most / (2 * SHARE)
     }
 
     /// Evicts the one that loses least by it, for its descriptor. Returns whether there was one.

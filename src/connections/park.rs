@@ -863,10 +863,16 @@ impl<W: World> Connections<W> {
     fn unpark(&mut self, entry: Entry, backend: &mut W::Backend, now: Time) {
         self.forget_park(entry, backend);
         let Some((socket, _)) = self.table.get(entry) else { return };
+        // From here on it is counted: one that lingers may have to go for others of its address.
+        let origin = match self.has_few(self.room.connections(self.descriptors())) {
+            true => Origin::UNKNOWN,
+            false => self.table.census().origin(socket.peer().ok()),
+        };
         socket.half_close();
         let added = backend.add(socket, Source::Connection(entry).token(), Interest::Read);
         let linger = Linger::new(now);
         self.table.note(entry, linger, linger.due(now, self.table.rules()));
+        self.table.note_origin(entry, origin);
         if let Err(e) = added {
             self.cannot_wait(&e, now);
         }

@@ -71,6 +71,38 @@ fn whoever_is_silent_for_too_long_is_lingered_on_and_whoever_closes_is_closed() 
 }
 
 #[test]
+fn who_lingers_after_it_was_parked_counts_among_those_of_its_address() {
+    let (daemon, _workers, sender) = scene(&["-n", "40"]);
+    let Some((first, server)) = tcp::connection_from([127, 0, 0, 2].into()) else {
+        return; // a system with one loopback address only
+    };
+    sender.hand_over(server);
+    let mut modest = vec![first];
+    for (client, server) in (1..10).filter_map(|_| tcp::connection_from([127, 0, 0, 2].into())) {
+        sender.hand_over(server);
+        modest.push(client);
+    }
+    let mut greedy = Vec::new();
+    for n in 1..=30 {
+        let (client, server) = tcp::connection_from([127, 0, 0, 1].into()).unwrap();
+        sender.park(server, &head(b'K', Duration::from_millis(1), 0));
+        greedy.push(client);
+        daemon.wait_for(&format!("parked=0 lingering={} evicted=0", 10 + n));
+    }
+    // The modest ones were there first, and are the nearest to their end.
+    let mut others = Vec::new();
+    for (client, server) in (3..23).filter_map(|n| tcp::connection_from([127, 0, 0, n].into())) {
+        sender.hand_over(server);
+        others.push(client);
+    }
+    daemon.wait_for("lingering=40 evicted=20");
+    drop((modest, others));
+    daemon.wait_for("lingering=10 closed=30");
+    drop(greedy);
+    daemon.finish("closed=40 evicted=20");
+}
+
+#[test]
 fn one_that_no_worker_takes_is_offered_again_and_the_order_is_kept() {
     let (daemon, workers, sender) = scene(&[]);
     let mut clients = Vec::new();

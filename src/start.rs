@@ -256,7 +256,7 @@ impl Plan {
         if let Some((predecessor, mut all)) = inherited {
             let link = predecessor.succeed()?;
             // It is this one that serves from here on, whatever fails.
-            daemon.claim();
+            let since = daemon.claim();
             unsent.iter().for_each(|it| it.claim());
             if let Some(pid_file) = left_over {
                 pid_file.remove();
@@ -267,7 +267,7 @@ impl Plan {
             complaints.extend(endpoint::differs(&control::path(&options.socket), own(uid)));
             // What that one is told still it passes on, as any client of the control socket would say it.
             all.things.push((Role::Client, link));
-            estate = Some(all);
+            estate = Some((all, since));
         }
         // Before there is a second thread, which the log may have. What is opened from here on a daemon
         // may have to open while it serves, too.
@@ -284,8 +284,8 @@ impl Plan {
         complaints.iter().for_each(|complaint| log::warn!("{complaint}"));
         log_sandbox(&sandbox);
         daemon.were_killed(killed);
-        if let Some(estate) = estate {
-            daemon.take_over(estate);
+        if let Some((estate, since)) = estate {
+            daemon.take_over(estate, since);
         }
         Ok(Started { daemon, warning })
     }

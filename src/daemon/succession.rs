@@ -23,22 +23,25 @@ use std::io;
 use std::time::Duration;
 
 impl<W: World> Daemon<W> {
-    /// Makes the doors its own that a predecessor has let go of.
-    pub fn claim(&self) {
+    /// Makes the doors its own that a predecessor has let go of. Returns when, since this one was made: nobody serves until
+    /// it has [taken over](Self::take_over).
+    pub fn claim(&self) -> Duration {
+        let when = self.clock.uptime();
         self.control.door().claim();
         Speech::ALL.into_iter().filter_map(|speech| self.senders.door(speech)).for_each(Door::claim);
+        when
     }
 
-    /// Makes everything its own that a predecessor has told about and has let go of.
-    pub fn take_over(&mut self, estate: Estate<W::Received>) {
+    /// Makes everything its own that a predecessor has told about and has let go of; `claimed` is when.
+    pub fn take_over(&mut self, estate: Estate<W::Received>, claimed: Duration) {
         // What was told is of the time in which this one was made; what is done is done now, and it may have
         // taken seconds until the predecessor let go.
         let told = self.clock.now();
         self.clock.turn();
         let now = self.clock.now();
         let counters = estate.household.counters();
-        self.clock.count_on(Duration::from_millis(estate.household.uptime));
-        let start = self.clock.uptime();
+        let before = Duration::from_millis(estate.household.uptime);
+        self.clock.count_on(before);
         self.connections.count_on(&counters);
         let counted = |name| counters.get(name).unwrap_or(0);
         self.senders.count_on(counted("protocol_errors"), counted("refused"));
@@ -90,7 +93,7 @@ impl<W: World> Daemon<W> {
         }
         self.summary_at.get_or_insert(now + SUMMARY_EVERY);
         // Beside what the predecessor says that nobody was served for: that ends with its last word.
-        let took = self.clock.uptime().saturating_sub(start).as_secs_f64() * 1e3;
+        let took = self.clock.uptime().saturating_sub(before + claimed).as_secs_f64() * 1e3;
         info!(
             "took over {} connections and {senders} senders; that took {took:.1} ms more",
             self.connections.len()

@@ -294,7 +294,8 @@ fn told_to_stop_by_a_predecessor_that_took_its_time_it_has_all_of_its_own() {
     clock.0.set(clock.0.get() + Duration::from_secs(5));
     let mut estate = Estate::default();
     estate.things.push((Role::Client, link.into()));
-    daemon.take_over(estate);
+    let claimed = daemon.claim();
+    daemon.take_over(estate, claimed);
     assert!(daemon.is_stopping());
     assert_eq!(daemon.end_at, Some(Time::after(clock.0.get()) + Span::LONGEST.most()));
 }

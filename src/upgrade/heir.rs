@@ -134,13 +134,13 @@ impl<R> Heir<R> {
         Ok(Progress::Pending)
     }
 
-    /// The next frame, with its descriptors, once all of it is there.
     /// What came behind the last frame, in one piece with it: who is too slow is told that nothing is its own while it still
     /// has that to read.
     pub fn last_word(&self) -> Option<u8> {
         self.bytes.front().copied()
     }
 
+    /// The next frame, with its descriptors, once all of it is there.
     fn next(&mut self) -> Result<Option<(Frame, Vec<R>)>, Nonsense> {
         let Some(head) = self.bytes.iter().copied().take(HEAD).collect::<Vec<_>>().try_into().ok() else {
             return Ok(None);

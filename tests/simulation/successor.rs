@@ -353,7 +353,8 @@ impl Successor {
     pub fn takes_over(&self) -> Heiress {
         let Fate::Owns(new) = self.fate.replace(Fate::Gone) else { panic!("it has not got everything") };
         let New { mut daemon, estate, doors } = *new;
-        daemon.take_over(estate);
+        let claimed = daemon.claim();
+        daemon.take_over(estate, claimed);
         if self.word.borrow().contains(&Order::StopToo.byte()) {
             daemon.stop();
         }

@@ -16,7 +16,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use support::daemon::{Daemon, Site, lingerd, run};
-use support::{compile, is_root, libraries, skip, tcp, wait_until};
+use support::{built, compile, is_root, libraries, skip, tcp, wait_until};
 
 /// Whom lingerd runs as; the user and the group are in no database in there.
 const UID: u32 = 65_532;
@@ -27,6 +27,23 @@ fn unshare() -> Command {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--pid", "--ipc", "--fork", "--kill-child", "sh", "-ec"]);
     command
+}
+
+#[test]
+fn the_image_is_built_of_the_whole_workspace() {
+    // Cargo wants to see each member, whatever it builds.
+    let read = |path| fs::read_to_string(built::project().join(path)).unwrap();
+    let (manifest, containerfile) = (read("Cargo.toml"), read("platform/container/Containerfile"));
+    let members = manifest.lines().find_map(|line| line.strip_prefix("members = [")).expect("members");
+    let members: Vec<_> = members.split('"').skip(1).step_by(2).collect();
+    assert!(members.contains(&"platform"), "{members:?}");
+    for member in members {
+        let is_copied = containerfile
+            .lines()
+            .filter_map(|line| line.strip_prefix("COPY ")?.split(' ').next())
+            .any(|from| Path::new(member).starts_with(from));
+        assert!(is_copied, "{member} is not copied");
+    }
 }
 
 /// Whether there can be containers here; a test for which there cannot returns at once.

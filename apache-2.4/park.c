@@ -182,6 +182,22 @@ static int park_is_wanted(const server_rec *s)
     return 0;
 }
 
+/** Whether heads are to wait where nothing is parked, and nowhere else. */
+static int park_head_is_alone(const server_rec *s)
+{
+    int is_alone = 0;
+
+    for (; s; s = s->next) {
+        if (config_of(s)->head > 0) {
+            if (config_of(s)->park > 0) {
+                return 0;
+            }
+            is_alone = 1;
+        }
+    }
+    return is_alone;
+}
+
 /** Why it cannot be, or NULL. */
 static const char *park_obstacle(apr_pool_t *p)
 {
@@ -1092,6 +1108,10 @@ static void park_post_config(apr_pool_t *p, server_rec *s)
     if (park_complaint.reason) {
         ap_log_error(APLOG_MARK, park_complaint.level, park_complaint.error, s,
                      "LingerdPark has no effect: %s", park_complaint.reason);
+    }
+    if (park_head_is_alone(s)) {
+        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, s,
+                     "LingerdHead has no effect without LingerdPark On");
     }
     for (; s; s = s->next) {
         park_set_patience(p, s, reqtimeout);

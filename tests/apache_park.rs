@@ -524,6 +524,21 @@ fn what_it_does_not_go_with_is_said_in_words() {
     lingerd.wait_for("handed_over=0");
 }
 
+#[test]
+fn heads_that_are_to_wait_where_nothing_is_parked_are_warned_of() {
+    let lingerd = lingerd();
+    let warned = |more: &str| {
+        let apache = Setup::new(Mpm::Prefork).lingerd(&lingerd.site.socket()).with(more).start()?;
+        Some(apache.errors_with("LingerdHead has no effect without LingerdPark On").len())
+    };
+    for (more, expected) in
+        [("LingerdHead On", 1), ("LingerdHead On\nLingerdPark On", 0), ("LingerdPark On", 0)]
+    {
+        let Some(times) = warned(more) else { return };
+        assert_eq!(times, expected, "{more}");
+    }
+}
+
 /// Such a one has its listeners before its log.
 #[test]
 #[cfg(target_os = "linux")]

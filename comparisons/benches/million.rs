@@ -182,16 +182,11 @@ impl Scene {
             assert!(start.elapsed() < LONG, "an upgrade that does not end");
             thread::sleep(Duration::from_millis(10));
         };
-        if !took_over {
-            // It says why by a thread of its own, if it was asked at all.
-            let ended = Instant::now();
-            while !self.site.log()[before..].contains("this daemon serves on") && ended.elapsed() < SAYS_WHY {
-                thread::sleep(Duration::from_millis(10));
-            }
-        }
-        // It serves when it has registered all.
-        while took_over && !self.site.log()[before..].contains("serving (") {
-            assert!(start.elapsed() < LONG, "a successor that does not serve");
+        // It serves when it has registered all; the old one says why not by a thread of its own, if it was asked at all.
+        let (line, patience) =
+            if took_over { ("serving (", LONG) } else { ("this daemon serves on", SAYS_WHY) };
+        let ended = Instant::now();
+        while !self.site.log()[before..].contains(line) && ended.elapsed() < patience {
             thread::sleep(Duration::from_millis(10));
         }
         let seconds = start.elapsed().as_secs_f64();
@@ -203,6 +198,7 @@ impl Scene {
         // What the old one took to tell, and the new one to make its own.
         let ms = |after: &str| said.split(after).nth(1)?.split(' ').next()?.parse::<f64>().ok();
         let frozen = ms("nobody was served for ").zip(ms("; that took ")).map(|(told, made)| told + made);
+        assert!(said.contains(line), "a successor that does not serve: {said}");
         let successor = Daemon::adopt(&self.site, child);
         assert_eq!(std::mem::replace(&mut self.daemon, successor).wait_for_end(), Some(0), "{said}");
         Ok(json!({ "seconds": seconds, "frozen_ms": frozen }))

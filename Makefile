@@ -105,7 +105,7 @@ soak:
 
 # A million connections in one lingerd, or as many as MOST says, and what they cost on the way there: make million
 # MOST=100000; it fails where they cost more than they may. Where the machine's limits are too low they are in a kernel that
-# runs as a process. Half an hour, 12 GB of memory, and 14 GB of room in /dev/shm or TMPDIR; after an hour and a half it gives up.
+# runs as a process. Half an hour to an hour, 12 GB of memory, and 14 GB of room in /dev/shm or TMPDIR; after an hour and a half it gives up.
 MOST = 1000000
 million:
 	@sh ci/packages million

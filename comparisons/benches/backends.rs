@@ -217,7 +217,8 @@ fn round(rig: &mut Rig, receiver: &Receiver, measured: &mut Measured) {
 /// What each takes while nothing happens.
 fn idle(sides: &[Side; 2]) -> [Idle; 2] {
     let figure = |side: &Side, key| weigh::status(side.receiver.pid, key).expect("a field of every Linux");
-    let wake_ups = || [0, 1].map(|n| figure(&sides[n], "voluntary_ctxt_switches"));
+    let switches = |side: &Side| weigh::switches(side.receiver.pid).expect("it runs");
+    let wake_ups = || [0, 1].map(|n| switches(&sides[n]));
     let before = wake_ups();
     thread::sleep(IDLE);
     let after = wake_ups();
@@ -229,6 +230,7 @@ fn idle(sides: &[Side; 2]) -> [Idle; 2] {
 }
 
 fn compare(lingering: &[usize]) -> Result<(), String> {
+    let machine = machine(&[]); // how busy it is before
     let mut rig = Rig::new("backends")?;
     let programs = [(System::NAME, built::program("lingerd")?), ("poll", built::lingerd_on_poll()?)];
     let sides = [0, 1].map(|n| {
@@ -257,11 +259,11 @@ fn compare(lingering: &[usize]) -> Result<(), String> {
         }
         steps.push(Step { lingering, sides: measured });
     }
-    print(&sides, &steps);
+    print(&sides, &steps, machine);
     Ok(())
 }
 
-fn print(sides: &[Side; 2], steps: &[Step]) {
+fn print(sides: &[Side; 2], steps: &[Step], machine: Value) {
     println!(
         "\nCPU a linger in microseconds beside so many silent ones: the median of {ROUNDS} rounds, and from the least to the \
          most. Memory in kB, and wake-ups in {} s when nothing happens.\n",
@@ -302,7 +304,7 @@ fn print(sides: &[Side; 2], steps: &[Step]) {
             json!({ "lingering": step.lingering, "own": own.json(), "poll": poll.json() })
         })
         .collect();
-    machine::conclude(REPORT, machine(&[]), rows);
+    machine::conclude(REPORT, machine, rows);
     draw(sides, steps);
 }
 

@@ -282,6 +282,7 @@ fn main() -> ExitCode {
 }
 
 fn times(bench: &mut Bench, crowds: &[(usize, usize)]) {
+    let machine = machine(&[("cc", version(Path::new("cc"), "--version"))]); // how busy it is before
     let mut all = Vec::new();
     for clients in Clients::ALL {
         for &crowd in crowds {
@@ -293,7 +294,6 @@ fn times(bench: &mut Bench, crowds: &[(usize, usize)]) {
             }
         }
     }
-    let machine = machine(&[("cc", version(Path::new("cc"), "--version"))]);
     println!(
         "\nCPU a linger in microseconds, {ROUNDS} rounds: the median, and from the least to the most.\n"
     );

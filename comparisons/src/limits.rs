@@ -10,13 +10,11 @@ use serde_json::Value;
 /// Wake-ups while nothing happens: lingerd-tuning(7) says that there is none, however many linger.
 const WAKEUPS: f64 = 0.0;
 
-/// Seconds that `lingerd -S` may take: who asks, a monitor for one, does not wait for all who linger.
+/// Seconds that `lingerd -S` may take, also while all end: who asks, a monitor for one, does not wait for all who linger. In
+/// user-mode Linux it was 0.18 at most.
 const ANSWER: f64 = 1.0;
 
-/// The same in user-mode Linux: its time on a busy machine is not to be relied on, but so long is a hang.
-const ANSWER_IN_UML: f64 = 10.0;
-
-/// Instructions of a linger at the last step over those at the first: lingerd-tuning(7) says that each costs the same,
+/// Instructions of a linger at any step over those at the first: lingerd-tuning(7) says that each costs the same,
 /// however many there are. The quarter is for what grows now and then, as tables do.
 const INSTRUCTIONS: f64 = 1.25;
 
@@ -26,15 +24,22 @@ const OWN_BYTES: f64 = 48.0;
 /// The backend that this is said of: poll(2) wants a list of its own.
 const OWN_BYTES_ON: &str = "epoll";
 
+/// Backends that have no such limit here.
+const OTHERS: [&str; 3] = ["poll", "kqueue", "port"];
+
 /// From so many on their part in the memory of a whole process or system can be told.
 const MANY: u64 = 10_000;
+
+/// An upgrade of so many may be given up, as it takes too long, wherever it runs; in user-mode Linux, whose system calls are
+/// slow, any: lingerd-tuning(7) says that the old one serves on then.
+const MAY_BE_GIVEN_UP: u64 = 1_000_000;
 
 /// How clients go.
 pub const WAYS: [&str; 2] = ["gone", "lingering"];
 
-/// Where a limit is not met, or what it is about was not told: a sentence for each. An upgrade that was given up as it took
-/// too long is no failure, wherever that was: lingerd-tuning(7) says that the old one serves on then.
-pub fn exceeded(steps: &[Value], counted: &[Value], backend: &str, is_uml: bool) -> Vec<String> {
+/// Where a limit is not met, or what it is about was not told: a sentence for each. `end` is what was told of the moment in
+/// which all went; `backend` is what `lingerd -V` says.
+pub fn exceeded(steps: &[Value], counted: &[Value], end: &Value, backend: &str, is_uml: bool) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut hold = |step: &Value, what: &str, value: Option<f64>, limit: f64| {
         let number = &step["connections"];
@@ -49,19 +54,27 @@ pub fn exceeded(steps: &[Value], counted: &[Value], backend: &str, is_uml: bool)
     for step in steps {
         hold(step, "wake-ups while nothing happened", step["idle"]["wakeups"].as_f64(), WAKEUPS);
         let answer = numbers(&step["asked_s"]).into_iter().reduce(f64::max);
-        hold(step, "seconds for lingerd -S", answer, if is_uml { ANSWER_IN_UML } else { ANSWER });
+        hold(step, "seconds for lingerd -S", answer, ANSWER);
         if is_many(step) && backend == OWN_BYTES_ON {
             hold(step, "bytes of its own memory for each", step["own_bytes"].as_f64(), OWN_BYTES);
         }
     }
-    if let (Some(first), Some(last)) = (counted.first(), counted.last()) {
-        for way in WAYS {
+    if !end.is_null() {
+        hold(end, "seconds for lingerd -S while they end", end["asked_meanwhile_s"].as_f64(), ANSWER);
+    }
+    if let Some((first, others)) = counted.split_first() {
+        for (step, way) in others.iter().flat_map(|step| WAYS.map(|way| (step, way))) {
             let what = format!("times the instructions with {}, client {way}", first["connections"]);
-            let ratio = median(&last[way]).zip(median(&first[way])).map(|(last, first)| last / first);
-            hold(last, &what, ratio, INSTRUCTIONS);
+            let ratio = median(&step[way]).zip(median(&first[way])).map(|(now, first)| now / first);
+            hold(step, &what, ratio, INSTRUCTIONS);
         }
     }
-    for step in steps.iter().filter(|step| !was_given_up(step)) {
+    if backend != OWN_BYTES_ON && !OTHERS.contains(&backend) {
+        complaints.push(format!("lingerd -V names no backend that is known here: '{backend}'"));
+    }
+    let may_be_given_up =
+        |step: &Value| is_uml || step["connections"].as_u64().is_some_and(|many| many >= MAY_BE_GIVEN_UP);
+    for step in steps.iter().filter(|step| !(was_given_up(step) && may_be_given_up(step))) {
         if let Some(said) = step["upgrade"]["failed"].as_str() {
             complaints.push(format!("{} linger: an upgrade failed: {said}", step["connections"]));
         }
@@ -109,14 +122,15 @@ mod tests {
 
     /// What is said of steps where it runs on the machine itself.
     fn said(steps: &[Value]) -> Vec<String> {
-        exceeded(steps, &[], "epoll", false)
+        exceeded(steps, &[], &json!(null), "epoll", false)
     }
 
     #[test]
     fn what_is_just_met_is_met() {
         let counted = [counted(1_000, 400.0, 2_000.0), counted(10_000, 500.0, 2_500.0)];
         let none: [String; 0] = [];
-        assert_eq!(exceeded(&[step(1_000), step(10_000)], &counted, "epoll", false), none);
+        let end = json!({ "connections": 10_000, "asked_meanwhile_s": 1.0 });
+        assert_eq!(exceeded(&[step(1_000), step(10_000)], &counted, &end, "epoll", false), none);
     }
 
     #[test]
@@ -131,23 +145,24 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_answer_counts_and_user_mode_linux_has_ten_seconds() {
-        let slow = |seconds: f64| {
-            let mut step = step(1_000);
-            step["asked_s"] = json!([0.1, seconds, 0.2]);
-            [step]
-        };
-        assert_eq!(said(&slow(1.5)).len(), 1);
-        let in_uml = |seconds| exceeded(&slow(seconds), &[], "epoll", true).len();
-        assert_eq!([1.5, 10.0, 10.5].map(in_uml), [0, 0, 1]);
+    fn the_longest_answer_counts_also_while_all_end() {
+        let mut slow = step(1_000);
+        slow["asked_s"] = json!([0.1, 1.5, 0.2]);
+        assert_eq!(said(&[slow]), ["1000 linger: 1.5 seconds for lingerd -S, where 1 is the limit"]);
+        let end = json!({ "connections": 1_000, "asked_meanwhile_s": 1.5 });
+        assert_eq!(
+            exceeded(&[], &[], &end, "epoll", true),
+            ["1000 linger: 1.5 seconds for lingerd -S while they end, where 1 is the limit"]
+        );
     }
 
     #[test]
-    fn instructions_may_grow_by_a_quarter_from_the_first_step_to_the_last() {
+    fn instructions_may_grow_by_a_quarter_from_the_first_step_to_any() {
         let first = counted(1_000, 400.0, 2_000.0);
         let last_is = |gone, lingering| {
-            let between = counted(10_000, 9_000.0, 9_000.0);
-            exceeded(&[], &[first.clone(), between, counted(100_000, gone, lingering)], "epoll", false)
+            let steps =
+                [first.clone(), counted(100_000, gone, lingering), counted(1_000_000, 400.0, 2_000.0)];
+            exceeded(&[], &steps, &json!(null), "epoll", false)
         };
         assert_eq!(last_is(500.0, 2_500.0).len(), 0);
         assert_eq!(
@@ -167,26 +182,31 @@ mod tests {
         };
         assert_eq!(said(&large(9_999)).len(), 0);
         assert_eq!(said(&large(10_000)).len(), 1);
-        assert_eq!(exceeded(&large(10_000), &[], "poll", false).len(), 0);
+        let on = |backend| exceeded(&large(10_000), &[], &json!(null), backend, false);
+        assert_eq!(on("poll").len(), 0);
+        assert_eq!(on(""), ["lingerd -V names no backend that is known here: ''"]);
     }
 
     #[test]
-    fn an_upgrade_may_be_given_up_but_not_fail() {
-        let failed = |said: &str| {
-            let mut step = step(10_000);
+    fn an_upgrade_of_a_million_may_be_given_up_but_not_fail() {
+        let failed = |number, said: &str| {
+            let mut step = step(number);
             step["upgrade"] = json!({ "failed": said });
             [step]
         };
-        assert_eq!(said(&failed("a successor wanted to take over, but it takes too long")).len(), 0);
-        assert_eq!(said(&failed("no room")), ["10000 linger: an upgrade failed: no room"]);
+        let given_up = |number| failed(number, "a successor wanted to take over, but it takes too long");
+        assert_eq!(said(&given_up(1_000_000)).len(), 0);
+        assert_eq!(said(&given_up(100_000)).len(), 1);
+        assert_eq!(exceeded(&given_up(100_000), &[], &json!(null), "epoll", true).len(), 0);
+        assert_eq!(said(&failed(1_000_000, "no room")), ["1000000 linger: an upgrade failed: no room"]);
     }
 
     #[test]
     fn what_was_not_told_is_not_met() {
         let steps = [json!({ "connections": 10_000, "idle": null })];
-        let counted = [json!({ "connections": 1_000 })];
-        let said = exceeded(&steps, &counted, "epoll", false);
-        assert_eq!(said.len(), 5, "{said:#?}");
+        let counted = [1_000, 10_000].map(|number| json!({ "connections": number }));
+        let said = exceeded(&steps, &counted, &json!({ "connections": 10_000 }), "epoll", false);
+        assert_eq!(said.len(), 6, "{said:#?}");
         assert!(said.iter().all(|it| it.contains("nothing was told of")), "{said:#?}");
     }
 }

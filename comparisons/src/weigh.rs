@@ -5,6 +5,7 @@
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
@@ -81,6 +82,16 @@ pub fn members(leader: i32) -> Vec<i32> {
 /// A figure of /proc/PID/status.
 pub fn status(pid: i32, key: &str) -> Option<u64> {
     figure(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, key)
+}
+
+/// How often all of a process's threads were switched to or from: who sleeps is not.
+pub fn switches(pid: i32) -> Option<u64> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let of_one = |task: io::Result<fs::DirEntry>| {
+        let text = fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+        Some(figure(&text, "voluntary_ctxt_switches")? + figure(&text, "nonvoluntary_ctxt_switches")?)
+    };
+    tasks.map(of_one).sum()
 }
 
 fn figure(text: &str, key: &str) -> Option<u64> {

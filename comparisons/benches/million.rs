@@ -22,12 +22,13 @@
 //!     cargo bench -p comparisons --bench million              all of it, in half an hour to an hour
 //!     cargo bench -p comparisons --bench million -- 10000     no more than so many
 //!     cargo bench -p comparisons --bench million -- uml 10000 in such a kernel, whatever the limits are
+//!     cargo bench -p comparisons --bench million -- draw      draws again what was measured last
 //!
 //! It runs on Linux only. It must not know how the daemon is built inside.
 
 use comparisons::crowd::{self, Crowd};
 use comparisons::limits::{self, WAYS, is_many, median, numbers};
-use comparisons::{machine, on_stop, picture, print_table, progress, row, spread, weigh};
+use comparisons::{machine, on_stop, picture, print_table, progress, row, spread, weigh, write_picture};
 use lingerd_platform::{fdpass, process};
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -660,6 +661,7 @@ impl Told {
         let [gone, lingering] = instructions;
         let number = "connections that linger";
         picture::courses(
+            "What a connection takes of lingerd, by how many linger: less is better",
             number,
             &[
                 ("instructions a linger", &[("client gone", gone), ("client lingers", lingering)]),
@@ -685,6 +687,13 @@ impl Told {
     }
 }
 
+/// Draws what a report says.
+fn draw(report: &Value) {
+    let all = |what: &str| report[what].as_array().cloned().unwrap_or_default();
+    let told = Told { steps: all("steps"), counted: all("counted"), ..Told::default() };
+    write_picture(PICTURE, told.picture());
+}
+
 fn main() -> ExitCode {
     if !cfg!(target_os = "linux") {
         eprintln!("million: it reads the /proc of Linux");
@@ -695,6 +704,7 @@ fn main() -> ExitCode {
         Some(crowd::WORD) => crowd::serve(&words[1..]).map_err(|e| e.to_string()),
         Some(INSIDE) => inside(words.get(1).and_then(|word| word.parse().ok()).unwrap_or(STEPS[0]))
             .map_err(|e| e.to_string()),
+        Some("draw") => return machine::draw_again(REPORT, draw),
         _ => outside(&words),
     };
     match done {

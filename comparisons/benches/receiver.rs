@@ -332,8 +332,9 @@ fn draw(report: &Value) {
             });
         }
     }
-    let title =
-        "CPU for each connection, as a multiple of a bare receiver's, by senders x sockets in a message";
+    let title = "lingerd beside a bare receiver: CPU for each connection, less is better\n\
+                 as a multiple of the bare receiver's, by senders x sockets in a message\n\
+                 clients gone: they have closed before they are handed over; lingering: they close a moment later";
     let kinds = ["bare receiver", "bare receiver that asks what lingerd asks", "lingerd"];
     write_picture(PICTURE, picture::bars(title, &kinds, 2, &panels));
 }

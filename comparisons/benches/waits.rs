@@ -488,7 +488,7 @@ fn at_a_glance(rows: &[Value], kinds: &[Kind]) -> [Panel; 2] {
     ];
     let mut panels = [
         ("Served, of what the clients ask for: more is better", " %"),
-        ("CPU seconds for 1,000 responses: less is better", ""),
+        ("CPU of all processes, seconds for 1,000 responses: less is better", ""),
     ]
     .map(|(title, unit)| Panel {
         title: title.to_owned(),
@@ -520,7 +520,7 @@ fn whole(rows: &[Value], kinds: &[Kind]) -> Vec<Panel> {
     let mut panels = Vec::new();
     for (figure, what, scale) in [
         ("rate", "responses a second", Scale::Decades),
-        ("cpu_per_1000", "CPU seconds for 1,000", Scale::Linear),
+        ("cpu_per_1000", "CPU of all, seconds for 1,000", Scale::Linear),
     ] {
         for &workers in &workers {
             let rows = rows.iter().filter(|row| row["workers"].as_u64() == Some(workers));

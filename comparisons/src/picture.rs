@@ -18,8 +18,9 @@ const FONT: &str = "sans-serif";
 const COLOURS: [RGBColor; 4] =
     [RGBColor(213, 94, 0), RGBColor(204, 121, 167), RGBColor(86, 180, 233), RGBColor(0, 114, 178)];
 
-/// In pixels: the title and what tells the bars apart, a panel, and the names below it.
+/// In pixels: the title and what tells the bars apart, each further line of it, a panel, and the names below it.
 const HEAD: u32 = 70;
+const LINE: u32 = 20;
 const PANEL: (u32, u32) = (430, 300);
 const NAMES: u32 = 50;
 const VALUES: u32 = 62;
@@ -54,7 +55,7 @@ impl Panel {
 }
 
 /// Panels of bars, in rows of so many, as an SVG document. `kinds` are four at most, and have a colour each: with two it is
-/// the first and the last.
+/// the first and the last. What follows the first line of the title is smaller.
 ///
 /// # Errors
 /// It could not be drawn.
@@ -63,11 +64,15 @@ pub fn bars(title: &str, kinds: &[&str], columns: usize, panels: &[Panel]) -> Re
     let rows = panels.len().div_ceil(columns);
     // One alone is wider.
     let width = if columns == 1 { 2 * PANEL.0 } else { PANEL.0 };
-    let size = (width * columns as u32, HEAD + (PANEL.1 + NAMES) * rows as u32);
+    let head = HEAD + LINE * title.lines().skip(1).count() as u32;
+    let size = (width * columns as u32, head + (PANEL.1 + NAMES) * rows as u32);
     document(size, |root| {
-        let (head, rest) = root.split_vertically(HEAD);
-        head.draw(&centred(title, (size.0 as i32 / 2, 12), 20))?;
-        draw_legend(&head, kinds, size.0)?;
+        let (top, rest) = root.split_vertically(head);
+        for (n, words) in title.lines().enumerate() {
+            let at = (size.0 as i32 / 2, if n == 0 { 12 } else { 18 + LINE as i32 * n as i32 });
+            top.draw(&centred(words, at, if n == 0 { 20 } else { 15 }))?;
+        }
+        draw_legend(&top, kinds, (head - HEAD) as i32 + 44, size.0)?;
         let areas = rest.split_evenly((rows, columns));
         for (panels, areas) in panels.chunks(columns).zip(areas.chunks(columns)) {
             // With a bit of the least bar.
@@ -115,15 +120,20 @@ fn centred<'a>(words: &str, at: (i32, i32), size: u32) -> Text<'a, (i32, i32), S
 }
 
 /// In one row, in the middle.
-fn draw_legend(head: &Area, kinds: &[&str], width: u32) -> Result<(), Box<dyn Error>> {
+fn draw_legend(head: &Area, kinds: &[&str], top: i32, width: u32) -> Result<(), Box<dyn Error>> {
     const LETTER: f64 = 7.5; // about as wide as one is; the font is the reader's
     const SQUARE: i32 = 14;
     let each: Vec<_> = kinds.iter().map(|kind| (kind.len() as f64 * LETTER) as i32 + SQUARE + 30).collect();
     let mut left = (width as i32 - each.iter().sum::<i32>()) / 2 + 15;
     for (n, (kind, room)) in kinds.iter().zip(each).enumerate() {
-        let square = [(left, 44), (left + SQUARE, 44 + SQUARE)];
+        let square = [(left, top), (left + SQUARE, top + SQUARE)];
         head.draw(&Rectangle::new(square, colour(n, kinds.len()).filled()))?;
-        head.draw(&text(kind, (left + SQUARE + 6, 44 + SQUARE / 2), 15, Pos::new(HPos::Left, VPos::Center)))?;
+        head.draw(&text(
+            kind,
+            (left + SQUARE + 6, top + SQUARE / 2),
+            15,
+            Pos::new(HPos::Left, VPos::Center),
+        ))?;
         left += room;
     }
     Ok(())
@@ -282,12 +292,12 @@ pub fn lines(title: &str, x: &str, y: &str, lines: &[Line]) -> Result<String, St
 pub type Course = (&'static str, Vec<(f64, f64)>);
 
 /// What a thing costs by how many there are, whether it stays the same: pictures side by side, each with a title and one or
-/// two lines, as an SVG document. `number`, what there are so many of, is logarithmic; what one costs begins at nothing. One
-/// without a point is left out.
+/// two lines, below the title of all, as an SVG document. `number`, what there are so many of, is logarithmic; what one costs
+/// begins at nothing. One without a point is left out.
 ///
 /// # Errors
 /// There is not a point, or it could not be drawn.
-pub fn courses(number: &str, all: &[(&str, &[Course])]) -> Result<String, String> {
+pub fn courses(title: &str, number: &str, all: &[(&str, &[Course])]) -> Result<String, String> {
     /// In pixels, of one.
     const SIZE: (u32, u32) = (460, 320);
     let mut all = all.to_vec();
@@ -295,8 +305,12 @@ pub fn courses(number: &str, all: &[(&str, &[Course])]) -> Result<String, String
     if all.is_empty() {
         return Err("there is nothing to be drawn".to_owned());
     }
-    document((SIZE.0 * all.len() as u32, SIZE.1), |root| {
-        for (area, (title, lines)) in root.split_evenly((1, all.len())).iter().zip(&all) {
+    const TITLE: u32 = 36;
+    let width = SIZE.0 * all.len() as u32;
+    document((width, TITLE + SIZE.1), |root| {
+        let (top, rest) = root.split_vertically(TITLE);
+        top.draw(&centred(title, (width as i32 / 2, 12), 20))?;
+        for (area, (title, lines)) in rest.split_evenly((1, all.len())).iter().zip(&all) {
             draw_courses(area, title, number, lines)?;
         }
         Ok(())

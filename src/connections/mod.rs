@@ -246,7 +246,7 @@ impl<W: World> Connections<W> {
     /// full as one address may make it, and then of those that are in it, too, some at a time: they all are known before
     /// any can have more than its share, unless the room gets less meanwhile. Most tables are never as full.
     fn origin(&mut self, socket: &W::Socket, peer: Option<SocketAddr>, most: usize) -> Origin {
-        if self.has_few(most) {
+        if self.table.len() < most / (2 * SHARE) {
             return Origin::UNKNOWN;
         }
         for entry in self.table.of_unknown_origin(most / (2 * SHARE)) {
@@ -255,11 +255,6 @@ impl<W: World> Connections<W> {
             self.table.note_origin(entry, origin);
         }
         self.table.census().origin(peer.or_else(|| socket.peer().ok()))
-    }
-
-    /// Whether there are so few, where there is room for `most`, that nobody is asked from where it comes.
-    fn has_few(&self, most: usize) -> bool {
-        self.table.len() < most / (2 * SHARE)
     }
 
     /// Evicts the one that loses least by it, for its descriptor. Returns whether there was one.

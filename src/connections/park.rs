@@ -863,11 +863,9 @@ impl<W: World> Connections<W> {
     fn unpark(&mut self, entry: Entry, backend: &mut W::Backend, now: Time) {
         self.forget_park(entry, backend);
         let Some((socket, _)) = self.table.get(entry) else { return };
-        // From here on it is counted: one that lingers may have to go for others of its address.
-        let origin = match self.has_few(self.room.connections(self.descriptors())) {
-            true => Origin::UNKNOWN,
-            false => self.table.census().origin(socket.peer().ok()),
-        };
+        // From here on it is counted: one that lingers may have to go for others of its address. It is asked at once, as
+        // nobody may come any more of whom that is asked, but others that are parked.
+        let origin = self.table.census().origin(socket.peer().ok());
         socket.half_close();
         let added = backend.add(socket, Source::Connection(entry).token(), Interest::Read);
         let linger = Linger::new(now);

@@ -720,10 +720,12 @@ fn outside(words: &[String]) -> Result<(), String> {
     let (uml, most): (Vec<_>, Vec<_>) = words.iter().partition(|word| *word == "uml");
     let most = match most[..] {
         [] => STEPS[STEPS.len() - 1],
-        [word] => {
-            word.parse().ok().filter(|&most| most >= FEW).ok_or("usage: million [uml] [CONNECTIONS]")?
-        }
-        _ => return Err("usage: million [uml] [CONNECTIONS]".to_owned()),
+        [word] => word
+            .parse()
+            .ok()
+            .filter(|&most| most >= FEW)
+            .ok_or("usage: million [uml] [CONNECTIONS], or million draw")?,
+        _ => return Err("usage: million [uml] [CONNECTIONS], or million draw".to_owned()),
     };
     built::program("lingerd")?;
     if !Command::new("valgrind").arg("--version").output().is_ok_and(|said| said.status.success()) {

@@ -30,8 +30,7 @@ pub trait SlowClose<D> {
 type Queue = Arc<Mutex<Receiver<OwnedFd>>>;
 
 /// Threads, the first of which starts with the first descriptor, which most daemons never see, and another one
-/// where one comes while all have something to close: what is slow is not to keep what is not. On systems that do not
-/// tell for certain that a link has nothing queued, each that ends comes here.
+/// where one comes while all have something to close: what is slow is not to keep what is not.
 #[derive(Default)]
 pub struct Closers {
     descriptors: Option<(Sender<OwnedFd>, Queue)>,

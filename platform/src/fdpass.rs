@@ -104,7 +104,8 @@ pub trait Link: Descriptor + Sized {
     fn pass(&self, bytes: &[u8], descriptors: &[&dyn Descriptor]) -> io::Result<usize>;
 
     /// Reads what is there of `buffer`'s length, and appends the descriptors that came with it as
-    /// [`receive`](Self::receive) does. Returns how many bytes it were; 0 is the end.
+    /// [`receive`](Self::receive) does. Returns how many bytes it were; 0 is the end, or, on
+    /// some systems and with descriptors, a message of no bytes.
     ///
     /// # Errors
     /// As [`receive`](Self::receive); `QuotaExceeded` when descriptors got lost because this process

@@ -848,7 +848,7 @@ impl<W: World> Connections<W> {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => true,
                 _ => false,
             };
-        descriptors.into_iter().for_each(|other| self.close_slowly(other));
+        descriptors.into_iter().for_each(|other| self.refuse(other, "sent over a link that is closed"));
         if !is_empty && !link.is_empty() {
             link.finish(); // whoever is there is hung up on now
             self.slow_close.close(link.into_received());

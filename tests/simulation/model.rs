@@ -443,10 +443,10 @@ impl Model {
             let limit = given.map_or(limit, |given| limit.min(given));
             assert!(now < received + limit + slack, "past its limit: {facts:?} at {now:?}, {plan:?}");
             // Where the kernel had no room for it, it is looked at when it is due; and then the kernel
-            // may say that there is nothing yet, hardly more than four times in a row.
+            // may say that there is nothing yet: one time in eight, and hardly more than seven in a row.
             let Faults { add, rearm, memory, .. } = plan.faults;
             let (unwatched, due) = (add > 0.0 || rearm > 0.0 || memory > 0.0, ask.max(idle));
-            let readable = if unwatched { slack + due * 5 } else { slack };
+            let readable = if unwatched { slack + due * 8 } else { slack };
             let gone = [facts.client_ended, facts.client_gone].into_iter().flatten().min();
             if let Some(gone) = gone {
                 let since = gone.max(received);

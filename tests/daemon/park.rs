@@ -383,7 +383,7 @@ fn whoever_has_the_end_wait_for_a_client_keeps_nobody_waiting() {
     daemon.thaw();
     daemon.wait_for("returned=2 parked=0");
     offer.wait_until_withdrawn();
-    daemon.finish("returned=2");
+    daemon.finish("returned=2 rejected=1");
     drop((client, stalled));
 }
 

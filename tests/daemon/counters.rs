@@ -307,7 +307,12 @@ fn who_asks_by_a_line_is_answered_and_not_reset() {
         let text = say_at_second(&daemon, line.as_bytes());
         assert!(text.starts_with("lingering ") && text.ends_with('\n'), "{line:?}: {text}");
     }
+    let mut link = UnixStream::connect(daemon.site.second()).unwrap();
+    link.write_all(b"t\n").unwrap();
+    link.read_to_end(&mut Vec::new()).expect("the answer, and not that it is reset");
     daemon.finish("");
+    // The end of the answer may come before the reset: by now it would be there.
+    assert!(link.take_error().unwrap().is_none(), "it is reset");
 }
 
 #[test]

@@ -217,8 +217,7 @@ fn round(rig: &mut Rig, receiver: &Receiver, measured: &mut Measured) {
 /// What each takes while nothing happens.
 fn idle(sides: &[Side; 2]) -> [Idle; 2] {
     let figure = |side: &Side, key| weigh::status(side.receiver.pid, key).expect("a field of every Linux");
-    let switches = |side: &Side| weigh::switches(side.receiver.pid).expect("it runs");
-    let wake_ups = || [0, 1].map(|n| switches(&sides[n]));
+    let wake_ups = || [0, 1].map(|n| weigh::switches(sides[n].receiver.pid).expect("it runs"));
     let before = wake_ups();
     thread::sleep(IDLE);
     let after = wake_ups();

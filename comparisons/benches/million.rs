@@ -79,6 +79,8 @@ const LONGEST: Duration = Duration::from_secs(90 * 60);
 /// What a line of the program inside begins with that is for the one outside.
 const MARK: &str = "million: ";
 
+const USAGE: &str = "usage: million [uml] [CONNECTIONS], or million draw";
+
 /// The word that makes this program the one inside.
 const INSIDE: &str = "inside";
 
@@ -720,12 +722,8 @@ fn outside(words: &[String]) -> Result<(), String> {
     let (uml, most): (Vec<_>, Vec<_>) = words.iter().partition(|word| *word == "uml");
     let most = match most[..] {
         [] => STEPS[STEPS.len() - 1],
-        [word] => word
-            .parse()
-            .ok()
-            .filter(|&most| most >= FEW)
-            .ok_or("usage: million [uml] [CONNECTIONS], or million draw")?,
-        _ => return Err("usage: million [uml] [CONNECTIONS], or million draw".to_owned()),
+        [word] => word.parse().ok().filter(|&most| most >= FEW).ok_or(USAGE)?,
+        _ => return Err(USAGE.to_owned()),
     };
     built::program("lingerd")?;
     if !Command::new("valgrind").arg("--version").output().is_ok_and(|said| said.status.success()) {
